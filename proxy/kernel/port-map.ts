@@ -1,0 +1,18 @@
+/**
+ * The seam to what steers VIP:port in the kernel. One map for the sidecar; each user of it owns the entries under its own
+ * owner word and replaces them as a whole. Implementations apply changes atomically, batch what arrives within one turn of
+ * the event loop, rebuild the table when somebody flushed it, and take everything back on close.
+ */
+export interface PortMapping {
+  readonly transport: 'tcp' | 'udp';
+  /** The virtual address. */
+  readonly address: string;
+  readonly port: number;
+  /** Where the sidecar listens, on the same address. */
+  readonly privatePort: number;
+}
+
+export interface PortMap {
+  /** Replaces the mappings of `owner`. Resolves when the kernel has them; rejects when it refuses. */
+  set(owner: string, mappings: readonly PortMapping[]): Promise<void>;
+}

@@ -1,0 +1,168 @@
+import type { Instance, Protocol, Refusal } from '../../src/model/instance.ts';
+import type { Balance } from '../../src/model/service.ts';
+
+/** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
+
+export interface ErrorDocument {
+  readonly error: { readonly code: string; readonly message: string; readonly hint: string };
+}
+
+export type InstanceDocument = Instance;
+
+export interface HostDocument {
+  readonly id: string;
+  readonly name: string;
+  readonly address: string;
+  readonly version: string;
+  readonly alive: boolean;
+  /** Whether this is the host that answers. */
+  readonly self: boolean;
+  readonly instances: number;
+}
+
+export interface ServiceDocument {
+  readonly name: string;
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly balance: Balance;
+  /** Null when none is claimed. */
+  readonly vip: string | null;
+  readonly instances: readonly InstanceDocument[];
+  readonly usable: number;
+  readonly faults: readonly string[];
+}
+
+export interface ServicesDocument {
+  readonly services: readonly ServiceDocument[];
+  /** What asked to be registered on this host and was not, with the reason. */
+  readonly refused: readonly Refusal[];
+}
+
+/** One place on this host where consumers reach a service. */
+export interface LinkDocument {
+  readonly service: string;
+  /** `vip` for a virtual address, `listen` for a listener of the configuration. */
+  readonly kind: 'vip' | 'listen';
+  /** What consumers dial: `240.77.118.4:5432`. */
+  readonly address: string;
+  /** `open`; `refusing`: nothing usable behind it; `down`: it cannot listen, `problem` says why. */
+  readonly state: 'open' | 'refusing' | 'down';
+  readonly problem: string | null;
+  readonly balance: Balance;
+  readonly connections: { readonly active: number; readonly total: number; readonly failed: number; readonly retried: number };
+  readonly bytes: { readonly received: number; readonly sent: number };
+  readonly backends: readonly LinkBackendDocument[];
+  /** The last connect failure, with its time; null when there was none. */
+  readonly lastError: { readonly at: string; readonly message: string } | null;
+}
+
+export interface LinkBackendDocument {
+  /** The instance's id. */
+  readonly id: string;
+  readonly address: string;
+  readonly active: number;
+  readonly total: number;
+  /** Until when it is ejected for repeated failures; null when it is not. */
+  readonly ejectedUntil: string | null;
+}
+
+export interface ConditionDocument {
+  readonly id: string;
+  readonly severity: 'error' | 'warning' | 'note';
+  readonly message: string;
+  readonly hint: string;
+  readonly since: string;
+  readonly count: number;
+}
+
+export interface NameServerDocument {
+  /** `127.0.0.1:7753`, `240.77.0.53:53`, `172.17.0.1:53`. */
+  readonly listen: string;
+  /** `configured`, `bridge docker0`, `virtual address`. */
+  readonly purpose: string;
+  readonly state: 'up' | 'down';
+  readonly problem: string | null;
+  readonly queries: number;
+}
+
+export interface StatusDocument {
+  readonly host: { readonly id: string; readonly name: string; readonly address: string };
+  readonly mesh: string;
+  readonly version: string;
+  readonly pid: number;
+  readonly startedAt: string;
+  readonly uptimeMs: number;
+  readonly store: {
+    readonly kind: string;
+    readonly state: 'connecting' | 'connected' | 'away' | 'closed';
+    readonly since: string;
+    readonly revision: string;
+    readonly snapshot: { readonly origin: 'none' | 'disk' | 'store'; readonly ageMs: number };
+    readonly problem: string | null;
+  };
+  readonly docker: {
+    readonly state: 'off' | 'connecting' | 'connected' | 'away';
+    readonly version: string | null;
+    readonly problem: string | null;
+  };
+  readonly vip: { readonly state: 'on' | 'off'; readonly range: string; readonly reason: string | null };
+  readonly here: {
+    readonly containers: number;
+    readonly instances: number;
+    readonly services: number;
+    readonly links: number;
+  };
+  readonly names: readonly NameServerDocument[];
+  /** What is wrong now, worst first; empty when all is well. */
+  readonly todo: readonly ConditionDocument[];
+}
+
+/** Body of `PUT /api/instances/<host>/<name>`; the same fields as an entry of `instances:`. */
+export interface RegisterDocument {
+  readonly service: string;
+  readonly address: string;
+  readonly port: number;
+  readonly name?: string;
+  readonly protocol?: string;
+  readonly reach?: string;
+  readonly tags?: readonly string[];
+  readonly meta?: Readonly<Record<string, string>>;
+  readonly weight?: number;
+  readonly checks?: readonly unknown[];
+}
+
+/** Body of `POST /api/drain`: one of these. `undrain` ends it. */
+export interface DrainDocument {
+  readonly id?: string;
+  readonly service?: string;
+  readonly host?: boolean;
+  readonly undrain?: boolean;
+}
+
+/** Answer of `POST /api/drain`: what it applies to, and the connections of this host's links that still run. */
+export interface DrainResultDocument {
+  readonly instances: readonly string[];
+  readonly connections: number;
+}
+
+/** Answer of `GET /api/kv/PREFIX?recurse=1`; values in base64. */
+export interface KvListDocument {
+  readonly revision: string;
+  readonly entries: readonly { readonly key: string; readonly value: string; readonly revision: string }[];
+}
+
+/** What `GET /api/resolve?name=&type=` adds to the name server's answer. */
+export interface ResolveDocument {
+  readonly name: string;
+  readonly type: string;
+  /** The name server that was asked. */
+  readonly server: string;
+  /** `NOERROR`, `NXDOMAIN`, … */
+  readonly status: string;
+  readonly answers: readonly { readonly name: string; readonly type: string; readonly ttl: number; readonly data: string }[];
+  readonly additionals: readonly { readonly name: string; readonly type: string; readonly ttl: number; readonly data: string }[];
+  /** `snapshot of 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
+  readonly origin: string;
+  /** Instances that exist and are not in the answer. */
+  readonly leftOut: readonly { readonly id: string; readonly reason: string }[];
+}

@@ -1,0 +1,109 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+/** Values for the declared label names of a metric, in order. */
+type LabelValues = readonly string[];
+
+/** A number that only grows. Its `value` may be added to directly on a hot path; it is read when scraped. */
+export interface CounterCell {
+  value: number;
+}
+
+interface Family {
+  readonly cells: Map<string, { labels: LabelValues; cell: CounterCell }>;
+}
+
+const namePattern = /^legate_[a-z0-9]+(_[a-z0-9]+)+$/;
+
+/**
+ * The process's metrics, named `legate_<part>_<what>_<unit>`. Counters on hot paths are plain numbers (`CounterCell`),
+ * collected when somebody scrapes, so that counting costs an addition. The number of label combinations a family may
+ * have is bounded; beyond it all further ones count as `other`.
+ */
+export class Metrics {
+  static readonly maxSeriesPerFamily = 2000;
+  readonly #registry = new Registry();
+  readonly #families = new Map<string, Family>();
+
+  /** Adds the runtime's own metrics (`legate_process_…`), for the one instance that a daemon has. */
+  withRuntimeMetrics(): this {
+    collectDefaultMetrics({ register: this.#registry, prefix: 'legate_process_' });
+    return this;
+  }
+
+  /** A counter cell; the same name and labels give the same cell. Names end in `_total`. */
+  counter(name: string, help: string, labels: Readonly<Record<string, string>> = {}): CounterCell {
+    const family = this.#families.get(name) ?? this.#addFamily(name, help, Object.keys(labels));
+    let values = Object.values(labels);
+    let key = values.join('\u0000');
+    if (!family.cells.has(key) && family.cells.size >= Metrics.maxSeriesPerFamily) {
+      values = values.map(() => 'other');
+      key = values.join('\u0000');
+    }
+    let entry = family.cells.get(key);
+    if (entry === undefined) {
+      entry = { labels: values, cell: { value: 0 } };
+      family.cells.set(key, entry);
+    }
+    return entry.cell;
+  }
+
+  /** A gauge whose samples are asked for at each scrape. */
+  gauge(
+    name: string,
+    help: string,
+    labelNames: readonly string[],
+    sample: () => Iterable<readonly [labels: LabelValues, value: number]>,
+  ): void {
+    checkName(name);
+    new Gauge({
+      name,
+      help,
+      labelNames: [...labelNames],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const [labels, value] of sample()) {
+          this.set(Object.fromEntries(labelNames.map((label, index) => [label, labels[index] ?? ''])), value);
+        }
+      },
+    });
+  }
+
+  /** A histogram; `observe` takes the metric's unit. Not for per-byte or per-packet paths. */
+  histogram(name: string, help: string, buckets: readonly number[]): { observe(value: number): void } {
+    checkName(name);
+    return new Histogram({ name, help, buckets: [...buckets], registers: [this.#registry] });
+  }
+
+  /** The text exposition format that Prometheus scrapes. */
+  exposition(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  #addFamily(name: string, help: string, labelNames: string[]): Family {
+    checkName(name);
+    const family: Family = { cells: new Map() };
+    this.#families.set(name, family);
+    new Counter({
+      name,
+      help,
+      labelNames,
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const { labels, cell } of family.cells.values()) {
+          this.inc(Object.fromEntries(labelNames.map((label, index) => [label, labels[index] ?? ''])), cell.value);
+        }
+      },
+    });
+    return family;
+  }
+}
+
+function checkName(name: string): void {
+  if (!namePattern.test(name)) throw new Error(`metric name ${name} is not legate_<part>_<what>_<unit>`);
+}

@@ -1,0 +1,51 @@
+import { PersistentMap } from '../base/persistent-map.ts';
+import type { Host } from '../model/host.ts';
+import type { Instance, Protocol } from '../model/instance.ts';
+import type { Balance } from '../model/service.ts';
+
+/**
+ * This host's picture of hosts, services and instances. A snapshot and all that hangs off it is frozen; a new one shares
+ * everything that did not change, so that `services.changesSince(previous.services)` tells what did at the cost of what
+ * did. DNS, links and the kernel read `Service.usable` and so always agree.
+ */
+export interface Snapshot {
+  /** Counts this process's snapshots; 0 is the empty one before anything is known. */
+  readonly version: number;
+  /** `none`: nothing is known yet. `disk`: from the last run, not yet confirmed by the store. */
+  readonly origin: 'none' | 'disk' | 'store';
+  /** The store's revision that it reflects; empty when unknown. */
+  readonly revision: string;
+  /** By host id. */
+  readonly hosts: PersistentMap<Host>;
+  /** By service name. */
+  readonly services: PersistentMap<Service>;
+  /** Service names by virtual address. */
+  readonly vips: PersistentMap<string>;
+  /** Instances by address (`10.0.0.1`), for PTR: names of the services that have one there. */
+  readonly addresses: PersistentMap<readonly string[]>;
+}
+
+/** A service with its instances. Replaced as a whole when anything in it changes; unchanged ones keep their identity. */
+export interface Service {
+  readonly name: string;
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly balance: Balance;
+  readonly vip: string | undefined;
+  /** All of them, by id. */
+  readonly instances: readonly Instance[];
+  /** Those that new connections may go to: passing or warning, not draining, of the service's protocol. By id. */
+  readonly usable: readonly Instance[];
+  /** What is contradictory about it, for people: `web-1/abc-53-udp speaks udp, the service tcp`. */
+  readonly faults: readonly string[];
+}
+
+export const emptySnapshot: Snapshot = Object.freeze({
+  version: 0,
+  origin: 'none',
+  revision: '',
+  hosts: PersistentMap.empty<Host>(),
+  services: PersistentMap.empty<Service>(),
+  vips: PersistentMap.empty<string>(),
+  addresses: PersistentMap.empty<readonly string[]>(),
+});

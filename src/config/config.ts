@@ -1,0 +1,74 @@
+import type { LogLevel } from '../base/log.ts';
+import type { Endpoint, Ipv4Range } from '../model/address.ts';
+import type { CheckSpec } from '../model/check.ts';
+import type { Protocol, Reach } from '../model/instance.ts';
+import type { LinkListener } from '../model/link.ts';
+import type { ServiceSettings } from '../model/service.ts';
+
+/**
+ * A complete, checked configuration: every default filled in, every text parsed. Durations are milliseconds. Parts get
+ * only the slice they need. The table in `options.ts` is the one place that knows keys, types, defaults and words.
+ */
+export interface Config {
+  readonly mesh: string;
+  readonly host: string;
+  readonly advertise: string;
+  readonly dataDir: string;
+  readonly domain: string;
+  readonly store: StoreConfig;
+  readonly docker: DockerConfig;
+  readonly dns: DnsConfig;
+  readonly admin: AdminConfig;
+  readonly network: { readonly underlay: 'untrusted' | 'trusted' | 'encrypted'; readonly mode: 'off' };
+  readonly vip: { readonly mode: 'auto' | 'off'; readonly range: Ipv4Range; readonly localRange: Ipv4Range };
+  /** How long a stopping sidecar waits for running connections. */
+  readonly drainTimeoutMs: number;
+  readonly instances: readonly StaticInstance[];
+  readonly services: ReadonlyMap<string, ServiceSettings>;
+  readonly links: readonly LinkListener[];
+  readonly log: { readonly level: LogLevel; readonly pretty: 'auto' | 'on' | 'off' };
+}
+
+export interface StoreConfig {
+  readonly kind: 'embedded';
+  readonly leaseTtlMs: number;
+}
+
+export interface DockerConfig {
+  readonly socket: string;
+  readonly expose: 'labelled' | 'published' | 'off';
+  /** Whether identity may come from labels and environment baked into the image. */
+  readonly imageLabels: boolean;
+}
+
+export interface DnsConfig {
+  readonly listen: readonly Endpoint[];
+  readonly bridges: 'auto' | 'off';
+  /** `auto`: the machine's resolv.conf; `off`: other zones are refused; else these, in order. */
+  readonly upstream: 'auto' | 'off' | readonly Endpoint[];
+  readonly ttlMs: number;
+  /** Further zones in which the same names answer, e.g. `consul`. */
+  readonly zones: readonly string[];
+}
+
+export interface AdminConfig {
+  readonly listen: readonly AdminListen[];
+  /** Always set: the default is `admin.token` in the data directory. */
+  readonly tokenFile: string;
+}
+
+export type AdminListen = { readonly kind: 'unix'; readonly path: string } | ({ readonly kind: 'tcp' } & Endpoint);
+
+/** An instance of the configuration file or of `legate register`. */
+export interface StaticInstance {
+  readonly name: string;
+  readonly service: string;
+  readonly address: string;
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly reach: Reach;
+  readonly tags: readonly string[];
+  readonly meta: Readonly<Record<string, string>>;
+  readonly weight: number;
+  readonly checks: readonly CheckSpec[];
+}

@@ -1,0 +1,16 @@
+/** A machine that runs a sidecar, as stored at `hosts/<id>`. */
+export interface HostRecord {
+  /** Durable, made once: 16 lower-case hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  /** Where other hosts reach it. */
+  readonly address: string;
+  /** The version of Legate that wrote the record. */
+  readonly version: string;
+}
+
+/** A host as the catalog shows it. */
+export interface Host extends HostRecord {
+  readonly alive: boolean;
+  readonly revision: string;
+}

@@ -1,0 +1,26 @@
+import type { Protocol } from './instance.ts';
+
+export const balances = ['round-robin', 'least-connections', 'p2c-latency', 'random', 'hash'] as const;
+export type Balance = (typeof balances)[number];
+
+/** The balances that this version can do; the others are a fault that says so. */
+export const supportedBalances: readonly Balance[] = ['round-robin', 'least-connections', 'random'];
+
+export const defaultBalance: Balance = 'round-robin';
+
+/** What users set for a service, for the whole mesh. */
+export interface ServiceSettings {
+  readonly port?: number;
+  readonly protocol?: Protocol;
+  readonly balance?: Balance;
+}
+
+/** What is stored at `services/<name>`: port and protocol are those configured, else of the first instance. */
+export interface ServiceRecord {
+  readonly name: string;
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly balance: Balance;
+  /** The virtual address claimed for it, if any. */
+  readonly vip?: string;
+}

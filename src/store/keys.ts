@@ -1,0 +1,40 @@
+/** Where things are stored, under `/legate/<mesh>/`. All keys of Legate are made here. */
+export interface Keys {
+  readonly root: string;
+  readonly meta: string;
+  readonly hosts: string;
+  readonly alive: string;
+  readonly instances: string;
+  readonly services: string;
+  readonly vips: string;
+  readonly kv: string;
+  host(hostId: string): string;
+  aliveOf(hostId: string): string;
+  /** Prefix of a host's own instances, with the final slash. */
+  instancesOf(hostId: string): string;
+  instance(hostId: string, name: string): string;
+  service(name: string): string;
+  vip(address: string): string;
+  userKey(key: string): string;
+}
+
+export function keysOf(mesh: string, prefix = '/legate'): Keys {
+  const root = `${prefix}/${mesh}/`;
+  return {
+    root,
+    meta: `${root}meta`,
+    hosts: `${root}hosts/`,
+    alive: `${root}alive/`,
+    instances: `${root}instances/`,
+    services: `${root}services/`,
+    vips: `${root}vips/`,
+    kv: `${root}kv/`,
+    host: (hostId) => `${root}hosts/${hostId}`,
+    aliveOf: (hostId) => `${root}alive/${hostId}`,
+    instancesOf: (hostId) => `${root}instances/${hostId}/`,
+    instance: (hostId, name) => `${root}instances/${hostId}/${name}`,
+    service: (name) => `${root}services/${name}`,
+    vip: (address) => `${root}vips/${address}`,
+    userKey: (key) => `${root}kv/${key}`,
+  };
+}

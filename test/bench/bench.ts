@@ -1,0 +1,21 @@
+/** One comparison of a benchmark: ours and a peer's figure, measured side by side in the same run. */
+export interface Figure {
+  /** `requests per CPU second, 64 connections`. */
+  readonly what: string;
+  readonly unit: string;
+  readonly ours: number;
+  /** Undefined where there is no peer (start-up time, restart gap). */
+  readonly peer?: { readonly name: string; readonly value: number };
+  readonly better: 'higher' | 'lower';
+  /** The ratio ours/peer (or, without a peer, the value) that we aim at: at least when higher is better, else at most. */
+  readonly aim?: number;
+}
+
+export interface Bench {
+  /** The word after `npm run bench --`. */
+  readonly name: string;
+  /** Why it cannot run here (a peer is not installed), or false. */
+  readonly skip: () => false | string;
+  /** Every load inside is bounded in time. `say` shows progress. */
+  readonly run: (say: (line: string) => void) => Promise<readonly Figure[]>;
+}
