@@ -40,11 +40,6 @@ export function hostNameOf(hostname: string): string | undefined {
   return normaliseName(hostname.split('.', 1)[0] ?? '');
 }
 
-/** A DNS label with dots folded into hyphens; for tags, which may have any text but are asked as labels. */
-export function tagLabel(tag: string): string {
-  return tag.toLowerCase();
-}
-
 /** Names of instances (`<service>-<port>[-udp]`, `<container id, 12>-<port>[-udp]`, or chosen): one path segment. */
 const instanceNamePattern = /^[a-zA-Z0-9][a-zA-Z0-9._:-]{0,127}$/;
 

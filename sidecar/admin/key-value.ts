@@ -1,0 +1,92 @@
+import { type Context, Hono } from 'hono';
+import { LegateError } from '../../src/base/errors.ts';
+import type { Guard } from '../../src/store/store.ts';
+import { storeLimits } from '../../src/store/store.ts';
+import type { AdminBackend } from './backend.ts';
+import type { KvListDocument } from './documents.ts';
+
+/** Most entries that one listing returns. */
+const maxListed = 10_000;
+
+/**
+ * The users' own keys: raw bytes in and out, the revision in `ETag`, `cas=REVISION` for compare-and-swap (`0`: the key
+ * must be absent), `recurse` for all keys under a prefix.
+ */
+export function keyValueRoutes(backend: AdminBackend): Hono {
+  const app = new Hono();
+  app.get('/*', async (context) => {
+    const { store, prefix } = backend.userKeys();
+    const key = keyOf(context, 'recurse' in context.req.query());
+    if ('recurse' in context.req.query()) {
+      const found = await store.range(prefix + key, { limit: maxListed });
+      const entries = found.entries.map((entry) => ({
+        key: entry.key.slice(prefix.length),
+        value: Buffer.from(entry.value).toString('base64'),
+        revision: entry.revision,
+      }));
+      return context.json({ revision: found.revision, entries } satisfies KvListDocument);
+    }
+    const entry = await store.get(prefix + key);
+    if (entry === undefined) throw absent(key);
+    context.header('ETag', `"${entry.revision}"`);
+    context.header('Content-Type', 'application/octet-stream');
+    return context.body(Uint8Array.from(entry.value));
+  });
+  app.put('/*', async (context) => {
+    const { store, prefix } = backend.userKeys();
+    const key = keyOf(context, false);
+    if (context.req.query('lease_ttl') !== undefined) {
+      throw new LegateError('E_INVALID', 'lease_ttl is not yet in this version');
+    }
+    const value = new Uint8Array(await context.req.arrayBuffer());
+    const guards = guardsOf(context, prefix + key);
+    const result = await store.txn(guards, [{ kind: 'put', key: prefix + key, value }]);
+    if (!result.ok) throw changed(key);
+    context.header('ETag', `"${result.revision}"`);
+    return context.json({ key, revision: result.revision });
+  });
+  app.delete('/*', async (context) => {
+    const { store, prefix } = backend.userKeys();
+    const key = keyOf(context, false);
+    const guards = guardsOf(context, prefix + key);
+    const found = await store.get(prefix + key);
+    if (found === undefined) throw absent(key);
+    const result = await store.txn(guards, [{ kind: 'delete', key: prefix + key }]);
+    if (!result.ok) throw changed(key);
+    return context.json({ key, revision: result.revision });
+  });
+  return app;
+}
+
+function keyOf(context: Context, mayBeEmpty: boolean): string {
+  const path = context.req.path.slice('/api/kv'.length).replace(/^\//, '');
+  let key: string;
+  try {
+    key = decodeURIComponent(path);
+  } catch {
+    throw new LegateError('E_INVALID', 'the key is not percent-encoded UTF-8');
+  }
+  if (key === '' && !mayBeEmpty) throw new LegateError('E_INVALID', 'the key is empty');
+  if (key.includes('\0')) throw new LegateError('E_INVALID', 'the key has a NUL character');
+  if (Buffer.byteLength(key) > storeLimits.keyBytes - 128) {
+    throw new LegateError('E_TOO_LARGE', `the key is longer than ${storeLimits.keyBytes - 128} bytes`);
+  }
+  return key;
+}
+
+function guardsOf(context: Context, key: string): Guard[] {
+  const cas = context.req.query('cas');
+  if (cas === undefined) return [];
+  if (!/^[\w.:-]{1,64}$/.test(cas)) throw new LegateError('E_INVALID', 'cas is not a revision');
+  return [cas === '0' ? { kind: 'absent', key } : { kind: 'revision', key, revision: cas }];
+}
+
+function absent(key: string): LegateError {
+  return new LegateError('E_NOT_FOUND', `there is no key ${JSON.stringify(key)}`, { hint: 'legate kv list shows the keys' });
+}
+
+function changed(key: string): LegateError {
+  return new LegateError('E_CONFLICT', `${JSON.stringify(key)} is not at that revision any more`, {
+    hint: 'read it again and decide anew',
+  });
+}

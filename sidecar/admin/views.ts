@@ -1,0 +1,76 @@
+import { LegateError } from '../../src/base/errors.ts';
+import { printable, truncate } from '../../src/base/text.ts';
+import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
+import type { Condition } from '../../src/base/conditions.ts';
+import type { Refusal } from '../../src/model/instance.ts';
+import type {
+  ConditionDocument,
+  HostDocument,
+  InstanceDocument,
+  ServiceDocument,
+  ServicesDocument,
+} from './documents.ts';
+
+/** Turns the catalog's snapshot into the API's documents. Pure. */
+
+export function hostDocuments(snapshot: Snapshot, selfId: string): readonly HostDocument[] {
+  const counts = new Map<string, number>();
+  for (const service of snapshot.services.values()) {
+    for (const instance of service.instances) counts.set(instance.hostId, (counts.get(instance.hostId) ?? 0) + 1);
+  }
+  return [...snapshot.hosts.values()]
+    .map((host) => ({
+      id: host.id,
+      name: host.name,
+      address: host.address,
+      version: host.version,
+      alive: host.alive,
+      self: host.id === selfId,
+      instances: counts.get(host.id) ?? 0,
+    }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+export function serviceDocument(service: Service): ServiceDocument {
+  return {
+    name: service.name,
+    port: service.port,
+    protocol: service.protocol,
+    balance: service.balance,
+    vip: service.vip ?? null,
+    instances: service.instances,
+    usable: service.usable.length,
+    faults: service.faults,
+  };
+}
+
+export function servicesDocument(snapshot: Snapshot, refused: readonly Refusal[]): ServicesDocument {
+  const services = [...snapshot.services.values()].map(serviceDocument).sort((a, b) => (a.name < b.name ? -1 : 1));
+  return { services, refused };
+}
+
+export function serviceOf(snapshot: Snapshot, name: string): Service {
+  const service = snapshot.services.get(name);
+  if (service !== undefined) return service;
+  throw new LegateError('E_NOT_FOUND', `there is no service ${JSON.stringify(printable(truncate(name, 80)))}`, {
+    hint: 'legate services lists them, and what was refused with the reason',
+  });
+}
+
+export function instanceDocuments(snapshot: Snapshot, service?: string): readonly InstanceDocument[] {
+  if (service !== undefined) return serviceOf(snapshot, service).instances;
+  return [...snapshot.services.values()]
+    .flatMap((each) => each.instances)
+    .sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+export function conditionDocument(condition: Condition): ConditionDocument {
+  return {
+    id: condition.id,
+    severity: condition.severity,
+    message: condition.message,
+    hint: condition.hint,
+    since: new Date(condition.sinceMs).toISOString(),
+    count: condition.count,
+  };
+}

@@ -1,0 +1,116 @@
+import { randomBytes } from 'node:crypto';
+import { openSync, readFileSync, rmSync, writeSync, closeSync } from 'node:fs';
+import { join } from 'node:path';
+import { LegateError, systemCode } from '../src/base/errors.ts';
+import { makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
+
+/** What a host remembers about itself, in `host.json` of its data directory. */
+export interface HostIdentity {
+  /** Durable, made once: 16 lower-case hexadecimal digits. */
+  readonly hostId: string;
+  /** The mesh's id, once it is known; a store with another one is refused. */
+  readonly meshId: string | undefined;
+}
+
+/** The sidecar's folder: identity, last snapshot, registered instances, embedded store. One sidecar at a time. */
+export interface DataDir {
+  readonly path: string;
+  readonly identity: HostIdentity;
+  readonly snapshotFile: string;
+  readonly instancesFile: string;
+  readonly drainedFile: string;
+  readonly storePath: string;
+  rememberMesh(meshId: string): Promise<void>;
+  release(): void;
+}
+
+/** Opens and locks `path`. A living sidecar that holds it: E_IN_USE with its pid. */
+export async function openDataDir(path: string): Promise<DataDir> {
+  makePrivateFolder(path);
+  const lock = join(path, 'agent.pid');
+  takeLock(lock, path);
+  try {
+    const file = join(path, 'host.json');
+    let identity = parseIdentity(readFileIfAny(file, 64 * 1024), file);
+    if (identity === undefined) {
+      identity = { hostId: randomBytes(8).toString('hex'), meshId: undefined };
+      await saveIdentity(file, identity);
+    }
+    return {
+      path,
+      get identity() {
+        return identity as HostIdentity;
+      },
+      snapshotFile: join(path, 'snapshot.json'),
+      instancesFile: join(path, 'instances.json'),
+      drainedFile: join(path, 'drained.json'),
+      storePath: join(path, 'store'),
+      async rememberMesh(meshId) {
+        if (identity?.meshId === meshId) return;
+        identity = { hostId: (identity as HostIdentity).hostId, meshId };
+        await saveIdentity(file, identity);
+      },
+      release: () => rmSync(lock, { force: true }),
+    };
+  } catch (error) {
+    rmSync(lock, { force: true });
+    throw error;
+  }
+}
+
+function saveIdentity(file: string, identity: HostIdentity): Promise<void> {
+  return writeFileAtomically(file, `${JSON.stringify({ v: 1, ...identity }, null, 2)}\n`);
+}
+
+function parseIdentity(text: string | undefined, file: string): HostIdentity | undefined {
+  if (text === undefined) return undefined;
+  try {
+    const parsed: unknown = JSON.parse(text);
+    if (typeof parsed === 'object' && parsed !== null && 'hostId' in parsed) {
+      const { hostId } = parsed;
+      const meshId = 'meshId' in parsed && typeof parsed.meshId === 'string' ? parsed.meshId : undefined;
+      if (typeof hostId === 'string' && /^[0-9a-f]{16}$/.test(hostId)) return { hostId, meshId };
+    }
+  } catch {
+    // Reported below, like every other content that is not an identity.
+  }
+  throw new LegateError('E_INVALID', `${file} does not hold a host's identity`, {
+    hint: 'restore it from a backup; if you move it away, this host becomes a new one and its old records stay until deregistered',
+  });
+}
+
+/** The kernel's start time of a process, which tells a living holder from a reused pid; undefined when it is gone. */
+function startTimeOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
+
+function takeLock(lock: string, path: string): void {
+  for (let attempt = 0; attempt < 2; attempt += 1) {
+    try {
+      const file = openSync(lock, 'wx', 0o600);
+      writeSync(file, `${process.pid} ${startTimeOf(process.pid) ?? ''}\n`);
+      closeSync(file);
+      return;
+    } catch (error) {
+      if (systemCode(error) !== 'EEXIST') {
+        throw new LegateError('E_PERMISSION', `cannot write to data_dir ${path} (${systemCode(error) ?? 'error'})`, {
+          hint: 'run as the user that owns it, free some space, or choose another data_dir',
+          cause: error,
+        });
+      }
+      const [pid = '', startTime = ''] = (readFileIfAny(lock, 1024) ?? '').trim().split(' ');
+      if (startTime !== '' && startTimeOf(Number(pid)) === startTime) {
+        throw new LegateError('E_IN_USE', `data_dir ${path} is in use by another sidecar (pid ${pid})`, {
+          hint: 'stop that one first, or give this one a data_dir of its own',
+        });
+      }
+      rmSync(lock, { force: true });
+    }
+  }
+  throw new LegateError('E_IN_USE', `data_dir ${path} is being taken by another sidecar`, { hint: 'start one at a time' });
+}
