@@ -14,7 +14,7 @@ const systemFolders = '/usr/sbin:/sbin';
 
 /** The environment of a tool: a stable language, and no home, so that `nft -i` keeps no history file. */
 export function toolEnvironment(): NodeJS.ProcessEnv {
-  const path = process.env['PATH'] ?? '/usr/bin:/bin';
+  const path = process.env.PATH ?? '/usr/bin:/bin';
   return { PATH: `${path}:${systemFolders}`, LC_ALL: 'C', HOME: '/nonexistent' };
 }
 
