@@ -1,0 +1,77 @@
+import { isIPv4 } from 'node:net';
+import { LegateError } from '../../src/base/errors.ts';
+import { type Ipv4Range, inRange, isPort } from '../../src/model/address.ts';
+import type { PortMapping } from './port-map.ts';
+import { portKey } from './vip-rules.ts';
+
+/** Who wants which mapping. Each owner's mappings are replaced as a whole; a change is taken completely or not at all. */
+export class VipMappings {
+  readonly #range: Ipv4Range;
+  readonly #owners = new Map<string, ReadonlyMap<string, number>>();
+  readonly #ownerOf = new Map<string, string>();
+  readonly #ports = new Map<string, number>();
+
+  constructor(range: Ipv4Range) {
+    this.#range = range;
+  }
+
+  /** Private ports by port key, of all owners. */
+  get ports(): ReadonlyMap<string, number> {
+    return this.#ports;
+  }
+
+  /**
+   * Replaces the mappings of `owner` and gives the keys whose private port differs now. Throws E_INVALID for a mapping
+   * that cannot be, E_CONFLICT for one that another owner has; nothing has changed then.
+   */
+  replace(owner: string, mappings: readonly PortMapping[]): string[] {
+    const next = new Map<string, number>();
+    for (const mapping of mappings) {
+      const key = this.#checkedKey(owner, mapping);
+      if (next.has(key)) throw new LegateError('E_INVALID', `${describe(mapping)} is mapped twice`);
+      next.set(key, mapping.privatePort);
+    }
+    const changed: string[] = [];
+    for (const key of this.#owners.get(owner)?.keys() ?? []) {
+      if (next.has(key)) continue;
+      this.#ports.delete(key);
+      this.#ownerOf.delete(key);
+      changed.push(key);
+    }
+    for (const [key, privatePort] of next) {
+      if (this.#ports.get(key) === privatePort) continue;
+      this.#ports.set(key, privatePort);
+      this.#ownerOf.set(key, owner);
+      changed.push(key);
+    }
+    if (next.size === 0) this.#owners.delete(owner);
+    else this.#owners.set(owner, next);
+    return changed;
+  }
+
+  #checkedKey(owner: string, mapping: PortMapping): string {
+    const { transport, address, port, privatePort } = mapping;
+    if (!isIPv4(address) || !inRange(this.#range, address)) {
+      throw new LegateError('E_INVALID', `${describe(mapping)} is not in ${this.#range.text}`);
+    }
+    if (!isPort(port) || !isPort(privatePort)) {
+      throw new LegateError('E_INVALID', `${describe(mapping)} to ${privatePort}: a port is 1 to 65535`);
+    }
+    // The kernel tells what came through the map by its changed destination; the same port would change nothing.
+    if (port === privatePort) {
+      throw new LegateError('E_INVALID', `${describe(mapping)} needs a private port of another number`, {
+        hint: 'listen on another free port',
+      });
+    }
+    const key = portKey(transport, address, port);
+    const holder = this.#ownerOf.get(key);
+    if (holder !== undefined && holder !== owner) {
+      throw new LegateError('E_CONFLICT', `${describe(mapping)} is mapped by ${holder} already, ${owner} wants it too`);
+    }
+    return key;
+  }
+}
+
+function describe({ transport, address, port }: PortMapping): string {
+  return `${address}:${port}/${transport}`;
+}

@@ -1,0 +1,205 @@
+import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
+import { numberToIpv4 } from '../../src/model/address.ts';
+
+/** What the kernel is to hold: private ports by `tcp 240.77.0.5 5432`, interfaces of clients, guarded endpoints. */
+export interface TableContent {
+  readonly ports: ReadonlyMap<string, number>;
+  readonly clients: ReadonlySet<string>;
+  readonly guarded: ReadonlySet<string>;
+}
+
+export interface Counters {
+  readonly seen: number;
+  readonly arrived: number;
+}
+
+/** What is read back from the kernel: the table's shape without contents and figures, its contents, its counters. */
+export interface Listing {
+  readonly shape: string;
+  readonly content: TableContent;
+  readonly counters: Counters;
+}
+
+const defaultRange = '240.77.0.0/16';
+
+/** `legate` for the default range; others are named after theirs, so that two sidecars of one host can live together. */
+export function tableName(range: Ipv4Range): string {
+  if (range.text === defaultRange) return 'legate';
+  return `legate_${numberToIpv4(range.base).replaceAll('.', '_')}_${range.prefixLength}`;
+}
+
+export function portKey(transport: 'tcp' | 'udp', address: string, port: number): string {
+  return `${transport} ${address} ${port}`;
+}
+
+export function guardKey({ address, port }: Endpoint): string {
+  return `${address} . ${port}`;
+}
+
+/** Names that the kernel allows and nft would read otherwise (quotes, `*` as a wildcard) are not taken. */
+export function isInterfaceName(name: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,14}$/.test(name);
+}
+
+function mapKey(key: string): { map: 'tcp_vip' | 'udp_vip'; address: string; element: string } {
+  const [transport, address = '', port = ''] = key.split(' ');
+  return { map: transport === 'udp' ? 'udp_vip' : 'tcp_vip', address, element: `${address} . ${port}` };
+}
+
+function elements(list: readonly string[]): string {
+  return list.length === 0 ? '' : `elements = { ${list.join(', ')} };`;
+}
+
+/**
+ * The whole table as one transaction, in place of the one that is there, if any: no packet ever sees half of it.
+ *
+ * Address translation comes before Docker's own (-100), whose LOCAL rules would otherwise take a virtual address's port
+ * for any published one; the last rule of `vip` keeps them off all other ports. `guard` comes before connection
+ * tracking: neither virtual addresses nor guarded endpoints are reached from elsewhere than the host and the bridges of
+ * containers. The counters stand before and after the place of the host's own firewall (0).
+ */
+export function buildScript(table: string, range: Ipv4Range, content: TableContent): string {
+  const lists = { tcp_vip: [] as string[], udp_vip: [] as string[] };
+  for (const [key, privatePort] of content.ports) {
+    const { map, address, element } = mapKey(key);
+    lists[map].push(`${element} : ${address} . ${privatePort}`);
+  }
+  const mapType = 'type ipv4_addr . inet_service : ipv4_addr . inet_service;';
+  const newDelivered = `ip daddr ${range.text} ct status dnat ct state new iifname != "lo" counter name`;
+  return `add table ip ${table}
+delete table ip ${table}
+table ip ${table} {
+  counter seen { }
+  counter arrived { }
+  map tcp_vip { ${mapType} ${elements(lists.tcp_vip)} }
+  map udp_vip { ${mapType} ${elements(lists.udp_vip)} }
+  set clients { type ifname; ${elements([...content.clients].map((name) => `"${name}"`))} }
+  set guarded { type ipv4_addr . inet_service; ${elements([...content.guarded])} }
+  chain guard {
+    type filter hook prerouting priority -300;
+    ip daddr ${range.text} iifname != @clients drop
+    ip saddr ${range.text} iifname != "lo" drop
+    ip daddr . udp dport @guarded iifname != @clients drop
+    ip daddr . tcp dport @guarded iifname != @clients drop
+  }
+  chain vip {
+    dnat ip to ip daddr . tcp dport map @tcp_vip
+    dnat ip to ip daddr . udp dport map @udp_vip
+    dnat ip to ip daddr
+  }
+  chain pre {
+    type nat hook prerouting priority -110;
+    ip daddr ${range.text} jump vip
+  }
+  chain out {
+    type nat hook output priority -110;
+    ip daddr ${range.text} jump vip
+  }
+  chain entrance {
+    type filter hook input priority -1;
+    ${newDelivered} seen
+    ip daddr ${range.text} ct status dnat accept
+    ip daddr ${range.text} icmp type echo-request accept
+    ip daddr ${range.text} ct state new meta l4proto tcp reject with tcp reset
+    ip daddr ${range.text} ct state new reject
+  }
+  chain inside {
+    type filter hook input priority 50;
+    ${newDelivered} arrived
+  }
+}
+`;
+}
+
+/** What leads from the content `before` to `after` at these port keys, and all clients and guarded endpoints. */
+export interface Delta {
+  /** Commands, to be run as one transaction; empty when nothing differs. */
+  readonly commands: readonly string[];
+  /** How many elements change. */
+  readonly size: number;
+  /** UDP mappings that are no longer, for running flows would go on to use them. */
+  readonly staleUdp: readonly { readonly address: string; readonly port: string; readonly privatePort: number }[];
+}
+
+export function deltaCommands(
+  table: string,
+  before: TableContent,
+  after: TableContent,
+  portKeys: Iterable<string>,
+): Delta {
+  const deletes = new Map<string, string[]>();
+  const adds = new Map<string, string[]>();
+  const staleUdp: { address: string; port: string; privatePort: number }[] = [];
+  let size = 0;
+  const note = (lists: Map<string, string[]>, set: string, element: string): void => {
+    const list = lists.get(set);
+    if (list === undefined) lists.set(set, [element]);
+    else list.push(element);
+    size += 1;
+  };
+  for (const key of portKeys) {
+    const [old, next] = [before.ports.get(key), after.ports.get(key)];
+    if (old === next) continue;
+    const { map, address, element } = mapKey(key);
+    if (old !== undefined) {
+      note(deletes, map, element);
+      if (map === 'udp_vip') staleUdp.push({ address, port: key.split(' ')[2] ?? '', privatePort: old });
+    }
+    if (next !== undefined) note(adds, map, `${element} : ${address} . ${next}`);
+  }
+  for (const name of before.clients) if (!after.clients.has(name)) note(deletes, 'clients', `"${name}"`);
+  for (const name of after.clients) if (!before.clients.has(name)) note(adds, 'clients', `"${name}"`);
+  for (const endpoint of before.guarded) if (!after.guarded.has(endpoint)) note(deletes, 'guarded', endpoint);
+  for (const endpoint of after.guarded) if (!before.guarded.has(endpoint)) note(adds, 'guarded', endpoint);
+  const commands = [
+    ...[...deletes].map(([set, list]) => `delete element ip ${table} ${set} { ${list.join(', ')} }`),
+    ...[...adds].map(([set, list]) => `add element ip ${table} ${set} { ${list.join(', ')} }`),
+  ];
+  return { commands, size, staleUdp };
+}
+
+/** Reads what `nft list table ip <table>` prints (with `-t`, contents are left out and come back empty). */
+export function parseListing(text: string): Listing {
+  const ports = new Map<string, number>();
+  for (const transport of ['tcp', 'udp'] as const) {
+    const elementPattern = /([\d.]+) \. (\d+) : [\d.]+ \. (\d+)/g;
+    for (const [, address = '', port, privatePort] of block(text, `map ${transport}_vip`).matchAll(elementPattern)) {
+      ports.set(portKey(transport, address, Number(port)), Number(privatePort));
+    }
+  }
+  const clients = new Set<string>();
+  for (const [, name = ''] of elementsOf(block(text, 'set clients')).matchAll(/"([^"]+)"/g)) clients.add(name);
+  const guarded = new Set<string>();
+  for (const [element] of elementsOf(block(text, 'set guarded')).matchAll(/[\d.]+ \. \d+/g)) guarded.add(element);
+  const count = (name: string): number => Number(/packets (\d+)/.exec(block(text, `counter ${name} {`))?.[1] ?? 0);
+  return {
+    shape: text.replace(/\n\s*elements = \{[^}]*\}/g, '').replace(/packets \d+ bytes \d+/g, ''),
+    content: { ports, clients, guarded },
+    counters: { seen: count('seen'), arrived: count('arrived') },
+  };
+}
+
+/** From the declaration that begins with `head` to the empty line or the end after it. */
+function block(text: string, head: string): string {
+  const start = text.indexOf(`\n\t${head}`);
+  if (start < 0) return '';
+  const end = text.indexOf('\n\t}', start);
+  return text.slice(start, end < 0 ? undefined : end);
+}
+
+function elementsOf(text: string): string {
+  const start = text.indexOf('elements = {');
+  return start < 0 ? '' : text.slice(start);
+}
+
+export function sameContent(a: TableContent, b: TableContent): boolean {
+  if (a.ports.size !== b.ports.size) return false;
+  for (const [key, port] of a.ports) if (b.ports.get(key) !== port) return false;
+  return sameSet(a.clients, b.clients) && sameSet(a.guarded, b.guarded);
+}
+
+function sameSet(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  if (a.size !== b.size) return false;
+  for (const item of a) if (!b.has(item)) return false;
+  return true;
+}
