@@ -1,0 +1,34 @@
+import type { Balance } from '../src/model/service.ts';
+
+/** One place on this host where consumers reach a service, as the admin API shows it. Times are RFC 3339. */
+export interface LinkDocument {
+  readonly service: string;
+  /** `vip` for a virtual address, `listen` for a listener of the configuration. */
+  readonly kind: 'vip' | 'listen';
+  /** What consumers dial: `240.77.118.4:5432`. */
+  readonly address: string;
+  /** `open`; `refusing`: nothing usable behind it; `down`: it cannot listen, `problem` says why. */
+  readonly state: 'open' | 'refusing' | 'down';
+  readonly problem: string | null;
+  readonly balance: Balance;
+  readonly connections: {
+    readonly active: number;
+    readonly total: number;
+    readonly failed: number;
+    readonly retried: number;
+  };
+  readonly bytes: { readonly received: number; readonly sent: number };
+  readonly backends: readonly LinkBackendDocument[];
+  /** The last connect failure, with its time; null when there was none. */
+  readonly lastError: { readonly at: string; readonly message: string } | null;
+}
+
+export interface LinkBackendDocument {
+  /** The instance's id. */
+  readonly id: string;
+  readonly address: string;
+  readonly active: number;
+  readonly total: number;
+  /** Until when it is ejected for repeated failures; null when it is not. */
+  readonly ejectedUntil: string | null;
+}

@@ -1,0 +1,56 @@
+import type { CounterCell, Metrics } from '../src/base/metrics.ts';
+
+/** What is counted of one service's links. */
+export interface LinkCells {
+  readonly connections: CounterCell;
+  readonly failures: CounterCell;
+  readonly refused: CounterCell;
+  readonly retries: CounterCell;
+  readonly ejections: CounterCell;
+  readonly received: CounterCell;
+  readonly sent: CounterCell;
+}
+
+/** The metrics of all links; `legate_link_…`. */
+export class LinkMetrics {
+  static readonly connectBucketsSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+  readonly #metrics: Metrics;
+  readonly connectSeconds: { observe(value: number): void };
+  readonly overLimit: CounterCell;
+
+  /** `active` gives services with their running connections at each scrape; a registry takes one `LinkMetrics`. */
+  constructor(metrics: Metrics, active: () => Iterable<readonly [service: string, connections: number]>) {
+    this.#metrics = metrics;
+    this.connectSeconds = metrics.histogram(
+      'legate_link_connect_seconds',
+      'Time until an instance was connected to, by successful attempt.',
+      LinkMetrics.connectBucketsSeconds,
+    );
+    this.overLimit = metrics.counter(
+      'legate_link_connections_over_limit_total',
+      'Connections of consumers that were reset because this sidecar carries no more.',
+    );
+    metrics.gauge(
+      'legate_link_connections_active',
+      'Connections of consumers that run now.',
+      ['service'],
+      function* () {
+        for (const [service, connections] of active()) yield [[service], connections];
+      },
+    );
+  }
+
+  cells(service: string): LinkCells {
+    const counter = (what: string, help: string): CounterCell =>
+      this.#metrics.counter(`legate_link_${what}_total`, help, { service });
+    return {
+      connections: counter('connections', 'Connections of consumers that were accepted.'),
+      failures: counter('connect_failures', 'Attempts to connect to an instance that failed.'),
+      refused: counter('connections_refused', 'Connections of consumers that were reset because no instance answered.'),
+      retries: counter('retries', 'Failed attempts that were repeated, unnoticed by the consumer.'),
+      ejections: counter('ejections', 'Instances that were left out for a while after repeated connect failures.'),
+      received: counter('received_bytes', 'Bytes from consumers.'),
+      sent: counter('sent_bytes', 'Bytes to consumers.'),
+    };
+  }
+}

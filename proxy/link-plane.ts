@@ -1,0 +1,303 @@
+import { isIP, type Socket } from 'node:net';
+import type { Clock } from '../src/base/clock.ts';
+import type { Conditions } from '../src/base/conditions.ts';
+import { describeError, type LegateError } from '../src/base/errors.ts';
+import type { Observable } from '../src/base/feed.ts';
+import type { Log } from '../src/base/log.ts';
+import type { Metrics } from '../src/base/metrics.ts';
+import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
+import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
+import { type Instance, transportOf } from '../src/model/instance.ts';
+import type { LinkListener } from '../src/model/link.ts';
+import type { PortMap, PortMapping } from './kernel/port-map.ts';
+import { Link } from './link.ts';
+import type { LinkDocument } from './link-document.ts';
+import { LinkMetrics } from './link-metrics.ts';
+import { LinkPublisher } from './link-publisher.ts';
+import { LinkTarget } from './link-target.ts';
+import { HandleMirror } from './tcp/handle-mirror.ts';
+import { connectionLimit } from './tcp/limits.ts';
+import { TcpListener } from './tcp/listener.ts';
+import { RelayCrowd } from './tcp/relay-crowd.ts';
+
+export interface LinkPlaneOptions {
+  readonly snapshots: Observable<Snapshot>;
+  readonly self: { readonly hostId: string };
+  /** Whether links to other hosts may go in the clear (`network.underlay` trusted or encrypted). */
+  readonly clearUnderlay: boolean;
+  /** Listeners of the configuration. */
+  readonly links: readonly LinkListener[];
+  /** What steers virtual addresses; without it only `links` are served. */
+  readonly portMap: PortMap | undefined;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly conditions: Conditions;
+  readonly random?: () => number;
+  /** Connections at a time; the default is what this process has descriptors for. */
+  readonly maxConnections?: number;
+  /** Finds out who holds an address that cannot be listened on. */
+  readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
+}
+
+/** Which connections: all when nothing is named. */
+export interface ConnectionFilter {
+  readonly service?: string;
+  /** An instance's id. */
+  readonly instance?: string;
+}
+
+/**
+ * The ambassador's links: for each TCP service with a virtual address a listener on a private port of it, mapped in the
+ * kernel while something usable is behind it, and the listeners of the configuration. Follows the snapshots at the cost
+ * of what changed. Listeners outlive every change of what is behind them.
+ */
+export class LinkPlane {
+  readonly #options: LinkPlaneOptions;
+  readonly #random: () => number;
+  readonly #metrics: LinkMetrics;
+  readonly #mirror: HandleMirror;
+  readonly #publisher: LinkPublisher;
+  readonly #crowd: RelayCrowd;
+  readonly #targets = new Map<string, LinkTarget>();
+  readonly #configured: Link[] = [];
+  readonly #vips = new Map<string, Link>();
+  #retired: Link[] = [];
+  #snapshot: Snapshot = emptySnapshot;
+  #unsubscribe: (() => void) | undefined;
+  #phase: 'new' | 'starting' | 'running' | 'leaving' = 'new';
+
+  constructor(options: LinkPlaneOptions) {
+    const { clock, conditions, portMap } = options;
+    this.#options = options;
+    this.#random = options.random ?? Math.random;
+    this.#metrics = new LinkMetrics(options.metrics, () => this.#activeByService());
+    this.#mirror = new HandleMirror(clock);
+    this.#crowd = new RelayCrowd({
+      clock,
+      conditions,
+      overLimit: this.#metrics.overLimit,
+      maxConnections: options.maxConnections ?? connectionLimit(),
+      ended: (link) => this.#forgetUnused(link.target),
+    });
+    this.#publisher = new LinkPublisher({
+      portMap,
+      clock,
+      conditions,
+      random: this.#random,
+      mappings: () => this.#mappings(),
+      onPublished: () => this.#closeRetired(),
+    });
+  }
+
+  /** Resolves when every listener of the present snapshot listens or has a condition, and the kernel has been told. */
+  async start(): Promise<void> {
+    if (this.#phase !== 'new') throw new Error('a link plane starts once');
+    this.#phase = 'starting';
+    const started: Promise<void>[] = [];
+    for (const { service, listen } of this.#options.links) {
+      const link = this.#createLink('listen', this.#target(service), listen);
+      this.#configured.push(link);
+      started.push(link.listener.start());
+    }
+    this.#unsubscribe = this.#options.snapshots.subscribe((snapshot) => this.#apply(snapshot));
+    started.push(...this.#apply(this.#options.snapshots.value));
+    await Promise.all(started);
+    if (this.#phase !== 'starting') return;
+    this.#phase = 'running';
+    await this.#publisher.publish();
+  }
+
+  /** All links, by service; those of a virtual address first. */
+  links(): LinkDocument[] {
+    return [...this.#vips.values(), ...this.#configured]
+      .map((link) => link.document())
+      .sort((a, b) => compare(a.service, b.service) || compare(b.kind, a.kind) || compare(a.address, b.address));
+  }
+
+  /** Where this host's configured listener for the service listens: what its name means where there are no VIPs. */
+  listenerOf(service: string): Endpoint | undefined {
+    return this.#configured.find((link) => link.target.name === service && link.listener.bound !== undefined)?.listener
+      .bound;
+  }
+
+  /** How many connections run. */
+  activeConnections(filter: ConnectionFilter = {}): number {
+    return this.#crowd.count(filter);
+  }
+
+  /**
+   * Takes nothing new, waits up to `timeoutMs` (or until the signal) for the connections that run, and resets the rest.
+   * Resolves with how many were reset.
+   */
+  async drain(timeoutMs: number, signal?: AbortSignal): Promise<number> {
+    await this.#leave();
+    await this.#crowd.empty(timeoutMs, signal);
+    return this.#crowd.cutAll();
+  }
+
+  /** Takes the mappings back, closes the listeners, and resets what still runs. */
+  async close(): Promise<void> {
+    await this.#leave();
+    await this.#crowd.cutAll();
+    this.#mirror.close();
+    this.#options.conditions.clearPrefix('link.');
+  }
+
+  async #leave(): Promise<void> {
+    if (this.#phase === 'leaving') return;
+    const told = this.#phase === 'running';
+    this.#phase = 'leaving';
+    this.#unsubscribe?.();
+    // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.
+    if (told) await this.#publisher.publish();
+    this.#publisher.close();
+    await Promise.all([...this.#vips.values(), ...this.#configured, ...this.#retired].map((link) => link.close()));
+    this.#retired = [];
+  }
+
+  #apply(snapshot: Snapshot): Promise<void>[] {
+    const started: Promise<void>[] = [];
+    if (this.#phase === 'leaving') return started;
+    const before = this.#snapshot;
+    this.#snapshot = snapshot;
+    for (const { key, after } of snapshot.services.changesSince(before.services)) {
+      const link = this.#update(key, after);
+      if (link !== undefined) started.push(link.listener.start());
+    }
+    if (this.#phase === 'running') void this.#publisher.publish();
+    return started;
+  }
+
+  /** Takes one service over; the link that is new because of it, if any. */
+  #update(name: string, service: Service | undefined): Link | undefined {
+    const vip = this.#options.portMap !== undefined && isTcp(service) ? service?.vip : undefined;
+    const known = this.#vips.get(name);
+    const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
+    target?.update(service);
+    if (known?.address === vip) return undefined;
+    if (vip === undefined || target === undefined) {
+      this.#vips.delete(name);
+      if (known !== undefined) this.#retired.push(known);
+      return undefined;
+    }
+    const link = this.#createLink('vip', target, { address: vip, port: 0 });
+    if (known !== undefined) link.predecessor = known;
+    this.#vips.set(name, link);
+    return link;
+  }
+
+  #target(name: string): LinkTarget {
+    let target = this.#targets.get(name);
+    if (target === undefined) {
+      const { clock } = this.#options;
+      const dial = (instance: Instance): Endpoint | undefined => this.#dial(instance);
+      target = new LinkTarget({ name, clock, random: this.#random, metrics: this.#metrics, dial });
+      this.#targets.set(name, target);
+    }
+    return target;
+  }
+
+  /** What this host dials for an instance, or undefined when it cannot or should not. */
+  #dial(instance: Instance): Endpoint | undefined {
+    const own = instance.hostId === this.#options.self.hostId;
+    if (!own && !(instance.reach === 'mesh' && this.#options.clearUnderlay)) return undefined;
+    const endpoint = own ? instance : (instance.published ?? instance);
+    return isIP(endpoint.address) === 0 ? undefined : { address: endpoint.address, port: endpoint.port };
+  }
+
+  #createLink(kind: LinkDocument['kind'], target: LinkTarget, endpoint: Endpoint): Link {
+    const { clock, log } = this.#options;
+    const createListener = (link: Link): TcpListener =>
+      new TcpListener({
+        endpoint,
+        clock,
+        random: this.#random,
+        mirror: this.#mirror,
+        onConnection: (socket: Socket) => this.#crowd.accept(socket, link),
+        onChange: () => this.#listens(link),
+        onBindError: (error) => void this.#cannotListen(link, endpoint, error),
+        onAcceptError: (error) => {
+          log.warn('connection not accepted', { 'link.service': target.name, error: describeError(error) });
+          this.#crowd.exhausted(error);
+        },
+      });
+    const onExhausted = (error: unknown): void => this.#crowd.exhausted(error);
+    return new Link({ kind, target, address: endpoint.address, clock, createListener, onExhausted });
+  }
+
+  #listens(link: Link): void {
+    link.problem = null;
+    this.#options.conditions.clear(conditionOf(link));
+    if (this.#phase === 'running') void this.#publisher.publish();
+  }
+
+  async #cannotListen(link: Link, endpoint: Endpoint, error: Error): Promise<void> {
+    const where = `link to ${link.target.name} cannot listen on ${formatEndpoint(endpoint)}`;
+    const plain = describeError(error);
+    link.problem ??= plain;
+    const explained = await this.#options.explainListenError?.(error, endpoint).catch(() => undefined);
+    if (link.listener.bound !== undefined || this.#phase === 'leaving') return;
+    link.problem = explained?.message ?? plain;
+    const hint = explained?.hint ?? 'free the address or choose another one; it is tried again';
+    this.#options.conditions.raise(conditionOf(link), 'error', `${where}: ${link.problem}`, hint);
+  }
+
+  /** One mapping per VIP and port; where a VIP moved from one service to another, its present owner has it. */
+  #mappings(): PortMapping[] {
+    if (this.#phase === 'leaving') return [];
+    const mappings = new Map<string, PortMapping>();
+    for (const link of this.#vips.values()) {
+      const { predecessor } = link;
+      if (predecessor !== undefined && link.listener.bound === undefined) addMapping(mappings, predecessor, false);
+      addMapping(mappings, link, true);
+    }
+    return [...mappings.values()];
+  }
+
+  /** Listeners whose mappings have left the kernel. */
+  #closeRetired(): void {
+    for (const link of this.#retired) this.#closeLink(link);
+    this.#retired = [];
+    for (const link of this.#vips.values()) {
+      if (link.predecessor === undefined || link.listener.bound === undefined) continue;
+      this.#closeLink(link.predecessor);
+      link.predecessor = undefined;
+    }
+  }
+
+  #closeLink(link: Link): void {
+    this.#options.conditions.clear(conditionOf(link));
+    void link.close().then(() => this.#forgetUnused(link.target));
+  }
+
+  #forgetUnused(target: LinkTarget): void {
+    if (target.links.size === 0 && target.active === 0) this.#targets.delete(target.name);
+  }
+
+  *#activeByService(): Iterable<readonly [string, number]> {
+    for (const target of this.#targets.values()) yield [target.name, target.active];
+  }
+}
+
+function isTcp(service: Service | undefined): boolean {
+  return service !== undefined && transportOf(service.protocol) === 'tcp';
+}
+
+function conditionOf(link: Link): string {
+  return `link.listen.${link.target.name}.${link.listener}`;
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function addMapping(mappings: Map<string, PortMapping>, link: Link, replaces: boolean): void {
+  const privatePort = link.listener.bound?.port;
+  const port = link.target.service?.port;
+  if (privatePort === undefined || port === undefined || link.size === 0) return;
+  const key = `${link.address} ${port}`;
+  if (replaces || !mappings.has(key)) {
+    mappings.set(key, { transport: 'tcp', address: link.address, port, privatePort });
+  }
+}

@@ -1,0 +1,114 @@
+import type { Clock } from '../src/base/clock.ts';
+import { formatEndpoint } from '../src/model/address.ts';
+import { defaultBalance } from '../src/model/service.ts';
+import type { Backend } from './balance/backend.ts';
+import type { LinkDocument } from './link-document.ts';
+import type { LinkTarget } from './link-target.ts';
+import type { TcpListener } from './tcp/listener.ts';
+import type { Route, Traffic, TrafficCells } from './tcp/route.ts';
+
+export interface LinkOptions {
+  readonly kind: LinkDocument['kind'];
+  readonly target: LinkTarget;
+  /** The address that the listener listens on: the service's VIP, or the configured one. */
+  readonly address: string;
+  readonly clock: Clock;
+  readonly createListener: (link: Link) => TcpListener;
+  readonly onExhausted: (error: unknown) => void;
+}
+
+/** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
+export class Link implements Route {
+  readonly kind: LinkDocument['kind'];
+  readonly address: string;
+  readonly target: LinkTarget;
+  readonly listener: TcpListener;
+  readonly traffic: Traffic = { active: 0, total: 0, failed: 0, retried: 0, received: 0, sent: 0 };
+  readonly cells: TrafficCells;
+  /** Why it cannot listen; null while it can. */
+  problem: string | null = null;
+  /** The link to the service's former VIP, which serves until this one can. */
+  predecessor: Link | undefined;
+  readonly #clock: Clock;
+  readonly #onExhausted: (error: unknown) => void;
+  #lastError: LinkDocument['lastError'] = null;
+
+  constructor(options: LinkOptions) {
+    this.kind = options.kind;
+    this.address = options.address;
+    this.target = options.target;
+    this.cells = options.target.cells;
+    this.#clock = options.clock;
+    this.#onExhausted = options.onExhausted;
+    this.listener = options.createListener(this);
+    this.target.links.add(this);
+  }
+
+  get size(): number {
+    return this.target.backends.size;
+  }
+
+  pick(tried: readonly Backend[]): Backend | undefined {
+    return this.target.backends.pick(tried);
+  }
+
+  hasOther(tried: readonly Backend[]): boolean {
+    return this.target.backends.hasOther(tried);
+  }
+
+  connected(_backend: Backend, elapsedMs: number): void {
+    this.target.connectSeconds.observe(elapsedMs / 1000);
+  }
+
+  attemptFailed(backend: Backend, problem: string, retried: boolean): void {
+    this.target.cells.failures.value += 1;
+    if (retried) {
+      this.traffic.retried += 1;
+      this.target.cells.retries.value += 1;
+    }
+    const where = `${backend.id} at ${formatEndpoint(backend.endpoint)}`;
+    this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message: `${where}: ${problem}` };
+    this.target.backends.failed(backend);
+  }
+
+  refused(): void {
+    this.traffic.failed += 1;
+    this.target.cells.refused.value += 1;
+  }
+
+  exhausted(error: unknown): void {
+    this.#onExhausted(error);
+  }
+
+  ended(backend: Backend): void {
+    this.target.backends.ended(backend);
+  }
+
+  /** What consumers dial; for a VIP the service's own port. */
+  get dialled(): string {
+    const port = this.kind === 'vip' ? this.target.service?.port : this.listener.bound?.port;
+    return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
+  }
+
+  document(): LinkDocument {
+    const { active, total, failed, retried, received, sent } = this.traffic;
+    return {
+      service: this.target.name,
+      kind: this.kind,
+      address: this.dialled,
+      state: this.listener.bound === undefined ? 'down' : this.size === 0 ? 'refusing' : 'open',
+      problem: this.problem,
+      balance: this.target.service?.balance ?? defaultBalance,
+      connections: { active, total, failed, retried },
+      bytes: { received, sent },
+      backends: this.target.backendDocuments(),
+      lastError: this.#lastError,
+    };
+  }
+
+  /** No further connections; those that run go on. */
+  close(): Promise<void> {
+    this.target.links.delete(this);
+    return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
+  }
+}

@@ -1,0 +1,139 @@
+import type { Socket } from 'node:net';
+import type { Clock } from '../../src/base/clock.ts';
+import type { Conditions } from '../../src/base/conditions.ts';
+import { describeError } from '../../src/base/errors.ts';
+import type { CounterCell } from '../../src/base/metrics.ts';
+import type { Link } from '../link.ts';
+import { ReadBuffers } from './read-buffers.ts';
+import { RelayConnection } from './relay.ts';
+
+export interface RelayCrowdOptions {
+  readonly clock: Clock;
+  readonly conditions: Conditions;
+  readonly maxConnections: number;
+  /** Counts connections beyond `maxConnections`. */
+  readonly overLimit: CounterCell;
+  /** A connection of the link has ended. */
+  readonly ended: (link: Link) => void;
+}
+
+/** All connections of this process: their number is bounded, and they can be counted, waited for and cut. */
+export class RelayCrowd {
+  static readonly limitCondition = 'link.limit';
+  static readonly descriptorsCondition = 'link.descriptors';
+  /** How long after the last connection that failed for lack of descriptors that condition ends. */
+  static readonly descriptorsQuietMs = 10_000;
+  readonly #options: RelayCrowdOptions;
+  readonly #buffers = new ReadBuffers();
+  readonly #connections = new Map<RelayConnection, Link>();
+  readonly #waiters = new Set<() => void>();
+  readonly #environment;
+  #atLimit = false;
+  #cancelQuiet: (() => void) | undefined;
+
+  constructor(options: RelayCrowdOptions) {
+    this.#options = options;
+    const { clock } = options;
+    this.#environment = {
+      clock,
+      buffers: this.#buffers,
+      ended: (connection: RelayConnection) => this.#ended(connection),
+    };
+  }
+
+  /** Takes over a paused socket. */
+  accept(client: Socket, link: Link): void {
+    const { target, traffic } = link;
+    traffic.total += 1;
+    target.cells.connections.value += 1;
+    if (this.#connections.size >= this.#options.maxConnections) {
+      this.#refuse(client, link);
+      return;
+    }
+    traffic.active += 1;
+    target.active += 1;
+    this.#connections.set(new RelayConnection(client, link, this.#environment), link);
+  }
+
+  count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {
+    if (service === undefined && instance === undefined) return this.#connections.size;
+    let count = 0;
+    for (const [connection, link] of this.#connections) {
+      if (service !== undefined && link.target.name !== service) continue;
+      if (instance === undefined || connection.backendId === instance) count += 1;
+    }
+    return count;
+  }
+
+  /** Resolves when no connection is left, after `timeoutMs`, or when the signal aborts. */
+  empty(timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    if (this.#connections.size === 0 || signal?.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = (): void => {
+        cancel();
+        signal?.removeEventListener('abort', done);
+        this.#waiters.delete(done);
+        resolve();
+      };
+      const cancel = this.#options.clock.after(timeoutMs, done);
+      signal?.addEventListener('abort', done, { once: true });
+      this.#waiters.add(done);
+    });
+  }
+
+  /** Resets all; resolves with their number when they are closed. */
+  async cutAll(): Promise<number> {
+    const count = this.#connections.size;
+    for (const connection of [...this.#connections.keys()]) connection.cut();
+    if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
+    this.#cancelQuiet?.();
+    return count;
+  }
+
+  /** This machine is at its limit of descriptors, ports or memory. */
+  exhausted(error: unknown): void {
+    const { conditions, clock } = this.#options;
+    conditions.raise(
+      RelayCrowd.descriptorsCondition,
+      'error',
+      `connections fail for want of the machine's resources: ${describeError(error)}`,
+      'raise the limit of open files (LimitNOFILE, ulimit -n), or look for what holds so many connections',
+    );
+    this.#cancelQuiet?.();
+    this.#cancelQuiet = clock.after(RelayCrowd.descriptorsQuietMs, () =>
+      conditions.clear(RelayCrowd.descriptorsCondition),
+    );
+  }
+
+  #refuse(client: Socket, link: Link): void {
+    const { conditions, maxConnections, overLimit } = this.#options;
+    link.refused();
+    overLimit.value += 1;
+    client.on('error', () => undefined);
+    client.resetAndDestroy();
+    if (this.#atLimit) return;
+    this.#atLimit = true;
+    conditions.raise(
+      RelayCrowd.limitCondition,
+      'error',
+      `all ${maxConnections} connections of this sidecar are taken; further ones are reset`,
+      'look in `legate links` for who holds so many; more open files (LimitNOFILE, ulimit -n) allow more',
+    );
+  }
+
+  #ended(connection: RelayConnection): void {
+    const link = this.#connections.get(connection);
+    if (link === undefined) return;
+    this.#connections.delete(connection);
+    link.traffic.active -= 1;
+    link.target.active -= 1;
+    this.#options.ended(link);
+    if (this.#atLimit && this.#connections.size < this.#options.maxConnections * 0.9) {
+      this.#atLimit = false;
+      this.#options.conditions.clear(RelayCrowd.limitCondition);
+    }
+    if (this.#connections.size > 0) return;
+    for (const waiter of [...this.#waiters]) waiter();
+    this.#waiters.clear();
+  }
+}
