@@ -1,0 +1,339 @@
+import type { Clock } from '../base/clock.ts';
+import type { Conditions } from '../base/conditions.ts';
+import { type Change, Latest, type Observable } from '../base/feed.ts';
+import type { Log } from '../base/log.ts';
+import type { Metrics } from '../base/metrics.ts';
+import type { InstanceRecord } from '../model/instance.ts';
+import type { Keys } from '../store/keys.ts';
+import type { Entry, Store } from '../store/store.ts';
+import { Fold } from './fold.ts';
+import { Quarantine } from './quarantine.ts';
+import type { SavedState } from './saved-state.ts';
+import { emptySnapshot, type Snapshot } from './snapshot.ts';
+import { StoreGate } from './store-gate.ts';
+import { StoredView, type Table, tables } from './stored-view.ts';
+
+/**
+ * How long hosts of a store that was replaced by an empty one are kept as they were, unless they return before: by then
+ * every living host has written its records into the new store.
+ */
+const replacedGraceMs = 60_000;
+
+export interface CatalogOptions {
+  readonly keys: Keys;
+  readonly self: { readonly hostId: string; readonly hostName: string };
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly conditions: Conditions;
+}
+
+/**
+ * This host's picture of the mesh. It begins with what was saved, follows the store when there is one, and always shows
+ * this host's own instances as they are right now. Changes are folded once per microtask turn. While the store is away
+ * nothing changes by itself: what was alive stays alive.
+ */
+export class Catalog {
+  readonly snapshots: Observable<Snapshot>;
+  readonly #latest = new Latest<Snapshot>(emptySnapshot);
+  readonly #options: CatalogOptions;
+  readonly #fold: Fold;
+  readonly #quarantine: Quarantine;
+  readonly #gate: StoreGate;
+  /** What is shown. */
+  #shown: StoredView;
+  /** What a store that we have just met has told so far; shown when every table has had its reset. */
+  #arriving: StoredView | undefined;
+  #arrived = new Set<Table>();
+  #own: Map<string, InstanceRecord> | undefined;
+  #origin: Snapshot['origin'] = 'none';
+  #revision = '';
+  /** The highest revision that the store has told so far, whether it is shown already or not. */
+  #seenRevision = '';
+  #confirmedAtMs = 0;
+  #following: Store | undefined;
+  #kept = new Set<string>();
+  #cancelGrace: (() => void) | undefined;
+  #scheduled = false;
+
+  constructor(options: CatalogOptions) {
+    this.#options = options;
+    this.snapshots = this.#latest;
+    this.#fold = new Fold(options.self);
+    this.#quarantine = new Quarantine(options);
+    this.#gate = new StoreGate(options);
+    this.#shown = new StoredView(0);
+    this.#addMetrics(options.metrics);
+  }
+
+  /** The mesh's id, once the store or the saved state has told it. */
+  get meshId(): string | undefined {
+    return this.#gate.meshId;
+  }
+
+  /** Wall clock of the moment at which the store last confirmed the picture; undefined when it never did. */
+  get confirmedAtMs(): number | undefined {
+    this.#noteConfirmed();
+    return this.#confirmedAtMs === 0 ? undefined : this.#confirmedAtMs;
+  }
+
+  /** Begins with what the last run knew. To be called before `follow`, at most once. */
+  restore(saved: SavedState): void {
+    if (this.#origin !== 'none') throw new Error('the catalog can only be restored before anything else is known');
+    const view = StoredView.of(saved, 0);
+    this.#gate.remember(saved);
+    this.#origin = 'disk';
+    this.#revision = saved.revision;
+    this.#confirmedAtMs = saved.confirmedAtMs;
+    this.#show(view);
+    this.#schedule();
+  }
+
+  /**
+   * Follows the store until aborted or until the store is closed. Losses of connection are the store's affair. Throws what
+   * the store's watches throw.
+   */
+  async follow(store: Store, signal: AbortSignal): Promise<void> {
+    this.#following = store;
+    const unsubscribe = store.status.subscribe(({ state, sinceMs }) => {
+      if (state !== 'connected' && this.#origin === 'store')
+        this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
+    });
+    const ended = new AbortController();
+    const until = AbortSignal.any([signal, ended.signal]);
+    try {
+      await Promise.all([
+        this.#gate.learn(store, until),
+        ...tables.map((table) => this.#followTable(store, table, until)),
+      ]);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    } finally {
+      ended.abort();
+      unsubscribe();
+      this.#cancelGrace?.();
+      this.#noteConfirmed();
+      this.#following = undefined;
+    }
+  }
+
+  /** This host's instances as they are now; from the first call on they hide what the store says of this host. */
+  applyOwn(change: Change<InstanceRecord>): void {
+    const touched = new Set<string>();
+    if (change.kind === 'reset' || this.#own === undefined) {
+      for (const name of this.#own?.keys() ?? []) touched.add(name);
+      for (const name of this.#shown.namesOf(this.#options.self.hostId)) touched.add(name);
+      this.#own = new Map();
+    }
+    for (const name of change.kind === 'delta' ? change.deletes : []) {
+      this.#own.delete(name);
+      touched.add(name);
+    }
+    for (const record of change.kind === 'reset' ? change.items : change.puts) {
+      this.#own.set(record.name, record);
+      touched.add(record.name);
+    }
+    for (const name of touched) this.#foldInstance(`${this.#options.self.hostId}/${name}`);
+    this.#schedule();
+  }
+
+  /** What is known, for the disk; undefined while the mesh's id is not known. */
+  saved(): SavedState | undefined {
+    const meshId = this.#gate.meshId;
+    if (meshId === undefined) return undefined;
+    const { hosts, alive, services, vips } = this.#shown;
+    const { hostId } = this.#options.self;
+    const instances = new Map(this.#shown.instances);
+    if (this.#own !== undefined) {
+      for (const name of this.#shown.namesOf(hostId)) if (!this.#own.has(name)) instances.delete(`${hostId}/${name}`);
+      for (const [name, record] of this.#own) {
+        const key = `${hostId}/${name}`;
+        instances.set(key, { record, revision: this.#shown.instances.get(key)?.revision ?? '', epoch: 0 });
+      }
+    }
+    return {
+      meshId,
+      storeId: this.#gate.storeId,
+      revision: this.#revision,
+      confirmedAtMs: this.confirmedAtMs ?? 0,
+      hosts: new Map(hosts),
+      alive: new Map(alive),
+      instances,
+      services: new Map(services),
+      vips: new Map(vips),
+    };
+  }
+
+  #noteConfirmed(): void {
+    const connected = this.#following?.status.value.state === 'connected';
+    if (connected && this.#origin === 'store') this.#confirmedAtMs = this.#options.clock.nowMs();
+  }
+
+  async #followTable(store: Store, table: Table, signal: AbortSignal): Promise<void> {
+    for await (const change of store.watch(this.#options.keys[table], { signal })) {
+      if (change.kind === 'reset') {
+        await this.#gate.admit(store, signal, () => this.#meetNewStore());
+        await this.#reset(store, table, change.items, change.revision);
+      } else this.#delta(store, table, change);
+      if (signal.aborted) return;
+    }
+  }
+
+  /** A store whose data has nothing to do with what we know: it is gathered whole before any of it is shown. */
+  #meetNewStore(): void {
+    this.#arriving = new StoredView(this.#shown.epoch + 1);
+    this.#arrived = new Set();
+    this.#seenRevision = '';
+  }
+
+  async #reset(store: Store, table: Table, entries: readonly Entry[], revision: string): Promise<void> {
+    this.#arriving ??= this.#origin === 'store' ? undefined : new StoredView(this.#shown.epoch);
+    const target = this.#arriving ?? this.#shown;
+    const prefix = this.#options.keys[table];
+    const read = await target.read(table, entries, prefix, this.#shown);
+    for (const [key, reason] of read.bad) this.#quarantine.bad(key, reason);
+    this.#quarantine.retain(prefix, new Set(read.bad.keys()));
+    if (target === this.#arriving) {
+      target.replace(table, read.found);
+      this.#arrived.add(table);
+      if (this.#arrived.size === tables.length) this.#showArrived();
+    } else if (target === this.#shown) {
+      target.carryOver(table, this.#kept, read.found, target.epoch);
+      this.#changed(table, target.replace(table, read.found));
+      if (table === 'alive') this.#letGoReturned();
+    }
+    this.#confirm(store, revision);
+  }
+
+  #delta(store: Store, table: Table, change: Change<Entry> & { kind: 'delta' }): void {
+    const target = this.#arriving !== undefined && this.#arrived.has(table) ? this.#arriving : this.#shown;
+    const prefix = this.#options.keys[table];
+    const touched: string[] = [];
+    for (const key of change.deletes) {
+      this.#quarantine.good(key);
+      const id = key.slice(prefix.length);
+      if (target.remove(table, id)) touched.push(id);
+    }
+    for (const entry of change.puts) {
+      const id = entry.key.slice(prefix.length);
+      const fault = target.put(table, id, entry);
+      if (fault === undefined) this.#quarantine.good(entry.key);
+      else this.#quarantine.bad(entry.key, fault);
+      touched.push(id);
+    }
+    if (target === this.#shown) {
+      this.#changed(table, touched);
+      if (table === 'alive') this.#letGoReturned();
+    }
+    this.#confirm(store, change.revision);
+  }
+
+  #confirm(store: Store, revision: string): void {
+    const newer = this.#seenRevision === '' || store.compareRevisions(revision, this.#seenRevision) > 0;
+    if (newer) this.#seenRevision = revision;
+    if (this.#arriving === undefined) this.#revision = this.#seenRevision;
+    this.#schedule();
+  }
+
+  #showArrived(): void {
+    const arrived = this.#arriving;
+    if (arrived === undefined) return;
+    this.#arriving = undefined;
+    if (arrived.epoch !== this.#shown.epoch) this.#keepMissing(arrived);
+    this.#origin = 'store';
+    this.#show(arrived);
+  }
+
+  /** Hosts that have not yet written themselves into a store that came back empty stay as they were for a while. */
+  #keepMissing(arrived: StoredView): void {
+    this.#kept = new Set(
+      [...this.#shown.hostIds()].filter((id) => id !== this.#options.self.hostId && !arrived.alive.has(id)),
+    );
+    if (this.#kept.size === 0) return;
+    arrived.adopt(this.#shown, this.#kept);
+    this.#options.log.warn('the store was replaced; hosts that have not returned are kept as they were', {
+      'catalog.hosts': this.#kept.size,
+      'catalog.grace_ms': replacedGraceMs,
+    });
+    this.#cancelGrace?.();
+    this.#cancelGrace = this.#options.clock.after(replacedGraceMs, () => {
+      for (const hostId of [...this.#kept]) this.#letGo(hostId);
+      this.#schedule();
+    });
+  }
+
+  #letGoReturned(): void {
+    for (const hostId of [...this.#kept]) {
+      if (this.#shown.alive.get(hostId)?.epoch === this.#shown.epoch) this.#letGo(hostId);
+    }
+  }
+
+  /** A kept host has returned, or its time is over: what it has not written into the new store is gone. */
+  #letGo(hostId: string): void {
+    if (!this.#kept.delete(hostId)) return;
+    for (const [table, ids] of this.#shown.dropOlder(hostId)) this.#changed(table, ids);
+  }
+
+  #show(view: StoredView): void {
+    const before = this.#shown;
+    this.#shown = view;
+    for (const table of tables) this.#changed(table, view.differencesFrom(before, table));
+  }
+
+  #changed(table: Table, ids: Iterable<string>): void {
+    const { hosts, alive, services, vips } = this.#shown;
+    for (const id of ids) {
+      if (table === 'instances') this.#foldInstance(id);
+      else if (table === 'hosts') this.#fold.setHost(id, hosts.get(id)?.record, hosts.get(id)?.revision ?? '');
+      else if (table === 'alive') this.#fold.setAlive(id, alive.has(id));
+      else if (table === 'services') this.#fold.setService(id, services.get(id)?.record);
+      else this.#fold.setClaim(id, vips.get(id)?.record);
+    }
+  }
+
+  #foldInstance(id: string): void {
+    const slash = id.indexOf('/');
+    const hostId = id.slice(0, slash);
+    const name = id.slice(slash + 1);
+    const stored = this.#shown.instances.get(id);
+    const own = hostId === this.#options.self.hostId ? this.#own : undefined;
+    const record = own === undefined ? stored?.record : own.get(name);
+    this.#fold.setInstance(hostId, name, record, stored?.revision ?? '');
+  }
+
+  /** Folds what was noted in this turn, once. */
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      const previous = this.#latest.value;
+      const same = previous.origin === this.#origin && previous.revision === this.#revision;
+      if (same && !this.#fold.dirty) return;
+      this.#latest.set(this.#fold.next(previous, this.#origin, this.#revision));
+    });
+  }
+
+  #addMetrics(metrics: Metrics): void {
+    const snapshot = (): Snapshot => this.#latest.value;
+    metrics.gauge('legate_catalog_services_count', 'Services that this host knows.', [], () => [
+      [[], snapshot().services.size],
+    ]);
+    metrics.gauge('legate_catalog_hosts_count', 'Hosts that this host knows.', [], () => [[[], snapshot().hosts.size]]);
+    metrics.gauge('legate_catalog_instances_count', 'Instances that this host knows.', [], () => [
+      [[], this.#shown.instances.size],
+    ]);
+    metrics.gauge('legate_catalog_snapshot_version', 'Counts the snapshots that were made.', [], () => [
+      [[], snapshot().version],
+    ]);
+    metrics.gauge(
+      'legate_catalog_age_seconds',
+      'Since when the store has not confirmed the picture; 0 while it does.',
+      [],
+      () => {
+        const confirmedAtMs = this.confirmedAtMs;
+        return confirmedAtMs === undefined ? [] : [[[], (this.#options.clock.nowMs() - confirmedAtMs) / 1000]];
+      },
+    );
+  }
+}

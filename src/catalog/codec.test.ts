@@ -1,0 +1,197 @@
+import fc from 'fast-check';
+import t from 'tap';
+import { instanceRecord, parts } from '../../test/support/records.ts';
+import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
+import {
+  checkedInstance,
+  type Decoded,
+  decodeAlive,
+  decodeHost,
+  decodeInstance,
+  decodeMeta,
+  decodeService,
+  decodeVipClaim,
+  encodeAlive,
+  encodeHost,
+  encodeInstance,
+  encodeMeta,
+  encodeService,
+  encodeVipClaim,
+  recordLimits,
+} from './codec.ts';
+import { Quarantine } from './quarantine.ts';
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+const json = (value: unknown): Uint8Array => bytes(JSON.stringify(value));
+const whole = (over: object): object => ({ v: 1, ...instanceRecord({ name: 'a' }), ...over });
+const decoders: Record<string, (value: Uint8Array) => Decoded<unknown>> = {
+  instance: (value) => decodeInstance(value, 'a'),
+  host: (value) => decodeHost(value, '00000000000000aa'),
+  service: (value) => decodeService(value, 'db'),
+  claim: decodeVipClaim,
+  alive: decodeAlive,
+  meta: decodeMeta,
+};
+
+t.test('each record comes back as it was', async (t) => {
+  const instance = instanceRecord({
+    name: 'a',
+    published: { address: '10.0.0.2', port: 80 },
+    tags: ['x'],
+    meta: { b: '1', a: '2' },
+  });
+  t.same(decodeInstance(encodeInstance(instance), 'a'), { ok: true, value: instance });
+  const host = { id: '00000000000000aa', name: 'web-1', address: '10.77.0.1', version: '0.1.0' };
+  t.same(decodeHost(encodeHost(host), host.id), { ok: true, value: host });
+  for (const vip of ['240.77.0.9', undefined]) {
+    const service = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', ...(vip && { vip }) } as const;
+    t.same(decodeService(encodeService(service), 'db'), { ok: true, value: service });
+  }
+  const claim = { service: 'db', claimedAtMs: 5, releasedAtMs: 7 };
+  t.same(decodeVipClaim(encodeVipClaim(claim)), { ok: true, value: claim });
+  t.same(decodeAlive(encodeAlive({ sinceMs: 9 })), { ok: true, value: { sinceMs: 9 } });
+  const meta = { meshId: 'a'.repeat(32), format: 1 };
+  t.same(decodeMeta(encodeMeta(meta)), { ok: true, value: meta });
+  t.same(
+    encodeInstance({ ...instance, meta: { a: '2', b: '1' } }),
+    encodeInstance(instance),
+    'the order of meta does not matter',
+  );
+});
+
+t.test('faults have reasons that name the field', async (t) => {
+  const cases: [what: string, value: Uint8Array, reason: RegExp][] = [
+    ['nothing', bytes(''), /not JSON/],
+    ['not UTF-8', new Uint8Array([0x22, 0xff, 0x22]), /not JSON in UTF-8/],
+    ['a list', json([1]), /is not an object/],
+    ['null', json(null), /is not an object/],
+    ['no version', json({ ...whole({}), v: undefined }), /^v: nothing is not a whole number/],
+    ['a newer version', json(whole({ v: 2, port: 'new' })), /newer version \(2; this one reads up to 1\)/],
+    ['port as text', json(whole({ port: '80' })), /^port: "80" is not a whole number from 1 to 65535/],
+    ['port 0', json(whole({ port: 0 })), /^port: 0 /],
+    ['protocol', json(whole({ protocol: 'sctp' })), /^protocol: "sctp" is none of tcp/],
+    ['lost is never stored', json(whole({ status: 'lost' })), /^status/],
+    ['address', json(whole({ address: 'db.example.com' })), /^address: .* is not an IP address/],
+    ['service name', json(whole({ service: 'DB' })), /^service: "DB" has characters/],
+    ['reserved name', json(whole({ service: 'node' })), /reserved/],
+    ['another name than its key', json(whole({ name: 'b' })), /says that it is "b", its key says "a"/],
+    ['tag of the wrong type', json(whole({ tags: [1] })), /^tags\[0\]: 1 is not text/],
+    ['too many tags', json(whole({ tags: Array(recordLimits.tags + 1).fill('x') })), /^tags: has 257/],
+    ['meta of the wrong type', json(whole({ meta: { a: {} } })), /^meta.a: an object is not text/],
+    ['published', json(whole({ published: { address: '10.0.0.1', port: 70000 } })), /^published.port/],
+    ['too large', json(whole({ output: 'x'.repeat(recordLimits.bytes) })), /bytes, more than/],
+    ['control characters never reach the reason', json(whole({ protocol: '\u001b[2J' })), /"\\u001b\[2J"|\\\\u001b/],
+  ];
+  for (const [what, value, reason] of cases) {
+    const result = decodeInstance(value, 'a');
+    t.match(result, { ok: false, reason }, what);
+    if (!result.ok) t.notMatch(result.reason, /[\u0000-\u001f]/, `${what}: printable`);
+  }
+  t.match(decodeService(json({ v: 1, name: 'db', port: 1, protocol: 'tcp', balance: 'random', vip: '::1' }), 'db'), {
+    ok: false,
+  });
+  t.match(checkedInstance(instanceRecord({ name: 'a', meta: { k: 'x'.repeat(5000) } })), {
+    ok: false,
+    reason: /^meta.k/,
+  });
+});
+
+t.test('fields that are not known are ignored, hostile ones harm nothing', async (t) => {
+  const value = bytes(
+    `{"extra":{"deep":[[[]]]},${JSON.stringify(whole({ meta: {} }))
+      .slice(1)
+      .replace('"meta":{}', '"meta":{"__proto__":"x","constructor":"y"}')}`,
+  );
+  const result = decodeInstance(value, 'a');
+  t.ok(result.ok);
+  if (!result.ok) return;
+  t.equal(Object.getPrototypeOf(result.value.meta), Object.prototype);
+  t.same(Object.keys(result.value.meta).sort(), ['__proto__', 'constructor']);
+  t.ok(Object.isFrozen(result.value) && Object.isFrozen(result.value.tags) && Object.isFrozen(result.value.meta));
+  const clean = decodeInstance(json(whole({ output: 'a\u001b[31mb' })), 'a');
+  t.match(clean, { ok: true, value: { output: 'a\\u001b[31mb' } });
+});
+
+t.test('whatever is stored, decoding gives a value or a reason', async () => {
+  const check = (value: Uint8Array): void => {
+    for (const [kind, decode] of Object.entries(decoders)) {
+      const result = decode(value);
+      if (!result.ok && (result.reason === '' || result.reason.length > 600))
+        throw new Error(`${kind}: ${result.reason}`);
+    }
+  };
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 400 }), check), { numRuns: 300 });
+  fc.assert(
+    fc.property(fc.json(), (text) => check(bytes(text))),
+    { numRuns: 300 },
+  );
+  const field = fc.oneof(fc.jsonValue(), fc.constantFrom(...protocols, '10.0.0.1', 1, 'a', 'db', 'passing'));
+  const names = fc.constantFrom(
+    'v',
+    'name',
+    'service',
+    'port',
+    'tags',
+    'meta',
+    'published',
+    'output',
+    'id',
+    'vip',
+    'meshId',
+  );
+  const mutated = fc.tuple(names, field).map(([name, value]) => json({ ...whole({}), [name]: value }));
+  fc.assert(fc.property(mutated, check), { numRuns: 500 });
+});
+
+t.test('any valid instance survives a round trip', async (t) => {
+  const text = (max: number): fc.Arbitrary<string> => fc.string({ maxLength: max });
+  const record: fc.Arbitrary<InstanceRecord> = fc.record({
+    name: fc.stringMatching(/^[a-z0-9][a-zA-Z0-9._:-]{0,40}$/),
+    service: fc.constantFrom('db', 'web', 'a-b'),
+    address: fc.oneof(fc.ipV4(), fc.ipV6()),
+    port: fc.integer({ min: 1, max: 65535 }),
+    protocol: fc.constantFrom(...protocols),
+    reach: fc.constantFrom('host', 'mesh'),
+    tags: fc.array(text(20), { maxLength: 5 }),
+    meta: fc.dictionary(
+      text(10).filter((key) => key !== ''),
+      text(50),
+      { maxKeys: 5, noNullPrototype: true },
+    ),
+    weight: fc.integer({ min: 0, max: 65535 }),
+    status: fc.constantFrom<StoredStatus>('starting', 'passing', 'warning', 'critical'),
+    draining: fc.boolean(),
+    output: text(80),
+    source: fc.constantFrom('file', 'api', 'docker:one'),
+    incarnation: text(30),
+  });
+  fc.assert(
+    fc.property(record, (value) => {
+      const once = checkedInstance(value);
+      if (!once.ok) throw new Error(once.reason);
+      const twice = checkedInstance(once.value);
+      t.strictSame(twice, once);
+      return once.value.port === value.port && once.value.tags.length === value.tags.length;
+    }),
+    { numRuns: 200 },
+  );
+});
+
+t.test('the quarantine names some entries, counts all, and forgets the healed', async (t) => {
+  const { conditions, metrics } = parts();
+  const quarantine = new Quarantine({ conditions, metrics });
+  for (let index = 0; index < 1500; index += 1) quarantine.bad(`/legate/m/hosts/${index}`, 'port: is wrong');
+  t.equal(quarantine.size, 1000);
+  t.equal(conditions.list().length, 21);
+  t.match(conditions.list().at(-1)?.message, /at least 980 further stored entries/);
+  quarantine.good('/legate/m/hosts/3');
+  t.equal(conditions.list().length, 21, 'another one takes its place');
+  t.notOk(conditions.list().some(({ id }) => id === 'catalog.entry./legate/m/hosts/3'));
+  quarantine.retain('/legate/m/hosts/', new Set(['/legate/m/hosts/7']));
+  t.same(
+    conditions.list().map(({ id }) => id),
+    ['catalog.entry./legate/m/hosts/7'],
+  );
+  quarantine.good('/legate/m/hosts/7');
+  t.same(conditions.list(), []);
+});

@@ -1,0 +1,264 @@
+import { printable, truncate } from '../base/text.ts';
+import type { Endpoint } from '../model/address.ts';
+import type { HostRecord } from '../model/host.ts';
+import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
+import { instanceNameFault, nameFault } from '../model/names.ts';
+import { balances, type ServiceRecord } from '../model/service.ts';
+import { FieldFault, Fields } from './fields.ts';
+
+/**
+ * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
+ * bounded, every field is checked, and a fault is a reason in words, never an exception. Fields that are not known are
+ * ignored; a newer version is refused with that reason, because its fields may mean something else.
+ */
+export const formatVersion = 1;
+
+export type Decoded<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly reason: string };
+
+/** A host's sign of life; the key says whose, the lease says that it holds. */
+export interface AliveRecord {
+  /** Wall clock of the sidecar's start, milliseconds. */
+  readonly sinceMs: number;
+}
+
+/** Who holds, or last held, a virtual address. */
+export interface VipClaim {
+  readonly service: string;
+  readonly claimedAtMs: number;
+  /** Set when the service was forgotten; the address may then be claimed again. */
+  readonly releasedAtMs?: number;
+}
+
+export interface MeshMeta {
+  /** 32 hexadecimal digits, made once when the mesh's first store was written. */
+  readonly meshId: string;
+  readonly format: number;
+}
+
+/** Bounds of what is read. An instance that exceeds them is refused where it is registered. */
+export const recordLimits = {
+  bytes: 128 * 1024,
+  tags: 256,
+  tagLength: 256,
+  metaEntries: 256,
+  metaKeyLength: 256,
+  metaLength: 4096,
+  outputLength: 500,
+  sourceLength: 300,
+  incarnationLength: 200,
+} as const;
+
+const storedStatuses: readonly StoredStatus[] = ['starting', 'passing', 'warning', 'critical'];
+const maxTimeMs = 8.64e15;
+const encoder = new TextEncoder();
+const decoder = new TextDecoder('utf-8', { fatal: true });
+const hostIdPattern = /^[0-9a-f]{16}$/;
+const meshIdPattern = /^[0-9a-f]{32}$/;
+
+export function hostIdFault(id: string): string | undefined {
+  return hostIdPattern.test(id) ? undefined : 'is not 16 hexadecimal digits';
+}
+
+function meshIdFault(id: string): string | undefined {
+  return meshIdPattern.test(id) ? undefined : 'is not 32 hexadecimal digits';
+}
+
+/** The plain object that is stored for an instance; equal records give equal texts, whatever order theirs has. */
+export function instanceDocument(record: InstanceRecord): object {
+  return {
+    v: formatVersion,
+    name: record.name,
+    service: record.service,
+    address: record.address,
+    port: record.port,
+    protocol: record.protocol,
+    reach: record.reach,
+    ...(record.published && { published: { address: record.published.address, port: record.published.port } }),
+    tags: record.tags,
+    meta: Object.fromEntries(Object.entries(record.meta).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))),
+    weight: record.weight,
+    status: record.status,
+    draining: record.draining,
+    output: record.output,
+    source: record.source,
+    incarnation: record.incarnation,
+  };
+}
+
+export function hostDocument(record: HostRecord): object {
+  const { id, name, address, version } = record;
+  return { v: formatVersion, id, name, address, version };
+}
+
+export function serviceDocument(record: ServiceRecord): object {
+  const { name, port, protocol, balance, vip } = record;
+  return { v: formatVersion, name, port, protocol, balance, ...(vip !== undefined && { vip }) };
+}
+
+export function vipClaimDocument(claim: VipClaim): object {
+  const { service, claimedAtMs, releasedAtMs } = claim;
+  return { v: formatVersion, service, claimedAtMs, ...(releasedAtMs !== undefined && { releasedAtMs }) };
+}
+
+export function encodeInstance(record: InstanceRecord): Uint8Array {
+  return encode(instanceDocument(record));
+}
+
+export function encodeHost(record: HostRecord): Uint8Array {
+  return encode(hostDocument(record));
+}
+
+export function encodeService(record: ServiceRecord): Uint8Array {
+  return encode(serviceDocument(record));
+}
+
+export function encodeVipClaim(claim: VipClaim): Uint8Array {
+  return encode(vipClaimDocument(claim));
+}
+
+export function encodeAlive(record: AliveRecord): Uint8Array {
+  return encode({ v: formatVersion, sinceMs: record.sinceMs });
+}
+
+export function encodeMeta(meta: MeshMeta): Uint8Array {
+  return encode({ v: formatVersion, meshId: meta.meshId, format: meta.format });
+}
+
+function encode(document: object): Uint8Array {
+  return encoder.encode(JSON.stringify(document));
+}
+
+/** Reads an instance that is stored under `name`. */
+export function readInstance(document: unknown, name: string): Decoded<InstanceRecord> {
+  return reading(document, (fields) => {
+    const published = fields.has('published') ? readEndpoint(fields.fields('published')) : undefined;
+    return Object.freeze({
+      name: sameAs(fields.name('name', instanceNameFault), name),
+      service: fields.name('service', nameFault),
+      address: fields.address('address'),
+      port: fields.integer('port', 1, 65535),
+      protocol: fields.oneOf('protocol', protocols),
+      reach: fields.oneOf('reach', ['host', 'mesh'] as const),
+      ...(published && { published }),
+      tags: fields.texts('tags', recordLimits.tags, recordLimits.tagLength),
+      meta: fields.textMap('meta', recordLimits.metaEntries, recordLimits.metaKeyLength, recordLimits.metaLength),
+      weight: fields.integer('weight', 0, 65535),
+      status: fields.oneOf('status', storedStatuses),
+      draining: fields.flag('draining'),
+      output: fields.text('output', recordLimits.outputLength),
+      source: fields.text('source', recordLimits.sourceLength, 1),
+      incarnation: fields.text('incarnation', recordLimits.incarnationLength),
+    });
+  });
+}
+
+export function readHost(document: unknown, id: string): Decoded<HostRecord> {
+  return reading(document, (fields) =>
+    Object.freeze({
+      id: sameAs(fields.name('id', hostIdFault), id),
+      name: fields.name('name', nameFault),
+      address: fields.address('address'),
+      version: fields.text('version', 60, 1),
+    }),
+  );
+}
+
+export function readService(document: unknown, name: string): Decoded<ServiceRecord> {
+  return reading(document, (fields) =>
+    Object.freeze({
+      name: sameAs(fields.name('name', nameFault), name),
+      port: fields.integer('port', 1, 65535),
+      protocol: fields.oneOf('protocol', protocols),
+      balance: fields.oneOf('balance', balances),
+      ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
+    }),
+  );
+}
+
+export function readVipClaim(document: unknown): Decoded<VipClaim> {
+  return reading(document, (fields) =>
+    Object.freeze({
+      service: fields.name('service', nameFault),
+      claimedAtMs: fields.integer('claimedAtMs', 0, maxTimeMs),
+      ...(fields.has('releasedAtMs') && { releasedAtMs: fields.integer('releasedAtMs', 0, maxTimeMs) }),
+    }),
+  );
+}
+
+export function readAlive(document: unknown): Decoded<AliveRecord> {
+  return reading(document, (fields) => Object.freeze({ sinceMs: fields.integer('sinceMs', 0, maxTimeMs) }));
+}
+
+export function readMeta(document: unknown): Decoded<MeshMeta> {
+  return reading(document, (fields) =>
+    Object.freeze({ meshId: fields.name('meshId', meshIdFault), format: fields.integer('format', 1, 1_000_000) }),
+  );
+}
+
+export function decodeInstance(value: Uint8Array, name: string): Decoded<InstanceRecord> {
+  return decoding(value, (document) => readInstance(document, name));
+}
+
+export function decodeHost(value: Uint8Array, id: string): Decoded<HostRecord> {
+  return decoding(value, (document) => readHost(document, id));
+}
+
+export function decodeService(value: Uint8Array, name: string): Decoded<ServiceRecord> {
+  return decoding(value, (document) => readService(document, name));
+}
+
+export function decodeVipClaim(value: Uint8Array): Decoded<VipClaim> {
+  return decoding(value, readVipClaim);
+}
+
+export function decodeAlive(value: Uint8Array): Decoded<AliveRecord> {
+  return decoding(value, readAlive);
+}
+
+export function decodeMeta(value: Uint8Array): Decoded<MeshMeta> {
+  return decoding(value, readMeta);
+}
+
+/** The reason begins so when a newer Legate wrote the entry; such an entry is left alone, not repaired. */
+export const newerVersionReason = 'it is of a newer version';
+
+function decoding<T>(value: Uint8Array, read: (document: unknown) => Decoded<T>): Decoded<T> {
+  if (value.byteLength > recordLimits.bytes) {
+    return { ok: false, reason: `it has ${value.byteLength} bytes, more than ${recordLimits.bytes}` };
+  }
+  let document: unknown;
+  try {
+    document = JSON.parse(decoder.decode(value));
+  } catch {
+    return { ok: false, reason: 'it is not JSON in UTF-8' };
+  }
+  return read(document);
+}
+
+function reading<T>(document: unknown, read: (fields: Fields) => T): Decoded<T> {
+  try {
+    const fields = new Fields(document);
+    const version = fields.integer('v', 1, Number.MAX_SAFE_INTEGER);
+    if (version > formatVersion) {
+      return { ok: false, reason: `${newerVersionReason} (${version}; this one reads up to ${formatVersion})` };
+    }
+    return { ok: true, value: read(fields) };
+  } catch (error) {
+    if (error instanceof FieldFault) return { ok: false, reason: error.message };
+    throw error;
+  }
+}
+
+function readEndpoint(fields: Fields): Endpoint {
+  return Object.freeze({ address: fields.address('address'), port: fields.integer('port', 1, 65535) });
+}
+
+function sameAs(value: string, key: string): string {
+  if (value === key) return value;
+  throw new FieldFault(`it says that it is "${value}", its key says "${truncate(printable(key), 140)}"`);
+}
+
+/** A record as the catalog keeps it, or why this instance cannot be stored. */
+export function checkedInstance(record: InstanceRecord): Decoded<InstanceRecord> {
+  return decodeInstance(encodeInstance(record), record.name);
+}
