@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import t from 'tap';
 import { systemClock } from '../../src/base/clock.ts';
 import { Conditions } from '../../src/base/conditions.ts';
@@ -115,7 +116,7 @@ t.test('beside a real Docker Engine', { skip: unless('nft', 'docker', 'busybox')
     id,
     '/busybox',
     'nc',
-    '-lk',
+    '-ll',
     '-p',
     '80',
     '-e',
@@ -130,14 +131,15 @@ t.test('beside a real Docker Engine', { skip: unless('nft', 'docker', 'busybox')
     [`${id}-b`, id],
   ] as const) {
     const nc = ['/busybox', 'nc', '-w', '5', vip, String(port)];
-    const text = execDocker(['run', '--rm', '-i', '--name', name, '--network', network, id, ...nc]);
+    const text = await runDocker(['run', '--rm', '--name', name, '--network', network, id, ...nc]);
     t.equal(text, 'from the virtual address\n', `${network}: the virtual address, not port ${port} of the host`);
   }
 });
 
-/** The container's standard input must end for its nc to end; the server closes first, so nothing is lost. */
-function execDocker(args: readonly string[]): string {
-  return execFileSync('docker', args, { encoding: 'utf8', input: '', timeout: 30_000 });
+/** Not synchronously, for the server that the container asks is in this process. */
+async function runDocker(args: readonly string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)('docker', args, { timeout: 30_000 });
+  return stdout;
 }
 
 function tryRun(command: string, ...args: string[]): void {
