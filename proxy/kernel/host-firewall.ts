@@ -3,7 +3,7 @@ import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Ipv4Range } from '../../src/model/address.ts';
 import type { Counters } from './vip-rules.ts';
 
-/** So many packets must have vanished between two looks: one may be on its way just then. */
+/** So many packets must have vanished: one may be on its way just then. */
 const fewestDropped = 2;
 
 /**
@@ -17,6 +17,8 @@ export class HostFirewall {
   readonly #seen: CounterCell;
   readonly #arrived: CounterCell;
   #last: Counters = { seen: 0, arrived: 0 };
+  /** Packets that were seen and did not arrive, since all of a time's last arrived. */
+  #missing = 0;
 
   constructor(options: { table: string; range: Ipv4Range; conditions: Conditions; metrics: Metrics }) {
     const { table, range, conditions, metrics } = options;
@@ -31,6 +33,7 @@ export class HostFirewall {
   /** To be called when the table was built: its counters begin at 0. */
   restart(): void {
     this.#last = { seen: 0, arrived: 0 };
+    this.#missing = 0;
   }
 
   observe(now: Counters): void {
@@ -40,7 +43,8 @@ export class HostFirewall {
     if (seen < 0 || arrived < 0) return;
     this.#seen.value += seen;
     this.#arrived.value += arrived;
-    if (seen - arrived >= fewestDropped) {
+    this.#missing += seen - arrived;
+    if (seen > arrived && this.#missing >= fewestDropped) {
       const range = this.#range.text;
       this.#conditions.raise(
         this.#id,
@@ -50,6 +54,9 @@ export class HostFirewall {
           `--add-rich-rule='rule family=ipv4 destination address=${range} accept'`,
         { 'vip.range': range, 'vip.packets_dropped': seen - arrived, 'vip.packets_arrived': arrived },
       );
-    } else if (seen > 0 && seen === arrived) this.#conditions.clear(this.#id);
+    } else if (arrived > 0 && seen <= arrived) {
+      this.#missing = 0;
+      this.#conditions.clear(this.#id);
+    }
   }
 }
