@@ -2,7 +2,8 @@ import { constants } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ClassicLevel } from 'classic-level';
-import { describeError, LegateError, systemCode } from '../../base/errors.ts';
+import { describeError, isLegateError, LegateError, systemCode } from '../../base/errors.ts';
+import { findDamagedTable } from './tables.ts';
 
 export type Level = ClassicLevel<Buffer, Buffer>;
 
@@ -28,11 +29,13 @@ export async function openFolder(path: string): Promise<OpenedFolder> {
     await mkdir(path, { recursive: true, mode: 0o700 });
     await access(path, constants.R_OK | constants.W_OK | constants.X_OK);
     const known = (await readdir(path)).includes(markerName);
+    const damaged = await findDamagedTable(path);
+    if (damaged !== undefined) throw damagedError(path, `its file ${damaged} is damaged`);
     const level: Level = new ClassicLevel(path, { keyEncoding: 'buffer', valueEncoding: 'buffer' });
-    await level.open({ createIfMissing: !known, passive: false });
+    await level.open({ createIfMissing: !known, compression: false });
     return { level, known, droppedBytes: await droppedBytesOf(path) };
   } catch (error) {
-    throw openError(path, error);
+    throw isLegateError(error) ? error : openError(path, error);
   }
 }
 
@@ -86,7 +89,8 @@ export function damagedError(path: string, what: string, cause?: unknown): Legat
   });
 }
 
-function openError(path: string, error: unknown): LegateError {
+/** What an error of LevelDB or the file system while opening means. */
+export function openError(path: string, error: unknown): LegateError {
   const reason = error instanceof Error && error.cause !== undefined ? error.cause : error;
   const text = `${describeError(reason)} ${systemCode(reason) ?? ''}`;
   if (systemCode(reason) === 'LEVEL_LOCKED') {

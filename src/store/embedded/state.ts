@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { damagedError, markFolder, type OpenedFolder } from './folder.ts';
+import { isLegateError, systemCode } from '../../base/errors.ts';
+import { damagedError, markFolder, type OpenedFolder, openError } from './folder.ts';
 import type { Quarantine } from './quarantine.ts';
 import {
   formatHead,
@@ -64,13 +65,12 @@ export async function loadState(path: string, folder: OpenedFolder, quarantine: 
     await beginNumbering(folder, state, history, inOrder);
     return { state, leases, inOrder };
   } catch (error) {
-    if (isCorruption(error)) throw damagedError(path, 'LevelDB reports corruption', error);
-    throw error;
+    throw isLegateError(error) || systemCode(error) === undefined ? error : openError(path, error);
   }
 }
 
 export function isCorruption(error: unknown): boolean {
-  return typeof error === 'object' && error !== null && 'code' in error && error.code === 'LEVEL_CORRUPTION';
+  return systemCode(error) === 'LEVEL_CORRUPTION';
 }
 
 async function readHead(path: string, { level, known }: OpenedFolder): Promise<Head | undefined> {

@@ -1,5 +1,5 @@
 import type { Snapshot } from 'classic-level';
-import { LegateError } from '../../base/errors.ts';
+import { LegateError, systemCode } from '../../base/errors.ts';
 import { formatRevision } from '../revision.ts';
 import type { Entry } from '../store.ts';
 import type { Level } from './folder.ts';
@@ -112,8 +112,7 @@ export function readError(path: string, error: unknown): unknown {
       cause: error,
     });
   }
-  const code = typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : '';
-  if (code.startsWith('LEVEL_')) {
+  if (systemCode(error)?.startsWith('LEVEL_')) {
     return new LegateError('E_STORE_AWAY', `the store in ${path} cannot be read now`, {
       hint: 'see legate status; it goes on by itself once the disk can be read again',
       cause: error,
