@@ -1,6 +1,8 @@
-import { mkdirSync, copyFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { must, run, type Teardown, temporaryFolder } from './agent.ts';
+import { copyFileSync, mkdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { checkout, must, run, type Teardown, temporaryFolder } from './agent.ts';
+
+const tools = ['sh', 'nc', 'httpd', 'sleep', 'cat', 'echo', 'ping', 'ip', 'kill', 'touch', 'rm', 'true', 'false', 'test'];
 
 /** Containers, networks and one image of a test, all of which vanish with it. */
 export class TestDocker {
@@ -14,16 +16,23 @@ export class TestDocker {
     this.#host = socket === undefined ? [] : ['-H', `unix://${socket}`];
   }
 
-  /** Imports an image that holds busybox alone. `socket`: another engine than the machine's own. */
+  /**
+   * Imports an image that holds busybox and `ask` (see ask.c), built against musl as `ask-musl` and against glibc, with
+   * its library, as `ask-glibc`. `socket`: another engine than the machine's own.
+   */
   static async open(t: Teardown, socket?: string): Promise<TestDocker> {
     const docker = new TestDocker(socket);
     const root = temporaryFolder(t);
-    mkdirSync(join(root, 'bin'));
+    for (const folder of ['bin', 'tmp', 'www']) mkdirSync(join(root, folder));
     copyFileSync('/bin/busybox', join(root, 'bin', 'busybox'));
-    for (const folder of ['tmp', 'www']) mkdirSync(join(root, folder));
-    await must('busybox', '--install', '-s', join(root, 'bin')).catch(() => undefined);
-    for (const tool of ['sh', 'nc', 'httpd', 'nslookup', 'sleep', 'cat', 'echo', 'ping', 'ip', 'kill', 'test', 'touch', 'rm', 'mkdir', 'hostname', 'timeout', 'wget', 'head', 'true', 'false']) {
-      await run('ln', ['-sf', 'busybox', join(root, 'bin', tool)]);
+    for (const tool of tools) await must('ln', '-s', 'busybox', join(root, 'bin', tool));
+    const source = join(checkout, 'test', 'support', 'ask.c');
+    await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'ask-musl'), source);
+    await must('gcc', '-O1', '-o', join(root, 'bin', 'ask-glibc'), source);
+    const libraries = await must('ldd', join(root, 'bin', 'ask-glibc'));
+    for (const [, path = ''] of libraries.matchAll(/(\/[^ ]+) \(/g)) {
+      mkdirSync(join(root, dirname(path)), { recursive: true });
+      copyFileSync(path, join(root, path));
     }
     await must('sh', '-c', `tar -C ${root} -c . | docker ${docker.#host.join(' ')} import - ${docker.image}`);
     t.teardown(() => docker.#clean());

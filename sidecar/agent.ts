@@ -1,0 +1,53 @@
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { systemClock } from '../src/base/clock.ts';
+import { describeError, isLegateError } from '../src/base/errors.ts';
+import { createLog } from '../src/base/log.ts';
+import type { Config } from '../src/config/config.ts';
+import { startSidecar } from './app.ts';
+
+/** Reads the configuration again for SIGHUP; undefined, with its faults told, when it has some. */
+export type Reload = () => Config | undefined;
+
+/** The version in package.json, which lies beside `build/`. */
+export function ownVersion(): string {
+  const here = dirname(fileURLToPath(import.meta.url));
+  const text = readFileSync(join(here, '..', '..', 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/**
+ * Runs the sidecar in the foreground until SIGTERM or SIGINT, which drain and leave; a second one ends at once. SIGHUP
+ * reloads the configuration file. The exit status: 0 after a clean stop, 1 when it could not start.
+ */
+export async function runAgent(config: Config, options: { readonly configFile?: string | undefined; readonly reload: Reload }): Promise<number> {
+  const log = createLog(config.log.level);
+  const stopping = new Promise<NodeJS.Signals>((resolve) => {
+    const onSignal = (signal: NodeJS.Signals): void => {
+      resolve(signal);
+      process.once('SIGTERM', () => process.exit(1));
+      process.once('SIGINT', () => process.exit(1));
+    };
+    process.once('SIGTERM', onSignal);
+    process.once('SIGINT', onSignal);
+  });
+  let sidecar: Awaited<ReturnType<typeof startSidecar>>;
+  try {
+    sidecar = await startSidecar(config, { log, clock: systemClock, version: ownVersion() });
+  } catch (error) {
+    const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';
+    process.stderr.write(`legate agent: ${describeError(error)}${hint}\n`);
+    if (!isLegateError(error) || config.log.level === 'debug') log.debug('stack', { stack: error instanceof Error ? (error.stack ?? '') : '' });
+    return 1;
+  }
+  process.on('SIGHUP', () => {
+    const next = options.reload();
+    if (next !== undefined) sidecar.reload(next);
+  });
+  const signal = await stopping;
+  log.info('stopping', { 'process.signal': signal, 'drain.timeout_ms': config.drainTimeoutMs });
+  const cut = await sidecar.stop();
+  log.info('stopped', { 'link.connections_cut': cut });
+  return 0;
+}

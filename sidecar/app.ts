@@ -1,0 +1,260 @@
+import { NameServer } from '../dns/server.ts';
+import { LinkPlane } from '../proxy/link-plane.ts';
+import type { Clock } from '../src/base/clock.ts';
+import { Conditions } from '../src/base/conditions.ts';
+import { Latest } from '../src/base/feed.ts';
+import type { Log } from '../src/base/log.ts';
+import { Metrics } from '../src/base/metrics.ts';
+import { explainListenError } from '../src/base/sockets.ts';
+import { Catalog } from '../src/catalog/catalog.ts';
+import { SnapshotFile } from '../src/catalog/disk.ts';
+import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
+import type { Config } from '../src/config/config.ts';
+import { parseInstanceValue } from '../src/config/instances-file.ts';
+import { numberToIpv4 } from '../src/model/address.ts';
+import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
+import { Registrar } from '../src/registrar/registrar.ts';
+import { ServiceClaims } from '../src/registrar/service-claims.ts';
+import { openStore } from '../src/store/backends.ts';
+import { keysOf } from '../src/store/keys.ts';
+import type { Store } from '../src/store/store.ts';
+import { loadAdminToken } from './admin/access.ts';
+import { openAdminServer } from './admin/server.ts';
+import { createBackend } from './backend.ts';
+import { openDataDir } from './data-dir.ts';
+import { DockerSource } from './docker/source.ts';
+import { NameServers } from './name-servers.ts';
+import { TopologyWatcher } from './network/topology.ts';
+import { openVirtualAddresses } from './network/virtual-addresses.ts';
+import { OwnInstances } from './own-instances.ts';
+import { statusDocument } from './status.ts';
+import { StoreSession } from './store-session.ts';
+
+export interface Sidecar {
+  /** Takes over what may change while running (instances); says what needs a restart. */
+  reload(config: Config): void;
+  /** Drains, leaves and closes everything; how many connections had to be cut. */
+  stop(): Promise<number>;
+}
+
+/**
+ * The whole of a sidecar, in the order in which it comes up: what the last run knew, names and links from that, then the
+ * store and Docker, and last the doors. Only wiring: what happens is in the rooms.
+ */
+export async function startSidecar(
+  config: Config,
+  { log, clock, version }: { readonly log: Log; readonly clock: Clock; readonly version: string },
+): Promise<Sidecar> {
+  const startedAtMs = clock.nowMs();
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const metrics = new Metrics().withRuntimeMetrics();
+  const conditions = new Conditions(log, clock, metrics);
+  const common = { clock, log, metrics, conditions };
+  const dataDir = await openDataDir(config.dataDir);
+  const closers: (() => unknown)[] = [() => dataDir.release()];
+  const background: Promise<unknown>[] = [];
+  try {
+    const self = { hostId: dataDir.identity.hostId, hostName: config.host };
+    const keys = keysOf(config.mesh);
+    const clearUnderlay = config.network.underlay !== 'untrusted';
+
+    // The catalog begins with what the last run knew.
+    const catalog = new Catalog({ ...common, keys, self });
+    const meshId = dataDir.identity.meshId;
+    const snapshotFile = new SnapshotFile({ ...common, path: dataDir.snapshotFile, ...(meshId && { meshId }) });
+    const saved = await snapshotFile.load();
+    if (saved !== undefined) catalog.restore(saved);
+
+    // This host's own instances go to the catalog at once, and to the store when there is one.
+    let registrar: Registrar | undefined;
+    const own = new OwnInstances({
+      ...common,
+      instancesFile: dataDir.instancesFile,
+      drainedFile: dataDir.drainedFile,
+      remembered: saved === undefined ? [] : recordsOfHost(saved, self.hostId),
+      onChange: (change) => {
+        catalog.applyOwn(change);
+        registrar?.setDesired(change);
+      },
+    });
+    closers.push(() => own.close());
+
+    // What this host looks like, and Docker, which tells the names of its networks.
+    const networks: { source?: DockerSource } = {};
+    const docker = new DockerSource({
+      ...common,
+      config: config.docker,
+      advertise: config.advertise,
+      onChange: (change) => own.fromDocker(change),
+    });
+    networks.source = docker;
+    const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
+    await topology.refresh();
+    background.push(topology.run(signal));
+
+    // Names and links, which see nothing but the catalog's snapshots.
+    const vips = await openVirtualAddresses({ ...common, config: config.vip });
+    closers.push(() => vips.close());
+    const names = new NameServer({
+      ...common,
+      snapshots: catalog.snapshots,
+      topology: topology.topology,
+      self,
+      domain: config.domain,
+      ttlMs: config.dns.ttlMs,
+      upstream: config.dns.upstream,
+      vipsOn: vips.on,
+      vipRange: config.vip.range,
+      clearUnderlay,
+      listenerOf: (service) => links.listenerOf(service),
+    });
+    closers.push(() => names.close());
+    const links: LinkPlane = new LinkPlane({
+      ...common,
+      snapshots: catalog.snapshots,
+      self,
+      clearUnderlay,
+      links: config.links,
+      portMap: vips.table,
+      explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
+    });
+    closers.push(() => links.close());
+    const nameServers = new NameServers({ ...common, server: names, signal });
+    await Promise.all([
+      vips.follow(topology.topology, signal),
+      nameServers.listenOn(config.dns.listen),
+      vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
+      links.start(),
+    ]);
+    if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
+
+    // The store, and what lives on it.
+    const begin = async (store: Store, until: AbortSignal): Promise<void> => {
+      const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
+      const opened = await openMesh({ ...known, signal: until });
+      await dataDir.rememberMesh(opened.meshId);
+      if (opened.outcome === 'restored') log.warn('the store had come back empty; settings and claims were written back', { 'mesh.id': opened.meshId });
+      const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
+      registrar = new Registrar({ ...common, store, keys, host, leaseTtlMs: config.store.leaseTtlMs, mayDelete: (record) => own.mayDelete(record) });
+      registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
+      const claims = new ServiceClaims({
+        ...common,
+        store,
+        keys,
+        hostId: self.hostId,
+        snapshots: catalog.snapshots,
+        settings: config.services,
+        links: config.links,
+        vip: { on: vips.table !== undefined, range: config.vip.range },
+        ...(saved && { remembered: rememberedVips(saved) }),
+      });
+      background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
+      background.push(keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }));
+    };
+    const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
+    const session = new StoreSession({ ...common, open, begin, signal });
+    closers.push(() => session.close());
+    own.fromFile(config.instances);
+    await own.load();
+    await session.start();
+    background.push(docker.run(signal));
+    const kept = new AbortController();
+    const keeping = snapshotFile.keep(catalog, kept.signal);
+    closers.push(() => {
+      kept.abort();
+      return keeping;
+    });
+
+    // The doors.
+    const changes = new Latest(0);
+    for (const source of [catalog.snapshots, docker.refusals, docker.state]) {
+      (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
+    }
+    const backend = createBackend({
+      self,
+      keys,
+      metrics,
+      conditions,
+      changes,
+      snapshots: catalog.snapshots,
+      refusals: () => docker.refusals.value,
+      store: () => session.store,
+      storeProblem: () => session.problem,
+      ready: () => catalog.snapshots.value.origin !== 'none' && docker.state.value.state !== 'connecting',
+      links: () => links.links(),
+      resolve: (name, type) => names.resolve({ name, type }),
+      parseInstance: (body, name) => parseInstanceValue({ ...body, name }),
+      register: (instance) => own.register(instance),
+      deregister: (name) => own.deregister(name),
+      drain: (chosen, on) => own.drain(chosen, on),
+      connectionsTo: (ids) => [...ids].reduce((sum, instance) => sum + links.activeConnections({ instance }), 0),
+      status: async () =>
+        statusDocument({
+          self: { ...self, address: config.advertise },
+          mesh: config.mesh,
+          version,
+          startedAtMs,
+          clock,
+          conditions,
+          snapshot: () => catalog.snapshots.value,
+          confirmedAtMs: () => catalog.confirmedAtMs,
+          storeKind: config.store.kind,
+          store: () => session.store?.status.value,
+          storeProblem: () => session.problem,
+          docker: () => docker.state.value,
+          vip: () => ({ state: vips.on.value ? 'on' : 'off', range: config.vip.range.text, reason: vips.reason() }),
+          links: () => links.links().length,
+          names: () => nameServers.documents(),
+        }),
+    });
+    const token = await loadAdminToken(config.admin.tokenFile);
+    const admin = await openAdminServer({ listen: config.admin.listen, token, backend, log });
+    closers.push(() => admin.close());
+    log.info('the sidecar is up', {
+      'host.name': self.hostName,
+      'host.id': self.hostId,
+      'agent.version': version,
+      'agent.startup_ms': Math.round(clock.nowMs() - startedAtMs),
+    });
+
+    let latest = config;
+    return {
+      reload(next) {
+        own.fromFile(next.instances);
+        reportUnapplied(latest, next, log);
+        latest = next;
+      },
+      async stop() {
+        const cut = await links.drain(config.drainTimeoutMs);
+        await registrar?.leave().catch(() => undefined);
+        stopping.abort();
+        await Promise.allSettled(background);
+        await closeAll(closers);
+        return cut;
+      },
+    };
+  } catch (error) {
+    stopping.abort();
+    await Promise.allSettled(background);
+    await closeAll(closers);
+    throw error;
+  }
+}
+
+/** Closes in the reverse of the order of opening; one that fails keeps none of the others open. */
+async function closeAll(closers: (() => unknown)[]): Promise<void> {
+  for (const close of closers.reverse()) await Promise.resolve().then(close).catch(() => undefined);
+}
+
+/** Says which changes of the configuration wait for the next start. */
+function reportUnapplied(before: Config, after: Config, log: Log): void {
+  const { instances: _old, ...rest } = before;
+  const { instances, ...next } = after;
+  const text = (value: unknown): string => JSON.stringify(value, (_key, each) => (each instanceof Map ? [...each] : each));
+  const waiting = Object.entries(next).filter(([key, value]) => text(value) !== text(rest[key as keyof typeof rest]));
+  log.info('configuration reloaded', {
+    'config.instances': instances.length,
+    ...(waiting.length > 0 && { 'config.after_restart': waiting.map(([key]) => key).join(' ') }),
+  });
+}

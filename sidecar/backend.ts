@@ -1,0 +1,142 @@
+import type { Conditions } from '../src/base/conditions.ts';
+import { LegateError } from '../src/base/errors.ts';
+import type { Observable } from '../src/base/feed.ts';
+import type { Metrics } from '../src/base/metrics.ts';
+import { printable, truncate } from '../src/base/text.ts';
+import type { Snapshot } from '../src/catalog/snapshot.ts';
+import type { StaticInstance } from '../src/config/config.ts';
+import type { Instance, Refusal } from '../src/model/instance.ts';
+import { instanceNameFault } from '../src/model/names.ts';
+import type { Keys } from '../src/store/keys.ts';
+import type { Store } from '../src/store/store.ts';
+import type { AdminBackend } from './admin/backend.ts';
+import type {
+  DrainDocument,
+  DrainResultDocument,
+  InstanceDocument,
+  LinkDocument,
+  RegisterDocument,
+  ResolveDocument,
+  StatusDocument,
+} from './admin/documents.ts';
+import { hostDocuments, instanceDocuments, serviceDocument, serviceOf, servicesDocument } from './admin/views.ts';
+
+/** What the admin API's answers are made of, and what its orders act on. */
+export interface BackendParts {
+  readonly self: { readonly hostId: string; readonly hostName: string };
+  readonly keys: Keys;
+  readonly metrics: Metrics;
+  readonly conditions: Conditions;
+  readonly changes: Observable<unknown>;
+  readonly snapshots: Observable<Snapshot>;
+  readonly refusals: () => readonly Refusal[];
+  readonly store: () => Store | undefined;
+  readonly storeProblem: () => string | undefined;
+  readonly ready: () => boolean;
+  readonly status: () => Promise<StatusDocument>;
+  readonly links: () => readonly LinkDocument[];
+  readonly resolve: (name: string, type: string) => Promise<ResolveDocument>;
+  /** Checks an entry as the configuration file would; E_INVALID names every fault. */
+  readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
+  /** Keeps it on disk and registers it. */
+  readonly register: (instance: StaticInstance) => Promise<void>;
+  /** E_NOT_FOUND when no instance of the API has this name. */
+  readonly deregister: (name: string) => Promise<void>;
+  /** Drains own instances by name; with `host` also those that come later. */
+  readonly drain: (names: readonly string[], on: boolean, wholeHost: boolean) => Promise<void>;
+  readonly connectionsTo: (ids: ReadonlySet<string>) => number;
+}
+
+export function createBackend(parts: BackendParts): AdminBackend {
+  const snapshot = (): Snapshot => parts.snapshots.value;
+  const ownName = (id: string): string => {
+    const slash = id.indexOf('/');
+    const name = slash < 0 ? id : id.slice(slash + 1);
+    if (slash >= 0 && id.slice(0, slash) !== parts.self.hostName) {
+      throw new LegateError('E_CONFLICT', `${printable(truncate(id, 160))} is not an instance of this host, ${parts.self.hostName}`, {
+        hint: 'run the command on the host that the id names',
+      });
+    }
+    const fault = instanceNameFault(name);
+    if (fault !== undefined) throw new LegateError('E_INVALID', `the instance's name ${JSON.stringify(printable(truncate(name, 160)))} ${fault}`);
+    return name;
+  };
+  const ownInstances = (): Instance[] =>
+    instanceDocuments(snapshot()).filter((instance) => instance.hostId === parts.self.hostId);
+  const ownInstance = (name: string): Instance | undefined => ownInstances().find((instance) => instance.name === name);
+
+  return {
+    metrics: parts.metrics,
+    changes: parts.changes,
+    ready: parts.ready,
+    status: parts.status,
+    links: parts.links,
+    resolve: parts.resolve,
+    userKeys() {
+      const store = parts.store();
+      if (store !== undefined) return { store, prefix: parts.keys.kv };
+      throw new LegateError('E_STORE_AWAY', `the store is not open: ${parts.storeProblem() ?? 'it is being opened'}`, {
+        hint: 'legate status says what to do',
+      });
+    },
+    hosts: () => hostDocuments(snapshot(), parts.self.hostId),
+    services: () => servicesDocument(snapshot(), parts.refusals()),
+    service: (name) => serviceDocument(serviceOf(snapshot(), name)),
+    instances: (service) => instanceDocuments(snapshot(), service),
+    async register(id, body) {
+      const name = ownName(id);
+      const known = ownInstance(name);
+      if (known !== undefined && known.source !== 'api') {
+        throw new LegateError('E_CONFLICT', `${known.id} exists already, from ${printable(known.source)}`, {
+          hint: 'choose another name',
+        });
+      }
+      await parts.register(parts.parseInstance(body, name));
+      const instance = ownInstance(name);
+      if (instance === undefined) throw new Error(`${name} was registered and is not in the catalog`);
+      return instance satisfies InstanceDocument;
+    },
+    async deregister(id) {
+      const name = ownName(id);
+      const known = ownInstance(name);
+      if (known !== undefined && known.source !== 'api') {
+        throw new LegateError('E_CONFLICT', `${known.id} comes from ${printable(known.source)} and would come back`, {
+          hint: known.source === 'file' ? 'remove it from the configuration file and reload' : 'stop or remove the container, or use legate drain',
+        });
+      }
+      await parts.deregister(name);
+    },
+    async drain(body: DrainDocument): Promise<DrainResultDocument> {
+      const chosen = chooseToDrain(body, snapshot(), ownInstances(), ownName);
+      await parts.drain(
+        chosen.map((instance) => instance.name),
+        body.undrain !== true,
+        body.host === true,
+      );
+      const ids = chosen.map((instance) => instance.id);
+      return { instances: ids, connections: parts.connectionsTo(new Set(ids)) };
+    },
+  };
+}
+
+function chooseToDrain(
+  body: DrainDocument,
+  snapshot: Snapshot,
+  own: readonly Instance[],
+  ownName: (id: string) => string,
+): readonly Instance[] {
+  if (body.host === true) return own;
+  if (typeof body.service === 'string') {
+    const service = serviceOf(snapshot, body.service);
+    return own.filter((instance) => instance.service === service.name);
+  }
+  if (typeof body.id === 'string') {
+    const name = ownName(body.id);
+    const found = own.filter((instance) => instance.name === name);
+    if (found.length > 0) return found;
+    throw new LegateError('E_NOT_FOUND', `there is no instance ${JSON.stringify(printable(truncate(body.id, 160)))} on this host`, {
+      hint: 'legate services and legate instances SERVICE show the ids',
+    });
+  }
+  throw new LegateError('E_INVALID', 'drain needs one of "id", "service" or "host": true');
+}
