@@ -9,8 +9,9 @@ import { explainListenError } from '../src/base/sockets.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
 import { SnapshotFile } from '../src/catalog/disk.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
-import type { Config } from '../src/config/config.ts';
-import { parseInstanceValue } from '../src/config/instances-file.ts';
+import type { Config, StaticInstance } from '../src/config/config.ts';
+import { LegateError } from '../src/base/errors.ts';
+import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
 import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
@@ -81,14 +82,12 @@ export async function startSidecar(
     closers.push(() => own.close());
 
     // What this host looks like, and Docker, which tells the names of its networks.
-    const networks: { source?: DockerSource } = {};
     const docker = new DockerSource({
       ...common,
       config: config.docker,
       advertise: config.advertise,
       onChange: (change) => own.fromDocker(change),
     });
-    networks.source = docker;
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
     await topology.refresh();
     background.push(topology.run(signal));
@@ -184,7 +183,7 @@ export async function startSidecar(
       ready: () => catalog.snapshots.value.origin !== 'none' && docker.state.value.state !== 'connecting',
       links: () => links.links(),
       resolve: (name, type) => names.resolve({ name, type }),
-      parseInstance: (body, name) => parseInstanceValue({ ...body, name }),
+      parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),
       register: (instance) => own.register(instance),
       deregister: (name) => own.deregister(name),
       drain: (chosen, on) => own.drain(chosen, on),
@@ -240,6 +239,18 @@ export async function startSidecar(
     await closeAll(closers);
     throw error;
   }
+}
+
+/** The one instance of a request's body; its faults are the caller's. */
+function onlyInstance(result: InstancesResult): StaticInstance {
+  if ('faults' in result) {
+    throw new LegateError('E_INVALID', result.faults.map((fault) => `${fault.path}: ${fault.message}`).join('; '), {
+      hint: 'the fields are those of an entry of `instances:` in the configuration',
+    });
+  }
+  const [instance] = result.instances;
+  if (instance === undefined) throw new Error('a body became no instance');
+  return instance;
 }
 
 /** Closes in the reverse of the order of opening; one that fails keeps none of the others open. */
