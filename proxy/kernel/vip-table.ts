@@ -112,6 +112,8 @@ class KernelVipTable implements VipTable {
   /** How the table looked when it was built, without contents. */
   #shape = '';
   #watch: VipWatch | undefined;
+  /** When others last did something to it. */
+  #damagedMs = 0;
   #batch: Batch | undefined;
   #cancelRetry: (() => void) | undefined;
   /** Ends when the last work on the kernel has ended; each waits for the one before. */
@@ -302,10 +304,12 @@ class KernelVipTable implements VipTable {
       if (damage === undefined) {
         if (all) return;
         this.#watch?.calm();
-        this.#conditions.clear(id);
+        // A reader of the status is to have the chance to see it.
+        if (this.#clock.monotonicMs() - this.#damagedMs >= this.#probeMs) this.#conditions.clear(id);
         return;
       }
       this.#rebuilds.value += 1;
+      this.#damagedMs = this.#clock.monotonicMs();
       await this.#buildOrRetry();
       const hint = 'find out who flushes rules or routes (`nft monitor`); connections may have failed meanwhile';
       this.#conditions.raise(id, 'warning', `somebody ${damage}; it was built again`, hint);
