@@ -8,7 +8,7 @@ export interface PortMapping {
   /** The virtual address. */
   readonly address: string;
   readonly port: number;
-  /** Where the sidecar listens, on the same address. */
+  /** Where the sidecar listens, on the same address; never the same number as `port`. */
   readonly privatePort: number;
 }
 

