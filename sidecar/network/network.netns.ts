@@ -5,7 +5,7 @@ import { Latest } from '../../src/base/feed.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { defaultAddress } from './default-address.ts';
-import type { DockerNetwork } from './docker-network.ts';
+import type { DockerNetwork } from '../docker/network.ts';
 import { TopologyWatcher } from './topology.ts';
 
 /** Runs inside a network namespace of its own; `network.test.ts` makes it and starts this. */
@@ -16,6 +16,8 @@ const shop: DockerNetwork = {
   internal: true,
   interface: 'br-0123456789ab',
   subnets: ['10.8.1.0/24', 'fd00:8::/64'],
+  gateway: undefined,
+  hostReachable: true,
 };
 
 function addBridge(name: string, address: string): void {

@@ -13,7 +13,7 @@ import { unless } from '../../test/support/needs.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { BridgeNameServers, type NameServer } from './bridge-name-servers.ts';
 import { defaultInterface, sourceOfRoute } from './default-address.ts';
-import type { DockerNetwork } from './docker-network.ts';
+import type { DockerNetwork } from '../docker/network.ts';
 import { parseInterfaces, rangeAround } from './interfaces.ts';
 import { topologyOf } from './topology.ts';
 
@@ -81,6 +81,8 @@ t.test('the picture follows what Docker says of its networks', async (t) => {
     internal: false,
     interface: name,
     subnets: ['10.8.1.0/24'],
+    gateway: undefined,
+    hostReachable: true,
     ...more,
   });
   const pictured = (networks: DockerNetwork[]) =>

@@ -6,7 +6,7 @@ import { Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import { inRange, parseIpv4Range } from '../../src/model/address.ts';
 import { type Bridge, emptyTopology, type Topology } from '../../src/model/topology.ts';
-import type { DockerNetwork } from './docker-network.ts';
+import type { DockerNetwork } from '../docker/network.ts';
 import { type HostInterface, rangeAround, readInterfaces } from './interfaces.ts';
 
 const everyMs = 5000;
@@ -122,7 +122,7 @@ export function topologyOf(interfaces: readonly HostInterface[], networks: reado
   const addresses = new Set(interfaces.flatMap((entry) => entry.addresses.map(({ address }) => address)));
   const bridges =
     networks.length > 0
-      ? networks.flatMap((network) => dockerBridge(network, byName.get(network.interface)))
+      ? networks.flatMap((network) => dockerBridge(network, byName.get(network.interface ?? '')))
       : interfaces.flatMap((entry) => (entry.bridge && dockerBridgeName.test(entry.name) ? namedBridge(entry) : []));
   return { addresses, bridges: bridges.sort((a, b) => (a.interface < b.interface ? -1 : 1)) };
 }
