@@ -67,7 +67,7 @@ t.test('a service from the file is registered, resolved and linked; its failure 
 
   const resolver = await resolverOf(agent);
   t.same(await resolver.resolve4('db.mesh.internal'), ['127.0.0.1']);
-  t.same(await resolver.resolve4('db.service.mesh.internal'), ['127.0.0.1', '127.0.0.1']);
+  t.same(await resolver.resolve4('db.service.mesh.internal'), ['127.0.0.1'], 'two instances on one address are one record');
   const targets = await resolver.resolveSrv('_db._tcp.mesh.internal');
   t.same(targets.map((target) => target.port).sort(), [one.port, two.port].sort());
   t.equal((await resolver.resolveSrv('_primary._db._tcp.mesh.internal'))[0]?.port, one.port);
@@ -188,17 +188,19 @@ t.test('bad input is answered and harms nothing', async (t) => {
 
 t.test('what cannot be had is said in one line, and everything else goes on', async (t) => {
   const { port: taken } = await namedServer(t, 'taken');
+  const { port: alsoTaken } = await namedServer(t, 'also taken');
   const agent = await new Agent(t, {
     docker: { socket: '/nonexistent/docker.sock' },
     dns: { listen: ['127.0.0.1:0', `127.0.0.1:${taken}`], bridges: 'off', upstream: 'off' },
     instances: [instance('db', taken)],
-    links: [{ service: 'db', listen: `127.0.0.1:${taken}` }],
+    links: [{ service: 'db', listen: `127.0.0.1:${alsoTaken}` }],
   }).start();
   await waitFor('three conditions', async () => (await agent.json<StatusDocument>('/api/status')).todo.length >= 3);
   const status = await agent.json<StatusDocument>('/api/status');
   const words = status.todo.map((each) => `${each.message} → ${each.hint}`).join('\n');
   t.match(words, /no Docker socket at \/nonexistent\/docker\.sock/i);
   t.match(words, new RegExp(`127\\.0\\.0\\.1:${taken}.*held by node \\(pid ${process.pid}\\)`));
+  t.match(words, new RegExp(`127\\.0\\.0\\.1:${alsoTaken}.*held by node`));
   for (const each of status.todo) t.ok(each.hint.length > 5, `${each.message} has a hint`);
   t.equal((await (await resolverOf(agent)).resolve4('db.service.mesh.internal'))[0], '127.0.0.1');
   const screen = await agent.cli('status');
