@@ -212,7 +212,7 @@ export class AdminClient {
       case 'EACCES':
       case 'EPERM':
         return none(
-          `no right to open ${at} (user id ${process.getuid?.() ?? '?'})`,
+          `no right to open ${at} (user id ${process.geteuid?.() ?? '?'})`,
           'the socket is for the user that the sidecar runs as: use sudo, or --admin HOST:PORT with --token-file',
         );
       case 'ENOTSOCK':

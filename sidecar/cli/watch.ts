@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Backoff } from '../../src/base/backoff.ts';
 import type { AdminClient } from './admin-client.ts';
 import { showFailure } from './failure.ts';
+import { wrap } from './table.ts';
 import type { Terminal } from './terminal.ts';
 
 /** At most five redraws a second. */
@@ -57,6 +58,7 @@ export async function watch(
   signal: AbortSignal,
 ): Promise<void> {
   let last = await frame();
+  let told = '';
   const changed = new Wakeup();
   const screen = new Screen(terminal);
   const following = follow(client, changed, signal);
@@ -68,10 +70,16 @@ export async function watch(
       if (signal.aborted) break;
       try {
         last = await frame();
+        told = '';
         screen.draw(last);
       } catch (error) {
         if (signal.aborted) break;
-        screen.draw([...last, ` ${terminal.style.paint(showFailure(error, 'not current').line, 'red')}`]);
+        const { line } = showFailure(error, 'not current');
+        const fault = wrap(line, terminal.view().width - 1).map((part) => ` ${terminal.style.paint(part, 'red')}`);
+        // On top, where it is seen also when the frame is cut.
+        if (terminal.interactive) screen.draw([...fault, ...last]);
+        else if (told !== line) terminal.error(line);
+        told = line;
         changed.wakeIn(1000);
       }
       await sleep(leastBetweenMs, undefined, { signal }).catch(() => undefined);

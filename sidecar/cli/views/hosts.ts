@@ -1,5 +1,5 @@
 import type { HostDocument } from '../../admin/documents.ts';
-import { renderTable } from '../table.ts';
+import { renderTable, wrap } from '../table.ts';
 import type { View } from '../terminal.ts';
 import { plural } from '../words.ts';
 
@@ -29,8 +29,8 @@ export function hostLines({ hosts }: { readonly hosts: readonly HostDocument[] }
     { title: 'ID', cut: 'end', least: 16, optional: true },
   ] as const;
   const lost = hosts.filter((host) => !host.alive).length;
-  const summary = lost > 0 ? [` ${plural(lost, 'host')} lost: is the sidecar there running?`] : [];
-  return [...renderTable(columns, rows, view), ...summary];
+  const summary = lost > 0 ? wrap(`${plural(lost, 'host')} lost: is the sidecar there running?`, view.width - 1) : [];
+  return [...renderTable(columns, rows, view), ...summary.map((line) => ` ${line}`)];
 }
 
 export function compare(a: string, b: string): number {

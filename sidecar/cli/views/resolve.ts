@@ -1,5 +1,5 @@
 import type { ResolveDocument } from '../../admin/documents.ts';
-import { renderTable } from '../table.ts';
+import { renderTable, wrap } from '../table.ts';
 import type { View } from '../terminal.ts';
 import { plural } from '../words.ts';
 
@@ -39,7 +39,7 @@ export function resolveLines(document: ResolveDocument, view: View): string[] {
   } else if (answers.length === 0) {
     lines.push(` ${style.paint(style.note, 'yellow')} ${name} exists, and has no ${type} record now (NODATA)`);
   }
-  lines.push(` answered by ${server}, ${origin}`);
+  lines.push(...wrap(`answered by ${server}, ${origin}`, view.width - 1).map((line) => ` ${line}`));
   if (leftOut.length > 0) {
     lines.push(` left out: ${plural(leftOut.length, 'instance')}`);
     const rows = leftOut.map(({ id, reason }) => ({
