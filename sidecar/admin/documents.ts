@@ -7,7 +7,10 @@ export interface ErrorDocument {
   readonly error: { readonly code: string; readonly message: string; readonly hint: string };
 }
 
-export type InstanceDocument = Instance;
+export interface InstanceDocument extends Instance {
+  /** Since when it has this status, where that is known. */
+  readonly since?: string;
+}
 
 export interface HostDocument {
   readonly id: string;

@@ -1,0 +1,705 @@
+import { chmodSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
+import fc from 'fast-check';
+import t from 'tap';
+import { waitFor } from '../../test/support/wait.ts';
+import type { InstanceDocument } from '../admin/documents.ts';
+import { parseAdminAddress } from './admin-client.ts';
+import { defaultAddress } from './machine.ts';
+import { runCommandLine } from './program.ts';
+import { cutText, displayWidth, renderTable, wrap } from './table.ts';
+import { Terminal } from './terminal.ts';
+import {
+  type Answer,
+  canned,
+  cannedAnswer,
+  FakeStream,
+  fakeAdmin,
+  fakeSession,
+  temporaryFolder,
+} from './test-support.ts';
+import { bytes, grouped, safeJson, since, span } from './words.ts';
+
+type SessionOptions = NonNullable<Parameters<typeof fakeSession>[0]>;
+
+async function run(args: readonly string[], options: SessionOptions = {}) {
+  const fake = fakeSession(options);
+  const status = await runCommandLine(args, fake.session);
+  return { status, stdout: fake.stdout.text, stderr: fake.stderr.text };
+}
+
+/** Anything that a terminal would obey, line ends aside. */
+const hostileBytes = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/;
+
+t.test('tables and status in a pipe: aligned, plain, within 100 columns, what is wrong on top', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  const expected: Record<string, string> = {
+    status: `
+ web-1   up 3 d 4 h   legate 0.1.0   mesh home   10.77.0.1
+ store   embedded ok, revision 81 204, snapshot 0.2 s old
+ here    14 containers, 14 instances, 9 services, 11 links, Docker 20.10.24 ok
+ names   x 172.18.0.1:53 (bridge br-shop): port 53 is held by dnsmasq (pid 812), 240.77.0.53:53
+         (virtual address) ok, 127.0.0.1:7753 ok
+ links   virtual addresses in 240.77.0.0/16 ok
+ todo    1: containers on br-shop get no answers from 172.18.0.1:53: it is held by dnsmasq (pid 812)
+         (for 4 min, 12 times) -> set dns.bridges to off, or stop that program`,
+    hosts: `
+ HOST   ADDRESS    STATE      INSTANCES  VERSION  ID
+ web-2  10.77.0.2  lost               2  0.1.0    8899aabbccddeeff
+ web-1  10.77.0.1  this host         14  0.1.0    0011223344556677
+ 1 host lost: is the sidecar there running?`,
+    services: `
+ SERVICE  PORT      ADDRESS       USABLE  BALANCE            STATE
+ mail     25/tcp    -             0 of 1  round-robin        nothing usable: 1 lost
+ db       5432/tcp  240.77.118.4  1 of 3  least-connections  1 critical, 1 draining
+   x web-1/abc-53-udp speaks udp, the service tcp
+ web      80/tcp    -             0 of 0  random             no instances
+ cache    6379/tcp  240.77.3.9    1 of 1  round-robin        all passing
+
+ refused on this host: 1
+ x docker:shop-7f3 (shop): legate.port "54 32" is not a port (1 to 65535); correct the label and
+     run the container anew`,
+    'instances db': `
+ STATUS             ID                       ADDRESS          SINCE  SOURCE                 TAGS
+ critical           web-1/9c1f00112233-5432  172.17.0.5:5432  4 min  docker:a-c..generated
+   - connect ECONNREFUSED 172.17.0.5:5432, and then a long tail of words that nobody can read on
+     one line
+ passing, draining  web-1/db-5432            127.0.0.1:5432          file                   weight=5
+ passing            web-1/77ab00112233-5432  172.17.0.4:5432         docker:db-1            primary`,
+    links: `
+ SERVICE  ADDRESS            STATE     BACKENDS  OPEN      TOTAL  FAILED  RETRIED      IN     OUT
+ db       127.0.0.1:15432    down             0     0          0       0        0     0 B     0 B
+   x 127.0.0.1:15432 is held by postgres (pid 812)
+ mail     240.77.9.9:25      refusing         0     0          5       5        0     0 B     0 B
+   x nothing usable behind it: legate instances mail says why
+ db       240.77.118.4:5432  open             2    64        400       2        7  1.5 KB   96 MB
+   x web-1/9c1f00112233-5432 at 172.17.0.5:5432 is avoided for 7 s more: it kept failing
+   - last failure 3 s ago: 172.17.0.5:5432: connection refused
+ cache    240.77.3.9:6379    open             1    12  1 234 567       0        3  123 MB  4.3 KB`,
+  };
+  for (const [command, text] of Object.entries(expected)) {
+    const { status, stdout, stderr } = await run([...command.split(' '), '--admin', address]);
+    t.equal(stdout, `${text.slice(1)}\n`, command);
+    t.equal(status, 0);
+    t.equal(stderr, '');
+  }
+});
+
+t.test('on a terminal: colours, symbols, and never wider than it', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  for (const command of ['status', 'hosts', 'services', 'instances', 'instances db', 'links']) {
+    for (const columns of [200, 100, 90, 72, 55, 40]) {
+      const { stdout } = await run([...command.split(' '), '--admin', address], { tty: true, columns });
+      t.match(stdout, /\u001b\[3[13]m/, `${command} has red or yellow`);
+      const widest = Math.max(...stripVTControlCharacters(stdout).split('\n').map(displayWidth));
+      t.ok(widest <= Math.min(100, columns), `${command} takes ${widest} of ${columns}`);
+    }
+    for (const env of [{ NO_COLOR: '1' }, { TERM: 'dumb' }]) {
+      const { stdout } = await run([...command.split(' '), '--admin', address], { tty: true, columns: 100, env });
+      t.notMatch(stdout, /[^\n -~]/, `${command} is plain with ${JSON.stringify(env)}`);
+    }
+  }
+});
+
+t.test('status says what is wrong with the store, Docker and virtual addresses, and that all is well', async (t) => {
+  let document: object = {};
+  const { address } = await fakeAdmin(t, () => ({ json: document }));
+  const { store, docker, vip } = canned.status;
+  const cases: [change: object, expected: RegExp][] = [
+    [{ todo: [] }, / todo {4}nothing, all is well\n$/],
+    [
+      {
+        store: {
+          ...store,
+          state: 'away',
+          since: '2030-01-02T03:00:05Z',
+          problem: 'disk full',
+          snapshot: { origin: 'disk', ageMs: 61_000 },
+        },
+      },
+      / store {3}x embedded away for 4 min: disk full; snapshot 1 min old, from disk; names and links go on\n {9}from it\n/,
+    ],
+    [{ docker: { ...docker, state: 'away', problem: 'no such socket' } }, /x Docker 20\.10\.24 away: no such socket\n/],
+    [{ docker: { ...docker, state: 'off', version: null } }, /11 links, Docker off\n/],
+    [
+      { vip: { ...vip, state: 'off', reason: 'no right to change nftables' } },
+      / links {3}- no virtual addresses: no right to change nftables; consumers need `listen` addresses\n/,
+    ],
+    [{ names: [] }, / names {3}no name server is configured\n/],
+  ];
+  for (const [change, expected] of cases) {
+    document = { ...canned.status, ...change };
+    t.match((await run(['status', '--admin', address])).stdout, expected);
+  }
+  document = { host: 5 };
+  const { status, stderr } = await run(['status', '--admin', address]);
+  t.equal(status, 1);
+  t.match(stderr, /^legate status: the sidecar's answer has another form than this version knows/);
+});
+
+t.test('--json prints the document of the API, harmless and unchanged', async (t) => {
+  const hostile = { hosts: [{ name: '\u001b]0;x\u0007\u202e', list: ['\u009b31m', 'ü'] }] };
+  const { address } = await fakeAdmin(t, () => ({ json: hostile }));
+  const { stdout } = await run(['hosts', '--json', '--admin', address]);
+  t.notMatch(stdout, hostileBytes);
+  t.strictSame(JSON.parse(stdout), hostile);
+  t.strictSame(JSON.parse((await run(['--json', '--admin', address, 'hosts'])).stdout), hostile, 'wherever it stands');
+});
+
+t.test('nothing from strangers reaches the terminal raw', async (t) => {
+  const evil = '\u001b[2J\u001b]0;own\u0007\u009b31m\r\n\u202eabc\u0000\u007f';
+  const poison = (value: unknown): unknown => {
+    if (typeof value === 'string') return /^\d{4}-/.test(value) || value === 'passing' ? value : `${value}${evil}`;
+    if (Array.isArray(value)) return value.map(poison);
+    if (typeof value !== 'object' || value === null) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, poison(item)]));
+  };
+  const resolve = {
+    name: 'db',
+    type: 'A',
+    server: 's',
+    status: 'NOERROR',
+    origin: 'o',
+    additionals: [],
+    answers: [{ name: 'n', type: 'TXT', ttl: 5, data: 'd' }],
+    leftOut: [{ id: 'i', reason: 'r' }],
+  };
+  const { address } = await fakeAdmin(t, (request): Answer => {
+    if (request.method === 'POST') return { json: { instances: [`web-1/${evil}`], connections: 0 } };
+    if (request.method === 'PUT') return { json: poison(canned.instances[0]) };
+    if (request.url.includes('recurse')) {
+      const value = Buffer.from(evil).toString('base64');
+      return { json: { revision: evil, entries: [{ key: evil, revision: evil, value }] } };
+    }
+    if (request.url.startsWith('/api/kv')) return { body: evil, headers: { etag: '"5"' } };
+    if (request.url.startsWith('/api/resolve')) return { json: poison(resolve) };
+    if (request.url.startsWith('/api/instances/')) {
+      return { status: 409, json: { error: { code: 'E_CONFLICT', message: evil, hint: evil } } };
+    }
+    if (request.url === '/api/status')
+      return { json: { ...(poison(canned.status) as object), host: canned.status.host } };
+    const answer = cannedAnswer(request);
+    return 'json' in answer ? { json: poison(answer.json) } : answer;
+  });
+  const commands = [
+    ['status'],
+    ['hosts'],
+    ['services'],
+    ['instances'],
+    ['links'],
+    ['resolve', 'db'],
+    ['drain', 'db'],
+    ['undrain', 'db'],
+    ['kv', 'get', 'a'],
+    ['kv', 'list'],
+    ['kv', 'put', evil.replaceAll('\u0000', ''), 'x'],
+    ['deregister', 'web-1/x'],
+    ['deregister', `web-1/${evil}/x`],
+    [evil],
+    ['instances', `--${evil}`],
+    ['register', '-f', evil.replaceAll('\u0000', '')],
+  ];
+  for (const command of commands) {
+    const { stdout, stderr } = await run([...command, '--admin', address], {
+      tty: true,
+      columns: 100,
+      env: { NO_COLOR: '1' },
+    });
+    // Progress on standard error clears its own line.
+    const text = stdout + stderr.replaceAll('\r\u001b[K', '');
+    t.ok(text.length > 0, `${command[0]} says something`);
+    t.notMatch(text, hostileBytes, `legate ${command[0]}: ${JSON.stringify(text.slice(0, 300))}`);
+  }
+});
+
+t.test('exit statuses, and one line that says what, where, why and what to do', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  const folder = temporaryFolder(t);
+  const notHttp = await fakeAdmin(t, () => ({ body: '<html>', status: 502 }), { tcp: true });
+  const locked = await fakeAdmin(
+    t,
+    (request) =>
+      request.headers.authorization === 'Bearer right' ? { json: { hosts: [] } } : { status: 401, json: { error: {} } },
+    { tcp: true },
+  );
+  writeFileSync(join(folder, 'token'), 'right\n');
+  writeFileSync(join(folder, 'empty'), '');
+  const cases: [args: string[], status: number, stderr: RegExp][] = [
+    [
+      ['status', '--admin', `unix:${folder}/none.sock`],
+      3,
+      /^legate status: no sidecar at unix:\S+: there is no such socket; is it running\? Start it with legate agent -c FILE, or name its address with --admin\n$/,
+    ],
+    [
+      ['kv', 'get', 'a', '--admin', `${folder}/token`],
+      3,
+      /^legate kv get: no sidecar at unix:\S+: nobody listens there any more; is it running/,
+    ],
+    [['status', '--admin', '127.0.0.1:1'], 3, /^legate status: no sidecar at 127\.0\.0\.1:1: nobody listens/],
+    [
+      ['instances', 'nope', '--admin', notHttp.address],
+      1,
+      /does not speak as a sidecar does: it answered with status 502/,
+    ],
+    [
+      ['services', '--admin', '10.0.0.1:7710'],
+      2,
+      /^legate services: --admin 10\.0\.0\.1:7710 is beyond loopback: not yet/,
+    ],
+    [['services', '--admin', '127.x.example:7710'], 2, /is beyond loopback/],
+    [['services', '--admin', 'nonsense'], 2, /is neither unix:\/path nor host:port/],
+    [['hosts', '--admin', locked.address], 1, /wants a token; name its file with --token-file/],
+    [['hosts', '--admin', locked.address, '--token-file', join(folder, 'empty')], 1, /does not hold a token/],
+    [
+      ['hosts', '--admin', locked.address, '--token-file', join(folder, 'none')],
+      1,
+      /cannot be read \(ENOENT.*admin\.token in the data_dir/,
+    ],
+    [['hosts', '--admin', locked.address, '--token-file', join(folder, 'token')], 0, /^$/],
+    [
+      ['kv', 'get', 'a', '--admin', address],
+      1,
+      /^legate kv get: there is no \/api\/kv\/a; legate services lists them\n$/,
+    ],
+    [['statu'], 2, /^legate: unknown command 'statu'; did you mean status\?; legate -h shows how it is used\n$/],
+    [['kv', 'gte', 'a'], 2, /^legate kv: unknown command 'gte'; did you mean get\?/],
+    [['status', '--jsn'], 2, /^legate status: unknown option '--jsn'; did you mean --json\?; legate status -h/],
+    [['resolve'], 2, /^legate resolve: missing required argument 'name'/],
+    [['init', '-c', 'x'], 2, /^legate init: this command is not yet in this version/],
+    [['drain'], 2, /name an instance or a service, or give --host/],
+    [['drain', 'db', '--host'], 2, /and not both/],
+    [['drain', 'db', '--timeout', 'soon'], 2, /--timeout "soon" is not a duration/],
+    [['kv', 'put', 'a', 'b', '--lease-ttl', '5s'], 2, /--lease-ttl is not yet/],
+    [['kv', 'get', '../x'], 2, /is not a key/],
+    [['deregister', '../x', '--admin', address], 2, /is not an id/],
+    [['kv'], 2, /^Usage: legate kv/],
+    [[], 2, /^Usage: legate/],
+    [['--version'], 0, /^$/],
+    [['drain', '-h'], 0, /^$/],
+  ];
+  for (const [args, expected, line] of cases) {
+    const { status, stderr } = await run(args);
+    t.equal(status, expected, args.join(' '));
+    t.match(stderr, line, args.join(' '));
+    if (!/^Usage/.test(stderr)) t.ok(stderr.trimEnd().split('\n').length === 1, 'one line');
+  }
+  const json = await run(['status', '--json', '--admin', `unix:${folder}/none.sock`]);
+  t.match(JSON.parse(json.stderr), { error: { code: 'E_UNREACHABLE', hint: /legate agent/ } });
+  const debug = await run(['status', '--admin', `unix:${folder}/none.sock`], { env: { LEGATE_LOG_LEVEL: 'debug' } });
+  t.match(debug.stderr, /\n {4}at /, 'the stack only at log level debug');
+  const byVariable = await run(['hosts'], {
+    env: { LEGATE_ADMIN: locked.address, LEGATE_TOKEN_FILE: join(folder, 'token') },
+  });
+  t.equal(byVariable.status, 0, byVariable.stderr);
+});
+
+t.test('a sidecar that goes away in the middle of an answer is not taken for an answer', async (t) => {
+  const admin = await fakeAdmin(t, async () => {
+    void admin.close();
+    return new Promise<Answer>(() => undefined);
+  });
+  const { status, stderr } = await run(['status', '--admin', admin.address]);
+  t.equal(status, 3);
+  t.match(stderr, /went away before it answered/);
+});
+
+t.test('every command has help with two or three examples', async (t) => {
+  const names = ['', 'agent', 'hosts', 'services', 'instances', 'links', 'status', 'resolve', 'register', 'deregister'];
+  names.push(
+    'drain',
+    'undrain',
+    'kv',
+    'kv get',
+    'kv put',
+    'kv delete',
+    'kv list',
+    'kv watch',
+    'config',
+    'config check',
+    'config options',
+  );
+  for (const name of names) {
+    const { status, stdout } = await run([...name.split(' ').filter((word) => word !== ''), '-h']);
+    t.equal(status, 0, name);
+    const [, list = ''] = stdout.split('\nExamples:\n');
+    const lines = list.trimEnd().split('\n');
+    t.ok(lines.length >= 2 && lines.length <= 3, `${name}: ${lines.length} examples`);
+    for (const line of lines) t.match(line, /legate/, line);
+    t.ok(Math.max(...stdout.split('\n').map((line) => line.length)) <= 100, `${name} fits 100 columns`);
+  }
+});
+
+t.test('resolve shows the answer, its origin and what was left out', async (t) => {
+  const record = { name: 'db.service.mesh.internal', type: 'A', ttl: 5, data: '172.17.0.4' };
+  let document: object = {};
+  const admin = await fakeAdmin(t, () => ({ json: document }));
+  const base = {
+    name: record.name,
+    type: 'A',
+    server: '127.0.0.1:7753',
+    origin: 'snapshot of 0.3 s ago',
+    additionals: [],
+    leftOut: [],
+  };
+  const cases: [change: object, status: number, lines: string[]][] = [
+    [
+      { status: 'NOERROR', answers: [record], leftOut: [{ id: 'web-1/db-2', reason: 'critical' }] },
+      0,
+      [
+        ' NAME                      TYPE  TTL  ANSWER',
+        ' db.service.mesh.internal  A     5 s  172.17.0.4',
+        ' answered by 127.0.0.1:7753, snapshot of 0.3 s ago',
+        ' left out: 1 instance',
+        ' ID          WHY',
+        ' web-1/db-2  critical',
+      ],
+    ],
+    [{ status: 'NOERROR', answers: [] }, 0, [` - ${record.name} exists, and has no A record now (NODATA)`]],
+    [{ status: 'NXDOMAIN', answers: [] }, 1, [` x ${record.name} A: NXDOMAIN, there is no such name`]],
+  ];
+  for (const [change, status, lines] of cases) {
+    document = { ...base, ...change };
+    const result = await run(['resolve', record.name, '--type', 'a', '--admin', admin.address]);
+    t.equal(result.status, status);
+    t.strictSame(result.stdout.split('\n').slice(0, lines.length), lines);
+  }
+  t.equal(admin.seen[0]?.url, '/api/resolve?name=db.service.mesh.internal&type=A');
+});
+
+t.test('register sends each entry as the file has it, and says what became of each', async (t) => {
+  const folder = temporaryFolder(t);
+  const file = join(folder, 'some.yaml');
+  writeFileSync(
+    file,
+    `instances:
+  - {service: db, address: 127.0.0.1, port: 5432, tags: [a], checks: [{kind: http, path: /h, interval: 1500ms}]}
+  - {service: bad, address: 10.0.0.1, port: 1, name: "x:1"}`,
+  );
+  const admin = await fakeAdmin(t, (request) => {
+    if (request.url.endsWith('/x%3A1')) {
+      return {
+        status: 409,
+        json: { error: { code: 'E_CONFLICT', message: 'it exists already', hint: 'choose another name' } },
+      };
+    }
+    return request.method === 'PUT'
+      ? { json: { ...canned.instance(JSON.parse(String(request.body))) } }
+      : cannedAnswer(request);
+  });
+  const { status, stdout, stderr } = await run(['register', '-f', file, '--admin', admin.address]);
+  t.equal(status, 1);
+  t.equal(stdout, ' ok web-1/db-5432 is registered: db at 127.0.0.1:5432, passing\n');
+  t.equal(stderr, ' x web-1/x:1: it exists already; choose another name\n');
+  const put = admin.seen.find((request) => request.method === 'PUT');
+  t.equal(put?.url, '/api/instances/web-1/db-5432');
+  t.strictSame(JSON.parse(String(put?.body)), {
+    name: 'db-5432',
+    service: 'db',
+    address: '127.0.0.1',
+    port: 5432,
+    protocol: 'tcp',
+    reach: 'host',
+    tags: ['a'],
+    meta: {},
+    weight: 1,
+    checks: [{ kind: 'http', path: '/h', rise: 2, fall: 3, interval: '1500ms', timeout: '1s' }],
+  });
+  const json = await run(['register', '-f', '-', '--json', '--admin', admin.address], {
+    stdin: '[{service: db, address: 127.0.0.1, port: 5432}]',
+  });
+  t.equal(json.status, 0);
+  t.match(JSON.parse(json.stdout), { registered: [{ id: 'web-1/db-5432' }], failed: [] });
+
+  const faulty = await run(['register', '-f', '-'], { stdin: '- {service: db, address: 127.0.0.1, port: x}' });
+  t.equal(faulty.status, 2);
+  t.equal(
+    faulty.stderr,
+    'standard input:1:43: instances[0].port: "x" is not a port (1 to 65535)\n1 fault, nothing registered.\n',
+  );
+  t.equal((await run(['register', '-f', join(folder, 'none')])).status, 2);
+
+  for (const id of ['web-1/db-5432', 'db-5432']) {
+    const result = await run(['deregister', id, '--admin', admin.address]);
+    t.equal(admin.seen.at(-1)?.url, '/api/instances/web-1/db-5432', result.stderr);
+    t.equal(admin.seen.at(-1)?.method, 'DELETE');
+  }
+});
+
+t.test('drain waits until the last connection has ended, and knows when it does not', async (t) => {
+  let left = 2;
+  let draining = true;
+  const admin = await fakeAdmin(t, (request): Answer => {
+    if (request.url === '/api/instances')
+      return { json: { instances: canned.instances.map((one) => ({ ...one, draining })) } };
+    return { json: { instances: ['web-1/db-5432'], connections: Math.max(0, left--) } };
+  });
+  const go = (args: string[], options: SessionOptions = {}) => run([...args, '--admin', admin.address], options);
+  const done = await go(['drain', 'db']);
+  t.equal(done.status, 0);
+  t.match(
+    done.stdout,
+    /^ ok web-1\/db-5432 takes no new connections\n ok the last connection has ended, after 0\.\d s\n$/,
+  );
+  t.strictSame(JSON.parse(String(admin.seen[0]?.body)), { service: 'db' });
+
+  left = 1e9;
+  const late = await go(['drain', 'web-1/db-5432', '--timeout', '0s']);
+  t.equal(late.status, 1);
+  t.match(late.stdout, /x 1 000 000 000 connections still run after 0 s; the draining goes on\n$/);
+  t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), { id: 'web-1/db-5432' });
+
+  draining = false;
+  const ordersBefore = admin.seen.filter((request) => request.method === 'POST').length;
+  t.match(await go(['drain', '--host', '--json']), { status: 1, stdout: /"connections"/ });
+  t.equal(
+    admin.seen.filter((request) => request.method === 'POST').length,
+    ordersBefore + 1,
+    'an undrain is not overridden',
+  );
+
+  left = 0;
+  t.match(await go(['undrain', '--host']), { status: 0, stdout: ' ok web-1/db-5432 takes new connections again\n' });
+  t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), { host: true, undrain: true });
+
+  left = 1e9;
+  draining = true;
+  const fake = fakeSession({ tty: true, columns: 100 });
+  t.teardown(fake.interrupt);
+  const waiting = runCommandLine(['drain', 'db', '--admin', admin.address], fake.session);
+  await waitFor('progress', () => /\r\u001b\[K {1}[\d ]+ connections left after 1(\.\d)? s/.test(fake.stderr.text));
+  fake.interrupt();
+  t.equal(await waiting, 1);
+  t.match(fake.stdout.text, /not waited for: [\d ]+ connections still run/);
+});
+
+t.test('kv: bytes are bytes, revisions are compared by the sidecar', async (t) => {
+  const store = new Map<string, Buffer>();
+  const admin = await fakeAdmin(t, (request): Answer => {
+    const url = new URL(request.url, 'http://x');
+    const key = decodeURIComponent(url.pathname.slice('/api/kv/'.length));
+    if (url.searchParams.has('recurse')) {
+      const entries = [...store].map(([name, value]) => ({
+        key: name,
+        value: value.toString('base64'),
+        revision: '9',
+      }));
+      return { json: { revision: '9', entries } };
+    }
+    if (url.searchParams.get('cas') === '41') {
+      return {
+        status: 409,
+        json: { error: { code: 'E_CONFLICT', message: 'it is not at that revision any more', hint: 'read it again' } },
+      };
+    }
+    if (request.method === 'PUT') store.set(key, request.body);
+    if (request.method === 'DELETE') store.delete(key);
+    if (request.method !== 'GET') return { json: { key, revision: '9' } };
+    const value = store.get(key);
+    if (value === undefined)
+      return { status: 404, json: { error: { code: 'E_NOT_FOUND', message: 'there is no such key', hint: '' } } };
+    return { body: value, headers: { etag: '"9"' } };
+  });
+  const go = (args: string[], options: SessionOptions = {}) => run(['kv', ...args, '--admin', admin.address], options);
+  t.match(await go(['put', 'app/a b?ü#%', '-'], { stdin: 'line\n' }), {
+    status: 0,
+    stdout: ' ok app/a b?ü#% is written, revision 9\n',
+  });
+  t.equal(admin.seen.at(-1)?.url, '/api/kv/app/a%20b%3F%C3%BC%23%25');
+  t.match(await go(['get', 'app/a b?ü#%']), { status: 0, stdout: 'line\n' });
+  const binary = Buffer.from([0, 255, 27, 10]);
+  store.set('blob', binary);
+  t.equal((await go(['get', 'blob'])).stdout, binary.toString('latin1'), 'a pipe gets the very bytes');
+  t.match(await go(['get', 'blob'], { tty: true }), {
+    status: 1,
+    stdout: '',
+    stderr: /4 B that are no text; send it to a file/,
+  });
+  t.strictSame(JSON.parse((await go(['get', 'blob', '--json'])).stdout), {
+    key: 'blob',
+    value: binary.toString('base64'),
+    revision: '9',
+  });
+  t.match(await go(['list']), {
+    stdout:
+      ' KEY          REVISION  SIZE  VALUE\n app/a b?ü#%         9   5 B  line\\n\n blob                9   4 B  (no text)\n',
+  });
+  t.match(await go(['put', 'x', 'y', '--cas', '41']), {
+    status: 1,
+    stderr: /^legate kv put: it is not at that revision any more; read it again\n$/,
+  });
+  t.match(await go(['delete', 'blob', '--json']), { status: 0 });
+  t.match(await go(['get', 'blob']), { status: 1, stderr: /there is no such key/ });
+
+  const fake = fakeSession();
+  t.teardown(fake.interrupt);
+  const watching = runCommandLine(['kv', 'watch', 'blob', '--admin', admin.address], fake.session);
+  await waitFor('absence', () => fake.stdout.text === ' blob  is absent\n');
+  store.set('blob', Buffer.from('new'));
+  await waitFor('the new value', () => fake.stdout.text.endsWith(' blob  revision 9, 3 B: new\n'));
+  fake.interrupt();
+  t.equal(await watching, 0);
+});
+
+t.test(
+  '--watch redraws in place after a change, survives the sidecar, and leaves the terminal as it was',
+  async (t) => {
+    let instances: readonly InstanceDocument[] = canned.instances.slice(0, 1);
+    const socketPath = join(temporaryFolder(t), 'admin.sock');
+    const answer = (): Answer => ({ json: { instances } });
+    const admin = await fakeAdmin(t, answer, { socketPath });
+    const fake = fakeSession({ tty: true, columns: 100, rows: 6 });
+    t.teardown(fake.interrupt);
+    const watching = runCommandLine(['instances', 'db', '--watch', '--admin', admin.address], fake.session);
+    const since = (from: number): string => fake.stdout.text.slice(from);
+    await waitFor('the first frame', () => fake.stdout.text.includes('77ab00112233'));
+    const first = fake.stdout.text.length;
+    instances = canned.instances;
+    admin.change();
+    await waitFor('the second frame', () => since(first).includes('9c1f00112233'));
+    t.match(since(first), /^\u001b\[2A\r/, 'goes up by the lines of the frame before');
+    t.notMatch(since(first), '\u001b[2J', 'never clears the screen');
+    t.match(since(first), ' 2 more lines\u001b[K\n', 'what does not fit is counted');
+    const second = fake.stdout.text.length;
+    await admin.close();
+    await waitFor('the fault to be shown', () => /not current: .*(no sidecar at|went away)/.test(since(second)), {
+      timeoutMs: 20_000,
+    });
+    const third = fake.stdout.text.length;
+    await fakeAdmin(t, answer, { socketPath });
+    await waitFor('recovery', () => since(third).includes('9c1f00112233'), { timeoutMs: 20_000 });
+    fake.interrupt();
+    t.equal(await watching, 0);
+    t.ok(fake.stdout.text.endsWith('\u001b[?7h\u001b[?25h'), 'the cursor is back');
+  },
+);
+
+t.test('--watch in a pipe prints a frame a change; with --json one line a document', async (t) => {
+  let count = 1;
+  const admin = await fakeAdmin(t, () => ({ json: { hosts: canned.hosts.slice(0, count) } }));
+  const fake = fakeSession();
+  t.teardown(fake.interrupt);
+  const watching = runCommandLine(['hosts', '--json', '--watch', '--admin', admin.address], fake.session);
+  await waitFor('the first line', () => fake.stdout.text.endsWith('\n'));
+  count = 2;
+  await waitFor('the second line', () => {
+    admin.change();
+    return fake.stdout.text.split('\n').length === 3;
+  });
+  fake.interrupt();
+  t.equal(await watching, 0);
+  const documents = fake.stdout.text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { hosts: unknown[] });
+  t.strictSame(
+    documents.map((document) => document.hosts.length),
+    [1, 2],
+  );
+  t.equal((await run(['status', '--watch', '--admin', 'unix:/nope'])).status, 3, 'the first failure ends it');
+});
+
+t.test('words for people', async (t) => {
+  const spans: [ms: number, text: string][] = [
+    [-5, '0 s'],
+    [210, '0.2 s'],
+    [9999, '10 s'],
+    [59_999, '59 s'],
+    [60_000, '1 min'],
+    [12_000_000, '3 h 20 min'],
+    [86_400_000, '1 d'],
+    [273_600_000, '3 d 4 h'],
+    [Number.NaN, '?'],
+  ];
+  for (const [ms, text] of spans) t.equal(span(ms), text);
+  t.equal(since('garbage', 0), '?');
+  for (const [count, text] of [
+    [0, '0 B'],
+    [999, '999 B'],
+    [999_999, '1.0 MB'],
+    [123_456_789, '123 MB'],
+    [4321, '4.3 KB'],
+  ] as const) {
+    t.equal(bytes(count), text);
+  }
+  t.equal(grouped('81204'), '81 204');
+  t.equal(grouped('1234'), '1234');
+  t.equal(grouped('9f8c12345'), '9f8c12345');
+  t.equal(safeJson({ a: '\u009b\u001b' }, 0), '{"a":"\\u009b\\u001b"}');
+});
+
+t.test('tables never exceed their width, whatever is in them', async (t) => {
+  const { style } = new Terminal({
+    stdout: new FakeStream({ tty: true }),
+    stderr: new FakeStream(),
+    env: {},
+    nowMs: () => 0,
+  });
+  t.equal(displayWidth('日本🎉é'), 7);
+  t.equal(cutText('abcdefghij', 5, 'middle', style), 'ab…ij');
+  t.equal(cutText('日本語日本語', 6, 'end', style), '日本…');
+  t.strictSame(wrap('aaa bbb cccccccccc', 5), ['aaa', 'bbb', 'ccccc', 'ccccc']);
+  const text = fc.oneof(
+    fc.string(),
+    fc.string({ unit: 'grapheme' }),
+    fc.constantFrom('a'.repeat(200), '日'.repeat(80), ''),
+  );
+  const run = fc.property(
+    fc.array(fc.tuple(text, text, text), { maxLength: 5 }),
+    fc.integer({ min: 40, max: 100 }),
+    (rows, width) => {
+      const lines = renderTable(
+        [{ title: 'A', cut: 'middle', least: 30 }, { title: 'B' }, { title: 'LONG TITLE', optional: true }],
+        rows.map((cells) => ({ cells, below: [cells[0]] })),
+        { style: { ...style, paint: (painted) => painted }, width, nowMs: 0 },
+      );
+      for (const line of lines)
+        if (displayWidth(line) > width) throw new Error(`${displayWidth(line)} > ${width}: ${line}`);
+    },
+  );
+  t.doesNotThrow(() => fc.assert(run, { numRuns: 500 }));
+});
+
+t.test('addresses', async (t) => {
+  t.match(parseAdminAddress('unix:/run/x.sock'), { socketPath: '/run/x.sock', text: 'unix:/run/x.sock' });
+  t.match(parseAdminAddress('/run/x.sock'), { socketPath: '/run/x.sock' });
+  t.match(parseAdminAddress('localhost:7710'), { socketPath: undefined, origin: 'http://localhost:7710' });
+  t.match(parseAdminAddress('[::1]:7710'), { origin: 'http://[::1]:7710' });
+  for (const bad of ['', 'unix:', 'x', '127.0.0.1', '127.0.0.1:0', '127.0.0.1:70000', '[x]:1', 'http://127.0.0.1:1']) {
+    t.throws(() => parseAdminAddress(bad), { code: 'E_USAGE' }, bad);
+  }
+  const routes = `Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask
+eth1\t00000000\t0100000A\t0003\t0\t0\t200\t00000000\t0\t0\t0
+eth0\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth0\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0`;
+  const info = (address: string, internal = false) => ({
+    address,
+    family: 'IPv4' as const,
+    internal,
+    netmask: '',
+    mac: '',
+    cidr: null,
+  });
+  const interfaces = {
+    lo: [info('127.0.0.1', true)],
+    docker0: [info('172.17.0.1')],
+    eth1: [info('10.0.1.1')],
+    eth0: [info('10.0.0.1')],
+  };
+  t.equal(defaultAddress(routes, interfaces), '10.0.0.1', 'the lower metric');
+  t.equal(defaultAddress('', interfaces), '10.0.1.1', 'without a route the first that is not virtual');
+  t.throws(() => defaultAddress('', { lo: interfaces.lo, docker0: interfaces.docker0 }), { code: 'E_CONFIG' });
+});
+
+t.test('a socket of another user says so', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  chmodSync(address.slice('unix:'.length), 0o000);
+  // Root may open any socket: for a moment this process is nobody.
+  const root = process.geteuid?.() === 0;
+  if (root) process.seteuid?.(65534);
+  const { status, stderr } = await run(['status', '--admin', address]).finally(() => {
+    if (root) process.seteuid?.(0);
+  });
+  t.equal(status, 3);
+  t.match(stderr, /no right to open unix:\S+ \(user id \d+\); the socket is for the user.*use sudo/);
+});

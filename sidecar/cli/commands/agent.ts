@@ -1,0 +1,78 @@
+import { hostname } from 'node:os';
+import { Option } from 'commander';
+import type { Config } from '../../../src/config/config.ts';
+import { type LoadResult, loadConfig } from '../../../src/config/load.ts';
+import { optionDocuments } from '../../../src/config/options-document.ts';
+import { exitStatus, showFailure } from '../failure.ts';
+import { defaultAddress } from '../machine.ts';
+import { type CommandTools, examples, type GlobalOptions, type Session } from '../session.ts';
+import { readConfigFile } from './config.ts';
+import { printFaults } from './input.ts';
+
+/** `legate agent`: reads the configuration and hands over to the daemon, which is loaded only then. */
+export function addAgentCommand({ program, session, register }: CommandTools): void {
+  const command = program
+    .command('agent')
+    .description('runs the sidecar in the foreground; SIGTERM drains and leaves, SIGHUP reloads the file')
+    .option('-c, --config <file>', 'the configuration, YAML')
+    .addHelpText(
+      'after',
+      examples(
+        'legate agent -c legate.yaml',
+        'legate agent --dns-listen 127.0.0.1:53',
+        'LEGATE_LOG_LEVEL=debug legate agent',
+      ),
+    )
+    .optionsGroup('Configuration, as in the file (legate config options tells more):');
+  const keys = new Map<string, string>();
+  for (const { key, flag, type, doc, default: text, available } of optionDocuments()) {
+    const value = type === 'true or false' ? '[true or false]' : '<value>';
+    const shown = text === '' ? '' : ` (default: ${text})`;
+    const option = new Option(`${flag} ${value}`, `${doc}${available ? '' : ' (not yet)'}${shown}`);
+    keys.set(option.attributeName(), key);
+    command.addOption(option);
+  }
+  register<GlobalOptions & { config?: string }>(command, async (options) => {
+    const flags: Record<string, string> = {};
+    for (const [attribute, text] of Object.entries(options)) {
+      const key = keys.get(attribute);
+      // A flag of true or false may stand alone.
+      if (key !== undefined) flags[key] = String(text);
+    }
+    return startAgent(session, options.config, flags);
+  });
+}
+
+async function startAgent(
+  session: Session,
+  configFile: string | undefined,
+  flags: Record<string, string>,
+): Promise<number> {
+  const { terminal } = session;
+  const tell = (result: Extract<LoadResult, { faults: unknown }>, consequence: string): void =>
+    printFaults((line) => terminal.error(line), result.faults, result.count, consequence);
+  const load = (): LoadResult =>
+    loadConfig({
+      ...(configFile === undefined ? {} : { file: readConfigFile(configFile) }),
+      env: session.env,
+      flags,
+      defaults: { hostname: hostname(), advertise: defaultAddress },
+    });
+  const first = load();
+  if ('faults' in first) {
+    tell(first, 'nothing started.');
+    return exitStatus.usage;
+  }
+  const reload = (): Config | undefined => {
+    try {
+      const next = load();
+      if ('config' in next) return next.config;
+      tell(next, 'the running configuration stays.');
+    } catch (error) {
+      terminal.error(`${showFailure(error, 'legate agent').line}; the running configuration stays`);
+    }
+    return undefined;
+  };
+  const { runAgent } = await import('../../agent.ts');
+  return runAgent(first.config, { configFile, reload });
+}

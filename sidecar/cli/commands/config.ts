@@ -1,0 +1,65 @@
+import { readFileSync, statSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { describeError, LegateError } from '../../../src/base/errors.ts';
+import { printable } from '../../../src/base/text.ts';
+import { loadConfig } from '../../../src/config/load.ts';
+import { optionDocuments, optionsText } from '../../../src/config/options-document.ts';
+import { treeLimits } from '../../../src/config/tree.ts';
+import { exitStatus } from '../failure.ts';
+import { defaultAddress } from '../machine.ts';
+import { type CommandTools, examples, type GlobalOptions, printJson } from '../session.ts';
+import { printFaults } from './input.ts';
+
+/** Reads a configuration file. What is over the limit is refused before it is read. */
+export function readConfigFile(path: string): { readonly path: string; readonly text: string } {
+  try {
+    const size = statSync(path).size;
+    if (size > treeLimits.bytes) throw new Error(`${size} bytes are over the limit of ${treeLimits.bytes}`);
+    return { path, text: readFileSync(path, 'utf8') };
+  } catch (error) {
+    throw new LegateError('E_CONFIG', `${printable(path)} cannot be read (${describeError(error)})`, { cause: error });
+  }
+}
+
+export function addConfigCommands({ program, session, register }: CommandTools): void {
+  const config = program
+    .command('config')
+    .description('checks a configuration file, or lists the options')
+    .addHelpText('after', examples('legate config check legate.yaml', 'legate config options'));
+
+  const check = config.command('check').description('prints every fault of a configuration file').argument('<file>');
+  check.addHelpText('after', examples('legate config check legate.yaml', 'legate config check legate.yaml --json'));
+  register<GlobalOptions>(check, async (options, path = '') => {
+    const { terminal } = session;
+    const file = readConfigFile(path);
+    // The file alone is checked; whether this machine has a route is not its fault.
+    const result = loadConfig({
+      file,
+      env: {},
+      flags: {},
+      defaults: { hostname: hostname(), advertise: addressOrLoopback },
+    });
+    const faults = 'faults' in result ? result.faults : [];
+    const count = 'faults' in result ? result.count : 0;
+    if (options.json) printJson(terminal, { file: path, count, faults });
+    else if (count === 0) terminal.lines([`${printable(path)}: no faults`]);
+    else printFaults((line) => terminal.lines([line]), faults, count, 'it would not start.');
+    return count === 0 ? exitStatus.done : exitStatus.usage;
+  });
+
+  const list = config.command('options').description('prints the table of options: key, type, default, flag, variable');
+  list.addHelpText('after', examples('legate config options', "legate config options --json | jq -r '.options[].key'"));
+  register<GlobalOptions>(list, async (options) => {
+    if (options.json) printJson(session.terminal, { options: optionDocuments() });
+    else session.terminal.write(optionsText());
+    return exitStatus.done;
+  });
+}
+
+function addressOrLoopback(): string {
+  try {
+    return defaultAddress();
+  } catch {
+    return '127.0.0.1';
+  }
+}

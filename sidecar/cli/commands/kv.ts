@@ -1,0 +1,212 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isLegateError, LegateError } from '../../../src/base/errors.ts';
+import { printable } from '../../../src/base/text.ts';
+import type { KvListDocument } from '../../admin/documents.ts';
+import type { AdminClient, RawAnswer } from '../admin-client.ts';
+import { exitStatus } from '../failure.ts';
+import {
+  type CommandTools,
+  examples,
+  type GlobalOptions,
+  printJson,
+  renderDocument,
+  type Session,
+  withClient,
+} from '../session.ts';
+import { renderTable } from '../table.ts';
+import type { View } from '../terminal.ts';
+import { bytes, safeJson } from '../words.ts';
+import { readInputBytes } from './input.ts';
+
+const watchPollMs = 500;
+
+interface CasOptions extends GlobalOptions {
+  readonly cas?: string;
+  readonly leaseTtl?: string;
+}
+
+/** The users' own keys in the store. */
+export function addKvCommands({ program, session, register }: CommandTools): void {
+  const kv = program
+    .command('kv')
+    .description("reads and writes the users' own keys in the store")
+    .addHelpText('after', examples('legate kv put app/colour blue', 'legate kv get app/colour', 'legate kv list app/'));
+
+  const get = kv.command('get').description("prints a key's value, byte for byte").argument('<key>');
+  get.addHelpText(
+    'after',
+    examples('legate kv get app/colour', 'legate kv get app/blob > blob', 'legate kv get app/colour --json'),
+  );
+  register<GlobalOptions>(get, async (options, key = '') => {
+    const answer = await withClient(session, options, (client) => client.raw(keyPath(key)));
+    if (options.json) printJson(session.terminal, entryOf(key, answer));
+    else writeValue(session, key, answer.body);
+    return exitStatus.done;
+  });
+
+  const put = kv
+    .command('put')
+    .description('writes a key')
+    .argument('<key>')
+    .argument('<value>', 'the value; - reads standard input')
+    .option('--cas <revision>', 'only if the key is still at this revision; 0: only if it is absent')
+    .option('--lease-ttl <duration>', 'not yet in this version')
+    .addHelpText(
+      'after',
+      examples(
+        'legate kv put app/colour blue',
+        'legate kv put app/blob - < blob',
+        'legate kv put app/colour green --cas 42',
+      ),
+    );
+  register<CasOptions>(put, async (options, key = '', value = '') => {
+    if (options.leaseTtl !== undefined) throw new LegateError('E_USAGE', '--lease-ttl is not yet in this version');
+    const body = value === '-' ? await readInputBytes(session.stdin) : Buffer.from(value);
+    const path = keyPath(key) + casQuery(options);
+    const call = { method: 'PUT', body, contentType: 'application/octet-stream' } as const;
+    const answer = await withClient(session, options, (client) => client.raw(path, call));
+    reportWrite(session, options, key, answer, 'is written');
+    return exitStatus.done;
+  });
+
+  const remove = kv.command('delete').description('deletes a key').argument('<key>');
+  remove.option('--cas <revision>', 'only if the key is still at this revision');
+  remove.addHelpText('after', examples('legate kv delete app/colour', 'legate kv delete app/colour --cas 42'));
+  register<CasOptions>(remove, async (options, key = '') => {
+    const path = keyPath(key) + casQuery(options);
+    const answer = await withClient(session, options, (client) => client.raw(path, { method: 'DELETE' }));
+    reportWrite(session, options, key, answer, 'is deleted');
+    return exitStatus.done;
+  });
+
+  const list = kv.command('list').description('lists the keys that begin with a prefix').argument('[prefix]', '', '');
+  list.addHelpText(
+    'after',
+    examples('legate kv list', 'legate kv list app/', "legate kv list --json | jq -r '.entries[].key'"),
+  );
+  register<GlobalOptions>(list, async (options, prefix = '') => {
+    const { terminal } = session;
+    const path = `${prefix === '' ? '/api/kv/' : keyPath(prefix)}?recurse=1`;
+    const document = await withClient(session, options, (client) => client.json<KvListDocument>(path));
+    if (options.json) printJson(terminal, document);
+    else terminal.lines(renderDocument(document, listLines, terminal.view()));
+    return exitStatus.done;
+  });
+
+  const watch = kv.command('watch').description('prints a key whenever it changes, until Ctrl-C').argument('<key>');
+  watch.addHelpText('after', examples('legate kv watch app/colour', 'legate kv watch app/colour --json'));
+  register<GlobalOptions>(watch, async (options, key = '') => {
+    await withClient(session, options, (client) => watchKey(session, options, client, key));
+    return exitStatus.done;
+  });
+}
+
+function keyPath(key: string): string {
+  const parts = key.split('/');
+  if (key === '' || parts.some((part) => part === '.' || part === '..')) {
+    throw new LegateError('E_USAGE', `"${printable(key)}" is not a key: it is empty, or a part of it is "." or ".."`);
+  }
+  // A lone surrogate has no encoding.
+  return `/api/kv/${parts.map((part) => encodeURIComponent(Buffer.from(part).toString())).join('/')}`;
+}
+
+function casQuery({ cas }: CasOptions): string {
+  return cas === undefined ? '' : `?${new URLSearchParams({ cas }).toString()}`;
+}
+
+function entryOf(key: string, { body, revision }: RawAnswer): object {
+  return { key, value: body.toString('base64'), revision };
+}
+
+/** Raw bytes go to a pipe or file only: on a terminal they could be commands to it. */
+function writeValue({ terminal }: Session, key: string, value: Buffer): void {
+  if (!terminal.interactive) {
+    terminal.write(value);
+    return;
+  }
+  const text = textOf(value);
+  if (text === undefined) {
+    throw new LegateError('E_INVALID', `the value of "${printable(key)}" is ${bytes(value.length)} that are no text`, {
+      hint: 'send it to a file or another command: legate kv get KEY > FILE',
+    });
+  }
+  terminal.lines(text.replace(/\n$/, '').split('\n').map(printable));
+}
+
+function textOf(value: Buffer): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(value);
+  } catch {
+    return undefined;
+  }
+}
+
+function reportWrite(
+  { terminal }: Session,
+  options: GlobalOptions,
+  key: string,
+  answer: RawAnswer,
+  what: string,
+): void {
+  let revision = answer.revision;
+  if (revision === '') {
+    try {
+      revision = String((JSON.parse(answer.body.toString('utf8')) as { revision?: unknown } | null)?.revision ?? '');
+    } catch {
+      revision = '';
+    }
+  }
+  if (options.json) printJson(terminal, { key, revision });
+  else {
+    const at = revision === '' ? '' : `, revision ${printable(revision)}`;
+    terminal.lines([` ${terminal.style.paint(terminal.style.good, 'green')} ${printable(key)} ${what}${at}`]);
+  }
+}
+
+function listLines({ entries }: KvListDocument, view: View): string[] {
+  if (entries.length === 0) return [' no keys'];
+  const columns = [
+    { title: 'KEY', cut: 'middle', least: 20 },
+    { title: 'REVISION', align: 'right' },
+    { title: 'SIZE', align: 'right' },
+    { title: 'VALUE', cut: 'end', least: 20 },
+  ] as const;
+  const rows = entries.map(({ key, value, revision }) => {
+    const content = Buffer.from(value, 'base64');
+    const text = textOf(content.subarray(0, 400));
+    return { cells: [key, revision, bytes(content.length), text === undefined ? '(no text)' : printable(text)] };
+  });
+  return renderTable(columns, rows, view);
+}
+
+async function watchKey(session: Session, options: GlobalOptions, client: AdminClient, key: string): Promise<void> {
+  const signal = session.interruption();
+  const { terminal } = session;
+  let last: string | undefined;
+  while (!signal.aborted) {
+    const answer = await readKey(client, key, signal);
+    if (signal.aborted) return;
+    const revision = answer?.revision ?? 'absent';
+    if (revision !== last) {
+      last = revision;
+      if (options.json)
+        terminal.lines([safeJson(answer === undefined ? { key, deleted: true } : entryOf(key, answer), 0)]);
+      else terminal.lines([` ${printable(key)}  ${answer === undefined ? 'is absent' : changeText(answer)}`]);
+    }
+    await sleep(watchPollMs, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+function changeText({ body, revision }: RawAnswer): string {
+  const text = textOf(body.subarray(0, 400));
+  return `revision ${revision}, ${bytes(body.length)}: ${text === undefined ? '(no text)' : printable(text)}`;
+}
+
+async function readKey(client: AdminClient, key: string, signal: AbortSignal): Promise<RawAnswer | undefined> {
+  try {
+    return await client.raw(keyPath(key), { signal });
+  } catch (error) {
+    if (signal.aborted || isLegateError(error, 'E_NOT_FOUND')) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env node
+import { runCommandLine } from './program.ts';
+import { Terminal } from './terminal.ts';
+
+/** How long what should have been closed may keep the process alive after a command's end. */
+const lingerMs = 2000;
+
+function interruption(): AbortSignal {
+  const controller = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => controller.abort());
+  return controller.signal;
+}
+
+// `legate services | head -1`: the reader has what it wanted.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+const terminal = new Terminal({
+  stdout: process.stdout,
+  stderr: process.stderr,
+  env: process.env,
+  nowMs: () => Date.now(),
+});
+process.exitCode = await runCommandLine(process.argv.slice(2), {
+  terminal,
+  env: process.env,
+  stdin: process.stdin,
+  interruption,
+});
+setTimeout(() => process.exit(), lingerMs).unref();

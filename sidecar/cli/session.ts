@@ -1,0 +1,70 @@
+import type { Command } from 'commander';
+import { LegateError } from '../../src/base/errors.ts';
+import { AdminClient, defaultAdminAddress, parseAdminAddress, readToken } from './admin-client.ts';
+import type { Terminal, View } from './terminal.ts';
+import { clean, safeJson } from './words.ts';
+
+/** What a command works with: everything from outside the process comes in here. */
+export interface Session {
+  readonly terminal: Terminal;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly stdin: AsyncIterable<Uint8Array | string>;
+  /** Aborted at Ctrl-C or SIGTERM; signals are only caught once somebody has asked for this. */
+  interruption(): AbortSignal;
+}
+
+/** The options that every command knows. */
+export interface GlobalOptions {
+  readonly admin?: string;
+  readonly tokenFile?: string;
+  readonly json?: boolean;
+}
+
+/** How a command is hooked in: what `run` gives back becomes the exit status. */
+export type Register = <O extends GlobalOptions>(
+  command: Command,
+  run: (options: O, ...args: (string | undefined)[]) => Promise<number>,
+) => void;
+
+export interface CommandTools {
+  readonly program: Command;
+  readonly session: Session;
+  readonly register: Register;
+}
+
+/** Runs `use` with a client for the sidecar that the options mean, and closes it. */
+export async function withClient<T>(
+  session: Session,
+  options: GlobalOptions,
+  use: (client: AdminClient) => Promise<T>,
+): Promise<T> {
+  const address = parseAdminAddress(options.admin ?? (session.env.LEGATE_ADMIN || defaultAdminAddress));
+  const tokenFile = options.tokenFile ?? session.env.LEGATE_TOKEN_FILE;
+  const client = new AdminClient({ address, token: tokenFile ? readToken(tokenFile) : undefined });
+  try {
+    return await use(client);
+  } finally {
+    await client.close();
+  }
+}
+
+/** A document as lines for people. A sidecar of another version may lack what this one shows: that is said as such. */
+export function renderDocument<T>(document: T, render: (document: T, view: View) => string[], view: View): string[] {
+  try {
+    return render(clean(document), view);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw new LegateError('E_INVALID', "the sidecar's answer has another form than this version knows", {
+      hint: 'compare legate --version with the version of the sidecar, or use --json',
+      cause: error,
+    });
+  }
+}
+
+export function printJson(terminal: Terminal, document: unknown): void {
+  terminal.lines([safeJson(document, 2)]);
+}
+
+export function examples(...lines: string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  ${line}`).join('\n')}`;
+}

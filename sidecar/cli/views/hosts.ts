@@ -1,0 +1,38 @@
+import type { HostDocument } from '../../admin/documents.ts';
+import { renderTable, wrap } from '../table.ts';
+import type { View } from '../terminal.ts';
+import { plural } from '../words.ts';
+
+/** Hosts, lost ones first. */
+export function hostLines({ hosts }: { readonly hosts: readonly HostDocument[] }, view: View): string[] {
+  if (hosts.length === 0) return [' no hosts are known yet'];
+  const sorted = [...hosts].sort((a, b) => Number(a.alive) - Number(b.alive) || compare(a.name, b.name));
+  const { style } = view;
+  const rows = sorted.map((host) => ({
+    cells: [
+      { text: style.rich ? (host.alive ? style.good : style.bad) : '', colour: host.alive ? 'green' : 'red' } as const,
+      host.name,
+      host.address,
+      host.alive ? (host.self ? 'this host' : 'alive') : ({ text: 'lost', colour: 'red' } as const),
+      String(host.instances),
+      host.version,
+      host.id,
+    ],
+  }));
+  const columns = [
+    { title: '' },
+    { title: 'HOST', cut: 'middle', least: 12 },
+    { title: 'ADDRESS', cut: 'middle', least: 21 },
+    { title: 'STATE' },
+    { title: 'INSTANCES', align: 'right' },
+    { title: 'VERSION', cut: 'end', optional: true },
+    { title: 'ID', cut: 'end', least: 16, optional: true },
+  ] as const;
+  const lost = hosts.filter((host) => !host.alive).length;
+  const summary = lost > 0 ? wrap(`${plural(lost, 'host')} lost: is the sidecar there running?`, view.width - 1) : [];
+  return [...renderTable(columns, rows, view), ...summary.map((line) => ` ${line}`)];
+}
+
+export function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

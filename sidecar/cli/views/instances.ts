@@ -1,0 +1,82 @@
+import type { InstanceDocument } from '../../admin/documents.ts';
+import { type Cell, cutText, renderTable } from '../table.ts';
+import type { Colour, View } from '../terminal.ts';
+import { since } from '../words.ts';
+import { compare } from './hosts.ts';
+
+const rank: Readonly<Record<string, number>> = { critical: 0, lost: 1, starting: 2, warning: 3, passing: 5 };
+const colours: Readonly<Record<string, Colour>> = {
+  critical: 'red',
+  lost: 'red',
+  starting: 'yellow',
+  warning: 'yellow',
+  passing: 'green',
+};
+
+/** Instances, those in trouble first; of several services when `withService`. */
+export function instanceLines(
+  { instances }: { readonly instances: readonly InstanceDocument[] },
+  view: View,
+  withService: boolean,
+): string[] {
+  if (instances.length === 0) return [' no instances'];
+  const { style } = view;
+  const sorted = [...instances].sort(
+    (a, b) => rankOf(a) - rankOf(b) || compare(a.service, b.service) || compare(a.id, b.id),
+  );
+  const rows = sorted.map((instance) => {
+    const colour = colours[instance.status] ?? 'red';
+    const usable = instance.status === 'passing' || instance.status === 'warning';
+    const symbol = usable ? (instance.draining ? style.note : style.good) : style.bad;
+    return {
+      cells: [
+        { text: style.rich ? symbol : '', colour },
+        withService ? instance.service : '',
+        { text: instance.draining ? `${instance.status}, draining` : instance.status, colour },
+        instance.id,
+        addressText(instance),
+        instance.since === undefined ? '' : since(instance.since, view.nowMs),
+        instance.source,
+        extras(instance),
+      ],
+      below: outputOf(instance, view),
+    };
+  });
+  const columns = [
+    { title: '' },
+    { title: 'SERVICE', cut: 'middle', least: 8 },
+    { title: 'STATUS' },
+    // Ids are there to be copied: they are cut only when they are very long.
+    { title: 'ID', cut: 'middle', least: 40 },
+    { title: 'ADDRESS', cut: 'middle', least: 21 },
+    { title: 'SINCE' },
+    { title: 'SOURCE', cut: 'middle', least: 12, optional: true },
+    { title: 'TAGS', cut: 'end', least: 8, optional: true },
+  ] as const;
+  return renderTable(columns, rows, view);
+}
+
+/** The last check's output: in full where it matters, else as much as fits on a line. */
+function outputOf(instance: InstanceDocument, view: View): Cell[] {
+  if (instance.output === '') return [];
+  const colour = instance.status === 'passing' ? 'dim' : colours[instance.status];
+  const line = `${view.style.note} ${instance.output}`;
+  const text = instance.status === 'passing' ? cutText(line, view.width - 5, 'end', view.style) : line;
+  return [{ text, colour }];
+}
+
+function rankOf(instance: InstanceDocument): number {
+  const status = rank[instance.status] ?? 0;
+  return status === 5 && instance.draining ? 4 : status;
+}
+
+function addressText(instance: InstanceDocument): string {
+  const host = instance.address.includes(':') ? `[${instance.address}]` : instance.address;
+  return `${host}:${instance.port}${instance.protocol === 'udp' ? '/udp' : ''}`;
+}
+
+/** Tags, and a weight that is not the usual one. */
+function extras(instance: InstanceDocument): string {
+  const tags = instance.tags.join(',');
+  return instance.weight === 1 ? tags : `${tags}${tags === '' ? '' : ' '}weight=${instance.weight}`;
+}

@@ -1,0 +1,71 @@
+import type { ServiceDocument, ServicesDocument } from '../../admin/documents.ts';
+import { renderTable, wrap } from '../table.ts';
+import type { Colour, View } from '../terminal.ts';
+import { plural } from '../words.ts';
+import { compare } from './hosts.ts';
+
+interface Judged {
+  readonly service: ServiceDocument;
+  readonly rank: number;
+  readonly colour: Colour;
+  readonly state: string;
+}
+
+/** Services, those in trouble first, then what this host refused to register and why. */
+export function serviceLines({ services, refused }: ServicesDocument, view: View): string[] {
+  const { style } = view;
+  const judged = services.map(judge).sort((a, b) => a.rank - b.rank || compare(a.service.name, b.service.name));
+  const symbols = [style.bad, style.bad, style.note, style.good];
+  const rows = judged.map(({ service, rank, colour, state }) => ({
+    cells: [
+      { text: style.rich ? (symbols[rank] ?? '') : '', colour },
+      service.name,
+      `${service.port}/${service.protocol}`,
+      service.vip ?? '-',
+      `${service.usable} of ${service.instances.length}`,
+      service.balance,
+      { text: state, colour: rank === 3 ? undefined : colour },
+    ],
+    below: service.faults.map((fault) => ({ text: `${style.bad} ${fault}`, colour: 'red' as const })),
+  }));
+  const columns = [
+    { title: '' },
+    { title: 'SERVICE', cut: 'middle', least: 12 },
+    { title: 'PORT' },
+    { title: 'ADDRESS' },
+    { title: 'USABLE', align: 'right' },
+    { title: 'BALANCE', cut: 'end', least: 17, optional: true },
+    { title: 'STATE', cut: 'end', least: 16 },
+  ] as const;
+  const table = services.length === 0 ? [' no services are registered yet'] : renderTable(columns, rows, view);
+  return [...table, ...refusalLines(refused, view)];
+}
+
+function judge(service: ServiceDocument): Judged {
+  const counts = new Map<string, number>();
+  const count = (word: string): void => void counts.set(word, (counts.get(word) ?? 0) + 1);
+  for (const instance of service.instances) {
+    if (instance.status !== 'passing') count(instance.status);
+    if (instance.draining) count('draining');
+  }
+  const troubles = [...counts].map(([word, number]) => `${number} ${word}`).join(', ');
+  if (service.instances.length === 0) return { service, rank: 2, colour: 'yellow', state: 'no instances' };
+  if (service.usable === 0)
+    return { service, rank: 0, colour: 'red', state: `nothing usable: ${troubles || 'see instances'}` };
+  if (service.faults.length > 0 || service.usable < service.instances.length) {
+    return { service, rank: 1, colour: 'yellow', state: troubles || plural(service.faults.length, 'fault') };
+  }
+  return { service, rank: 3, colour: 'green', state: troubles || 'all passing' };
+}
+
+function refusalLines(refused: ServicesDocument['refused'], view: View): string[] {
+  if (refused.length === 0) return [];
+  const { style } = view;
+  const lines = ['', ` refused on this host: ${refused.length}`];
+  for (const { source, service, reason, hint } of refused) {
+    const what = `${source}${service === undefined ? '' : ` (${service})`}: ${reason}${hint === '' ? '' : `; ${hint}`}`;
+    const [first = '', ...rest] = wrap(what, view.width - 6);
+    lines.push(` ${style.paint(style.bad, 'red')} ${first}`, ...rest.map((line) => `     ${line}`));
+  }
+  return lines;
+}
