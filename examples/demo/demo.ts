@@ -58,16 +58,16 @@ async function demonstrate(folder: string, closers: (() => Promise<void> | void)
       : new ContainerWorld(scripts, consumerOptions);
   closers.push(() => world.close());
 
-  await steps.step('starting two instances of db', async () => {
+  await steps.step('starting two instances of demo-db', async () => {
     if (world instanceof ContainerWorld) await world.makeImage();
     await Promise.all([world.startDatabase('db-1'), world.startDatabase('db-2')]);
-    await sidecar.until('two usable instances of db', (db) => db.usable === 2);
+    await sidecar.until('two usable instances of demo-db', (db) => db.usable === 2);
     return world.kind === 'containers'
-      ? 'db: 2 containers registered by label, none publishes a port'
-      : 'db: 2 processes registered by `legate register`';
+      ? 'demo-db: 2 containers registered by label, none publishes a port'
+      : 'demo-db: 2 processes registered by `legate register`';
   });
-  await steps.step('asking for db', () => askNames(server, vips));
-  const target = vips ? 'db.mesh.internal:5432' : `127.0.0.1:${linkPort}`;
+  await steps.step('asking for demo-db', () => askNames(server, vips));
+  const target = vips ? 'demo-db.mesh.internal:5432' : `127.0.0.1:${linkPort}`;
   const consumer = vips && world.kind === 'containers' ? 'a third container' : 'a client on this host';
   const dialled = vips && world.kind === 'processes' ? `${await addressOf(server)}:5432` : target;
   await steps.step(`reaching ${target}`, async () => {
@@ -89,18 +89,18 @@ async function demonstrate(folder: string, closers: (() => Promise<void> | void)
 async function askNames(server: string, vips: boolean): Promise<string> {
   const resolver = new Resolver({ timeout: 2000, tries: 1 });
   resolver.setServers([server]);
-  const addresses = await resolver.resolve4('db.mesh.internal');
-  const targets = await resolver.resolveSrv('_db._tcp.mesh.internal');
+  const addresses = await resolver.resolve4('demo-db.mesh.internal');
+  const targets = await resolver.resolveSrv('_demo-db._tcp.mesh.internal');
   observe(addresses.length > 0, 'no address');
   observe(targets.length === 2, `${targets.length} SRV records`);
   const meaning = vips ? 'one address, for ever' : "this host's listener";
-  return `db.mesh.internal → ${addresses.join(' ')} (${meaning}); SRV → ${targets.length} instances`;
+  return `demo-db.mesh.internal → ${addresses.join(' ')} (${meaning}); SRV → ${targets.length} instances`;
 }
 
 async function addressOf(server: string): Promise<string> {
   const resolver = new Resolver({ timeout: 2000, tries: 1 });
   resolver.setServers([server]);
-  return (await resolver.resolve4('db.mesh.internal'))[0] ?? '';
+  return (await resolver.resolve4('demo-db.mesh.internal'))[0] ?? '';
 }
 
 async function killUnderTraffic(sidecar: DemoSidecar, world: World, target: string): Promise<string> {
@@ -147,7 +147,7 @@ class DemoSidecar {
         docker: { expose: docker ? 'labelled' : 'off' },
         dns: { listen: ['127.0.0.1:0'], bridges: 'off' },
         admin: { listen: [`unix:${this.#socket}`] },
-        links: [{ service: 'db', listen: `127.0.0.1:${linkPort}` }],
+        links: [{ service: 'demo-db', listen: `127.0.0.1:${linkPort}` }],
       }),
     );
   }
@@ -170,7 +170,7 @@ class DemoSidecar {
   async register(name: string, port: number): Promise<void> {
     const file = join(this.#folder, `${name}.yaml`);
     const check = { kind: 'tcp', interval: '500ms', fall: 1 };
-    writeFileSync(file, stringify({ instances: [{ service: 'db', name, address: '127.0.0.1', port, checks: [check] }] }));
+    writeFileSync(file, stringify({ instances: [{ service: 'demo-db', name, address: '127.0.0.1', port, checks: [check] }] }));
     await output(process.execPath, legate, '--admin', `unix:${this.#socket}`, 'register', '-f', file);
   }
 
@@ -178,7 +178,7 @@ class DemoSidecar {
   async until(what: string, condition: (db: ServiceDocument) => boolean): Promise<void> {
     const until = performance.now() + 15_000;
     while (performance.now() < until) {
-      const db = await this.#get<ServiceDocument>('/api/services/db').catch(() => undefined);
+      const db = await this.#get<ServiceDocument>('/api/services/demo-db').catch(() => undefined);
       if (db !== undefined && condition(db)) return;
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
@@ -218,7 +218,7 @@ class DemoSidecar {
 
   async #carried(): Promise<number> {
     const { links } = await this.#get<{ links: { service: string; connections: { total: number } }[] }>('/api/links');
-    return links.filter((link) => link.service === 'db').reduce((sum, link) => sum + link.connections.total, 0);
+    return links.filter((link) => link.service === 'demo-db').reduce((sum, link) => sum + link.connections.total, 0);
   }
 
   async #ask<T>(...words: string[]): Promise<T> {

@@ -67,7 +67,7 @@ export class ContainerWorld implements World {
   }
 
   async startDatabase(name: string): Promise<void> {
-    const labels = ['--label', this.#label, '--label', 'legate.service=db', '--label', 'legate.port=5432'];
+    const labels = ['--label', this.#label, '--label', 'legate.service=demo-db', '--label', 'legate.port=5432'];
     const checks = ['--label', 'legate.check=tcp', '--label', 'legate.check.interval=1s'];
     await output('docker', 'run', '-d', '--name', this.#name(name), ...labels, ...checks, this.#image, process.execPath, '/database.mjs', name);
   }

@@ -21,9 +21,6 @@ import {
   type ValueType,
 } from './value-types.ts';
 
-/** The protocols that this version can register and resolve; links carry those of TCP. */
-export const supportedProtocols: readonly Protocol[] = ['tcp', 'udp'];
-
 /** Entries a list or map of the configuration may have. */
 export const maxEntries = 10_000;
 const maxTags = 64;
@@ -61,7 +58,7 @@ export interface LinkDraft {
   readonly consumer: string | undefined;
 }
 
-const protocolType = choiceType(protocols, supportedProtocols);
+const protocolType = choiceType(protocols);
 const instanceNameType: ValueType<string> = {
   label: 'name',
   form: 'text',
