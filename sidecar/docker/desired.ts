@@ -39,7 +39,7 @@ export interface Desired {
   /** What is accepted and not done, or probably meant otherwise. */
   readonly notes: readonly Refusal[];
   readonly consumer: Consumer;
-  /** Names of services as they were written, where they had to be changed to fit: service, text. */
+  /** The names of its services, each with how it was written. */
   readonly written: readonly (readonly [service: string, written: string])[];
 }
 
@@ -292,8 +292,6 @@ function finish(
     refusals: findings.refusals,
     notes: findings.notes,
     consumer: { name: labels?.consumer ?? (services.size === 1 ? only : undefined), links: labels?.links ?? [] },
-    written: offers
-      .filter(({ service, written }) => service !== written)
-      .map(({ service, written }) => [service, written]),
+    written: offers.map(({ service, written }) => [service, written]),
   };
 }

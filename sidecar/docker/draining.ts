@@ -1,0 +1,94 @@
+import type { Clock } from '../../src/base/clock.ts';
+import type { Container } from './container.ts';
+import { sigkill } from './signals.ts';
+
+/** A container that still runs this long after its stop timeout has decided to stay. */
+const graceMs = 5000;
+
+interface Kill {
+  readonly signal: number;
+  /** The engine's time of the event. */
+  readonly eventMs: number;
+  /** Our time by which the container must have gone, without the container's own stop timeout. */
+  readonly seenMs: number;
+}
+
+/**
+ * Which containers are on their way out. A kill event begins it when the signal is the container's own stop signal or
+ * SIGKILL; other signals mean nothing. It ends with the container, or is taken back when the container still runs 5 s
+ * after its stop timeout.
+ */
+export class Drains {
+  static readonly maxUndecided = 1024;
+  readonly #clock: Clock;
+  readonly #onChange: (id: string) => void;
+  readonly #draining = new Map<string, () => void>();
+  /** Kill events of containers that have not been inspected yet. */
+  readonly #undecided = new Map<string, Kill>();
+
+  /** `onChange` is called in the same turn in which `isDraining` changes by an event or by time. */
+  constructor(clock: Clock, onChange: (id: string) => void) {
+    this.#clock = clock;
+    this.#onChange = onChange;
+  }
+
+  isDraining(id: string): boolean {
+    return this.#draining.has(id);
+  }
+
+  get size(): number {
+    return this.#draining.size;
+  }
+
+  /** A kill event; `container` is what is known of it, undefined when it has not been inspected. */
+  kill(id: string, signal: number, eventMs: number, container: Container | undefined): void {
+    const kill: Kill = { signal, eventMs, seenMs: this.#clock.nowMs() };
+    if (container !== undefined) this.#decide(container, kill);
+    else {
+      this.#undecided.set(id, kill);
+      const [oldest] = this.#undecided.keys();
+      if (this.#undecided.size > Drains.maxUndecided && oldest !== undefined) this.#undecided.delete(oldest);
+    }
+  }
+
+  /** Decides about a kill event that came before the container was known. To be called before it is published. */
+  inspected(container: Container): void {
+    const kill = this.#undecided.get(container.id);
+    if (kill === undefined) return;
+    this.#undecided.delete(container.id);
+    this.#decide(container, kill);
+  }
+
+  /** The container has died. */
+  forget(id: string): void {
+    this.#undecided.delete(id);
+    this.#draining.get(id)?.();
+    this.#draining.delete(id);
+  }
+
+  /** Ends all timers. */
+  close(): void {
+    for (const cancel of this.#draining.values()) cancel();
+    this.#draining.clear();
+    this.#undecided.clear();
+  }
+
+  #decide(container: Container, { signal, eventMs, seenMs }: Kill): void {
+    if (signal !== container.stopSignal && signal !== sigkill) return;
+    // What happened to an earlier run of the container says nothing about this one.
+    if (eventMs < Date.parse(container.startedAt)) return;
+    // Events that `since` repeats are old; an event from the future is a clock that was set back.
+    const ageMs = Math.max(0, seenMs - eventMs) + (this.#clock.nowMs() - seenMs);
+    const remainingMs = container.stopTimeoutMs + graceMs - ageMs;
+    if (remainingMs <= 0) return;
+    const { id } = container;
+    const running = this.#draining.get(id);
+    running?.();
+    const cancel = this.#clock.after(remainingMs, () => {
+      this.#draining.delete(id);
+      this.#onChange(id);
+    });
+    this.#draining.set(id, cancel);
+    if (running === undefined) this.#onChange(id);
+  }
+}

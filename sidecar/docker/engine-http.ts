@@ -1,0 +1,194 @@
+import { Client, type Dispatcher, Pool } from 'undici';
+import { isLegateError, LegateError } from '../../src/base/errors.ts';
+import { printable, truncate } from '../../src/base/text.ts';
+import { engineFault, foreignAnswer } from './engine-faults.ts';
+import { rawField, rawRecord, rawText } from './raw.ts';
+
+const maxErrorBytes = 16 * 1024;
+/** Requests that may run at the same time; the caller bounds how many it starts. */
+const connections = 8;
+
+export interface Answer {
+  readonly document: unknown;
+  /** The header of that name: the engine's own time. */
+  readonly date: string | undefined;
+}
+
+/**
+ * HTTP over the engine's unix socket, with bounds in time and size on everything and errors that say the likely cause.
+ * Nothing is retried here.
+ */
+export class EngineHttp {
+  readonly socket: string;
+  readonly #timeoutMs: number;
+  readonly #pool: Pool;
+  readonly #streams = new Set<Client>();
+  #api: string | undefined;
+
+  constructor(socket: string, timeoutMs: number) {
+    this.socket = socket;
+    this.#timeoutMs = timeoutMs;
+    this.#pool = new Pool('http://docker', { ...this.#connection(), connections });
+  }
+
+  /** From now on all paths but `/version` are asked for in this version of the API. */
+  speak(api: string): void {
+    this.#api = api;
+  }
+
+  /** The JSON at `path`. E_NOT_FOUND when the engine says so, E_DOCKER for everything else that goes wrong. */
+  async get(path: string, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
+    const deadline = new Deadline(this.#timeoutMs, signal);
+    try {
+      const { body, headers } = await this.#request(this.#pool, path, deadline.signal, this.#timeoutMs);
+      const text = await readText(body, maxBytes);
+      return { document: this.#parse(path, text), date: typeof headers.date === 'string' ? headers.date : undefined };
+    } catch (error) {
+      throw this.#failure(path, error, signal);
+    } finally {
+      deadline.clear();
+    }
+  }
+
+  /** The same, with undefined for E_NOT_FOUND. */
+  async getIfExists(path: string, maxBytes: number, signal: AbortSignal | undefined): Promise<unknown> {
+    try {
+      return (await this.get(path, maxBytes, signal)).document;
+    } catch (error) {
+      if (isLegateError(error, 'E_NOT_FOUND')) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * An answer without end, on a connection of its own. Resolves when it has begun; `ended` rejects when it is over, for
+   * whatever reason. Bytes are handed over in the turn in which they arrive.
+   */
+  async stream(
+    path: string,
+    onBytes: (bytes: Buffer) => void,
+    signal: AbortSignal,
+  ): Promise<{ ended: Promise<never> }> {
+    const client = new Client('http://docker', this.#connection());
+    this.#streams.add(client);
+    const close = (): void => {
+      this.#streams.delete(client);
+      client.destroy().catch(() => undefined);
+    };
+    try {
+      const { body } = await this.#request(client, path, signal, 0);
+      const ended = new Promise<never>((_, reject) => {
+        body.on('data', onBytes);
+        body.on('error', (error) => reject(this.#failure(path, error, signal)));
+        body.on('end', () => {
+          reject(
+            new LegateError('E_DOCKER', 'the Docker Engine closed the stream of events', { hint: 'Does it restart?' }),
+          );
+        });
+      }).finally(close);
+      // The owner may have gone before it awaits the end.
+      ended.catch(() => undefined);
+      return { ended };
+    } catch (error) {
+      close();
+      throw this.#failure(path, error, signal);
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#pool.destroy(), ...[...this.#streams].map((client) => client.destroy())]);
+  }
+
+  #connection(): { socketPath: string; connectTimeout: number; headersTimeout: number; pipelining: number } {
+    return { socketPath: this.socket, connectTimeout: this.#timeoutMs, headersTimeout: this.#timeoutMs, pipelining: 1 };
+  }
+
+  async #request(
+    dispatcher: Dispatcher,
+    path: string,
+    signal: AbortSignal,
+    bodyTimeoutMs: number,
+  ): Promise<Dispatcher.ResponseData> {
+    // What versions there are is asked without naming one: a new engine may refuse the old one's.
+    const versioned = this.#api === undefined || path === '/version' ? path : `/v${this.#api}${path}`;
+    const response = await dispatcher.request({
+      method: 'GET',
+      path: versioned,
+      signal,
+      headers: { host: 'docker' },
+      bodyTimeout: bodyTimeoutMs,
+    });
+    if (response.statusCode === 200) return response;
+    const said = printable(truncate(messageOf(await readText(response.body, maxErrorBytes)), 300));
+    const code = response.statusCode === 404 ? 'E_NOT_FOUND' : 'E_DOCKER';
+    throw new LegateError(
+      code,
+      `the Docker Engine answers ${response.statusCode} to GET ${path.split('?', 1)[0]}: ${said}`,
+      {
+        hint: 'The log of the Docker Engine may say more.',
+      },
+    );
+  }
+
+  #parse(path: string, text: string): unknown {
+    try {
+      return JSON.parse(text);
+    } catch {
+      throw foreignAnswer(this.socket, path);
+    }
+  }
+
+  /** What to throw: the owner's own reason when it gave up, else a fault of the engine. */
+  #failure(path: string, error: unknown, owner: AbortSignal | undefined): unknown {
+    if (owner?.aborted) return owner.reason;
+    return isLegateError(error) ? error : engineFault(this.socket, path, this.#timeoutMs, error);
+  }
+}
+
+/** A signal that is aborted with its parent, or after a time with a TimeoutError. Leaves no listener behind. */
+class Deadline {
+  readonly #controller = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+  readonly #parent: AbortSignal | undefined;
+  readonly #onAbort = (): void => this.#controller.abort(this.#parent?.reason);
+
+  constructor(timeoutMs: number, parent: AbortSignal | undefined) {
+    this.#parent = parent;
+    this.#timer = setTimeout(() => this.#controller.abort(new DOMException('too late', 'TimeoutError')), timeoutMs);
+    this.#timer.unref();
+    if (parent?.aborted) this.#onAbort();
+    parent?.addEventListener('abort', this.#onAbort);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer);
+    this.#parent?.removeEventListener('abort', this.#onAbort);
+  }
+}
+
+function messageOf(body: string): string {
+  try {
+    return rawText(rawField(rawRecord(JSON.parse(body)), 'message')) || body;
+  } catch {
+    return body;
+  }
+}
+
+async function readText(body: Dispatcher.ResponseData['body'], maxBytes: number): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of body as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > maxBytes) {
+      throw new LegateError('E_DOCKER', `an answer of the Docker Engine is larger than ${maxBytes} bytes`, {
+        hint: 'Is docker.socket the socket of a Docker Engine?',
+      });
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}

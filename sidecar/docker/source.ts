@@ -1,0 +1,369 @@
+import { Backoff } from '../../src/base/backoff.ts';
+import type { Clock } from '../../src/base/clock.ts';
+import type { Conditions } from '../../src/base/conditions.ts';
+import { describeError, isLegateError, LegateError } from '../../src/base/errors.ts';
+import { type Change, Latest, type Observable } from '../../src/base/feed.ts';
+import type { Log } from '../../src/base/log.ts';
+import type { Metrics } from '../../src/base/metrics.ts';
+import type { DockerConfig } from '../../src/config/config.ts';
+import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
+import type { Topology } from '../../src/model/topology.ts';
+import { DockerClient } from './client.ts';
+import { shortId } from './container.ts';
+import type { Consumer } from './desired.ts';
+import { Drains } from './draining.ts';
+import { type DockerEvent, SeenEvents } from './events.ts';
+import { declaresAnything } from './identity.ts';
+import { ImageCache } from './images.ts';
+import { Inspections } from './inspections.ts';
+import { Inventory } from './inventory.ts';
+import type { DockerNetwork } from './network.ts';
+import { NetworkWatch } from './network-watch.ts';
+import { type SourceCounters, sourceMetrics } from './source-metrics.ts';
+
+const firstRetryMs = 100;
+const maxRetryMs = 5000;
+const compareEveryMs = 60_000;
+/** However often one is asked for. */
+const minPauseMs = 1000;
+/** A comparison that found something waits this long for an event before it takes the stream for dead. */
+const silenceMs = 5000;
+/** The first stream begins this long ago, so that a `docker stop` that is under way is seen. */
+const lookBackMs = 60_000;
+/** Times of events pass through a double, which is exact to some hundred nanoseconds only. */
+const slackNano = 1_000_000n;
+
+export interface DockerState {
+  /** `connecting` until everything that runs is known for the first time. */
+  readonly state: 'off' | 'connecting' | 'connected' | 'away';
+  /** Of the engine; null before it was reached. */
+  readonly version: string | null;
+  readonly problem: string | null;
+  /** Containers that run. */
+  readonly containers: number;
+}
+
+export interface DockerSourceOptions {
+  readonly config: DockerConfig;
+  /** The address under which other hosts know this one. */
+  readonly advertise: string;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly conditions: Conditions;
+  readonly topology?: Observable<Topology>;
+  /** First a reset, once everything that runs is known; then deltas. Called in the turn in which an event arrives. */
+  readonly onChange: (change: Change<DesiredInstance>) => void;
+}
+
+interface Session {
+  readonly signal: AbortSignal;
+  readonly inspections: Inspections;
+  /** Asks for a comparison before its time: something may have been missed. */
+  readonly compareSoon: () => void;
+  /** Aborted when one was asked for; made anew by each pause. */
+  early: AbortController;
+}
+
+/**
+ * The containers of this host's Docker Engine as desired instances. Events are hints to look again; what counts is
+ * what inspecting tells, and a full comparison once a minute and after each reconnection makes up for all that was
+ * missed. While the engine is away the last instances stay.
+ */
+export class DockerSource {
+  readonly #options: DockerSourceOptions;
+  readonly #client: DockerClient;
+  readonly #inventory: Inventory;
+  readonly #drains: Drains;
+  readonly #images: ImageCache;
+  readonly #networks: NetworkWatch;
+  readonly #state: Latest<DockerState>;
+  readonly #seen = new SeenEvents();
+  readonly #counters: SourceCounters;
+  #session: Session | undefined;
+  #events = 0;
+
+  constructor(options: DockerSourceOptions) {
+    this.#options = options;
+    const { config, clock, conditions, topology } = options;
+    const off = config.expose === 'off';
+    this.#state = new Latest<DockerState>({
+      state: off ? 'off' : 'connecting',
+      version: null,
+      problem: null,
+      containers: 0,
+    });
+    this.#client = new DockerClient({ socket: config.socket });
+    this.#images = new ImageCache((id, signal) => this.#client.inspectImage(id, signal));
+    this.#networks = new NetworkWatch((signal) => this.#client.networks(signal));
+    this.#drains = new Drains(clock, (id) => this.#inventory.refresh(id));
+    this.#inventory = new Inventory({
+      expose: config.expose === 'published' ? 'published' : 'labelled',
+      advertise: options.advertise,
+      surroundings: () => ({ networks: this.#networks.byId, topology: topology?.value }),
+      isDraining: (id) => this.#drains.isDraining(id),
+      onChange: options.onChange,
+      conditions,
+    });
+    this.#counters = sourceMetrics(options.metrics, {
+      containers: () => this.#inventory.containers,
+      instances: () => this.#inventory.instances,
+      refusals: () => this.#inventory.refusals.value.length,
+      draining: () => this.#drains.size,
+      waiting: () => this.#session?.inspections.waiting ?? 0,
+      images: () => this.#images.size,
+      connected: () => (this.#state.value.state === 'connected' ? 1 : 0),
+    });
+  }
+
+  get refusals(): Observable<readonly Refusal[]> {
+    return this.#inventory.refusals;
+  }
+
+  get state(): Observable<DockerState> {
+    return this.#state;
+  }
+
+  /** The engine's networks, by name; the last known ones while it is away. */
+  get networks(): Observable<readonly DockerNetwork[]> {
+    return this.#networks.all;
+  }
+
+  /** Who a running container is when it calls, and its links; undefined when no such container runs. */
+  consumerOf(containerId: string): Consumer | undefined {
+    return this.#inventory.consumerOf(containerId);
+  }
+
+  /** Runs until the signal is aborted, then resolves. To be called once. */
+  async run(signal: AbortSignal): Promise<void> {
+    if (this.#options.config.expose === 'off') {
+      this.#inventory.load();
+      await new Promise<void>((resolve) => {
+        if (signal.aborted) resolve();
+        else signal.addEventListener('abort', () => resolve(), { once: true });
+      });
+      return;
+    }
+    const unsubscribe = this.#options.topology?.subscribe(() => this.#inventory.refreshAll());
+    const backoff = new Backoff(firstRetryMs, maxRetryMs);
+    try {
+      while (!signal.aborted) {
+        await this.#attempt(signal, backoff);
+        await this.#options.clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
+      }
+    } finally {
+      unsubscribe?.();
+      this.#drains.close();
+      await this.#client.close();
+    }
+  }
+
+  /** One connection to the engine, from its beginning until it fails. */
+  async #attempt(signal: AbortSignal, backoff: Backoff): Promise<void> {
+    const controller = new AbortController();
+    const end = (): void => controller.abort(signal.reason);
+    signal.addEventListener('abort', end, { once: true });
+    try {
+      await this.#converse(controller, backoff);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!isLegateError(error)) throw error;
+      this.#away(error);
+    } finally {
+      this.#session = undefined;
+      controller.abort(new LegateError('E_CLOSED', 'the connection to the Docker Engine was given up'));
+      signal.removeEventListener('abort', end);
+    }
+  }
+
+  async #converse(controller: AbortController, backoff: Backoff): Promise<void> {
+    const { signal } = controller;
+    const { clock } = this.#options;
+    const version = await this.#client.negotiate(signal);
+    const inspections = new Inspections({
+      fetch: (id) => this.#fetch(id, signal),
+      onFailed: (id, error) => this.#inspectionFailed(id, error),
+      signal,
+      clock,
+    });
+    const session: Session = { signal, inspections, early: new AbortController(), compareSoon: () => session.early.abort() };
+    this.#session = session;
+    // The stream comes first: what happens while the list is read is then known to be newer than the list.
+    const sink = {
+      onEvent: (event: DockerEvent) => this.#onEvent(event, session),
+      onGarbage: () => this.#onGarbage(session),
+    };
+    const stream = await this.#client.openEvents(this.#since(version.nowMs), sink, signal);
+    stream.ended.catch((error: unknown) => controller.abort(error));
+    await this.#compare(session);
+    this.#inventory.load();
+    this.#connected(version.engine);
+    backoff.reset();
+    for (;;) {
+      await this.#pause(session);
+      const { revision } = this.#inventory;
+      const events = this.#events;
+      await this.#compare(session);
+      this.#setState({});
+      if (this.#inventory.revision === revision) continue;
+      this.#counters.differences.value += 1;
+      await clock.sleep(silenceMs, signal);
+      if (this.#events === events) {
+        throw new LegateError('E_DOCKER', 'the Docker Engine no longer sends events', {
+          hint: 'The connection is made anew.',
+        });
+      }
+    }
+  }
+
+  /** The engine's time from which on events are wanted. */
+  #since(engineNowMs: number): bigint {
+    const { lastNano } = this.#seen;
+    const from =
+      lastNano > 0 ? BigInt(Math.trunc(lastNano)) - slackNano : BigInt(engineNowMs - lookBackMs) * 1_000_000n;
+    return from > 0n ? from : 0n;
+  }
+
+  /** Asks about everything that runs, and everything that we think runs. Fails when the engine answers nothing. */
+  async #compare({ inspections, signal }: Session): Promise<void> {
+    this.#counters.comparisons.value += 1;
+    await this.#networks.refresh(signal);
+    const running = await this.#client.runningContainers(signal);
+    const ids = new Set([...running, ...this.#inventory.ids()]);
+    const results = await Promise.all([...ids].map((id) => inspections.check(id)));
+    signal.throwIfAborted();
+    if (results.length > 0 && results.every((ok) => !ok)) {
+      throw new LegateError('E_DOCKER', 'the Docker Engine answers no question about any container', {
+        hint: 'Is it stuck? Try docker inspect; restart it if that hangs too.',
+      });
+    }
+  }
+
+  /** Waits for the next comparison: a minute, or when one was asked for meanwhile, a second. */
+  async #pause(session: Session): Promise<void> {
+    const { clock } = this.#options;
+    await clock.sleep(minPauseMs, session.signal);
+    const { early, signal } = session;
+    const end = (): void => early.abort();
+    signal.addEventListener('abort', end, { once: true });
+    await clock.sleep(compareEveryMs - minPauseMs, early.signal).catch(() => undefined);
+    signal.removeEventListener('abort', end);
+    signal.throwIfAborted();
+    session.early = new AbortController();
+  }
+
+  /** Everything that has to be known of a container, and what takes it over. */
+  async #fetch(id: string, signal: AbortSignal): Promise<() => void> {
+    this.#counters.inspections.value += 1;
+    const container = await this.#client.inspectContainer(id, signal);
+    if (container === undefined || !container.running) return () => this.#gone(id);
+    const looksAtImage = !this.#options.config.imageLabels && declaresAnything(container.declarations);
+    const image = looksAtImage ? await this.#images.get(container.imageId, signal) : undefined;
+    if (container.attachments.some(({ networkId }) => !this.#networks.byId.has(networkId)))
+      await this.#networks.refresh(signal);
+    return () => {
+      this.#drains.inspected(container);
+      this.#inventory.put({ container, image });
+      this.#options.conditions.clear(`docker.inspect.${shortId(id)}`);
+      this.#setState({});
+    };
+  }
+
+  #gone(id: string): void {
+    this.#drains.forget(id);
+    this.#inventory.remove(id);
+    this.#options.conditions.clear(`docker.inspect.${shortId(id)}`);
+    this.#setState({});
+  }
+
+  #inspectionFailed(id: string, error: unknown): void {
+    const name = this.#inventory.get(id)?.name ?? shortId(id);
+    const message = `container ${name} cannot be inspected: ${describeError(error)}`;
+    const hint = 'What was known of it stays. Try docker inspect; restart the container if that hangs.';
+    this.#options.conditions.raise(`docker.inspect.${shortId(id)}`, 'warning', message, hint);
+  }
+
+  #onEvent(event: DockerEvent, session: Session): void {
+    this.#events += 1;
+    this.#counters.events.value += 1;
+    if (!this.#seen.add(event)) this.#counters.repeated.value += 1;
+    else if (event.type === 'network') this.#onNetworkEvent(event, session);
+    else this.#onContainerEvent(event, session);
+  }
+
+  #onGarbage(session: Session): void {
+    this.#counters.garbage.value += 1;
+    session.compareSoon();
+  }
+
+  #onContainerEvent(event: DockerEvent & { type: 'container' }, session: Session): void {
+    const { id, action } = event;
+    const eventMs = event.timeNano / 1e6;
+    const known = this.#inventory.get(id);
+    switch (action) {
+      case 'kill':
+        if (event.signal !== undefined) this.#drains.kill(id, event.signal, eventMs, known);
+        return;
+      case 'die':
+      case 'destroy':
+        // An event that `since` repeats may be about an earlier run of the container.
+        if (known !== undefined && eventMs < Date.parse(known.startedAt)) this.#look(id, session);
+        else {
+          session.inspections.invalidate(id);
+          this.#gone(id);
+        }
+        return;
+      case 'start':
+      case 'restart':
+      case 'pause':
+      case 'unpause':
+      case 'rename':
+      case 'update':
+      case 'oom':
+        this.#look(id, session);
+        return;
+      default:
+        if (action.startsWith('health_status')) this.#look(id, session);
+    }
+  }
+
+  #onNetworkEvent(event: DockerEvent & { type: 'network' }, session: Session): void {
+    if (event.action !== 'connect' && event.action !== 'disconnect') {
+      this.#networks.refresh(session.signal).catch(() => session.compareSoon());
+      return;
+    }
+    // Before its start and after its death a container is connected and disconnected too.
+    const { container } = event;
+    if (container === undefined) return;
+    if (this.#inventory.get(container) !== undefined || session.inspections.has(container))
+      this.#look(container, session);
+  }
+
+  #look(id: string, session: Session): void {
+    if (!session.inspections.request(id)) session.compareSoon();
+  }
+
+  #connected(version: string): void {
+    this.#options.conditions.clear('docker.engine');
+    this.#setState({ state: 'connected', version, problem: null });
+    this.#options.log.info('docker connected', {
+      'docker.version': version,
+      'docker.containers': this.#inventory.containers,
+      'docker.instances': this.#inventory.instances,
+    });
+  }
+
+  #away(error: LegateError): void {
+    this.#counters.lost.value += 1;
+    this.#setState({ state: this.#inventory.isLoaded ? 'away' : 'connecting', problem: error.message });
+    const severity = this.#inventory.isLoaded ? 'error' : 'warning';
+    this.#options.conditions.raise('docker.engine', severity, error.message, error.hint ?? '');
+  }
+
+  #setState(change: Partial<DockerState>): void {
+    const old = this.#state.value;
+    const next = { ...old, ...change, containers: this.#inventory.containers };
+    if (Object.keys(next).some((key) => next[key as keyof DockerState] !== old[key as keyof DockerState]))
+      this.#state.set(next);
+  }
+}
