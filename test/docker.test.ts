@@ -187,7 +187,7 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
 });
 
 /** Echoes each line; on TERM busybox's nc ends at once, so the graceful ones here trap it in a shell. */
-const gracefulServer = (port: number): string[] => ['sh', '-c', `trap '' TERM; nc -lk -p ${port} -e cat & server=$!; trap 'kill $server; sleep 1; exit 0' TERM; while :; do sleep 0.1; done`];
+const gracefulServer = (port: number): string[] => ['sh', '-c', `trap '' TERM; nc -ll -p ${port} -e cat & server=$!; trap 'kill $server; sleep 1; exit 0' TERM; while :; do sleep 0.1; done`];
 
 t.test('stopping and killing containers under traffic', { skip, timeout: 240_000 }, async (t) => {
   const docker = await TestDocker.open(t);
@@ -195,8 +195,8 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
   const vipOf = async (): Promise<string> => (await service(agent, 'db')).vip ?? '';
 
   await t.test('docker kill under 64 busy connections: nothing new fails', async (t) => {
-    await docker.start('k1', db(), ['nc', '-lk', '-p', '5432', '-e', 'cat']);
-    await docker.start('k2', db(), ['nc', '-lk', '-p', '5432', '-e', 'cat']);
+    await docker.start('k1', db(), ['nc', '-ll', '-p', '5432', '-e', 'cat']);
+    await docker.start('k2', db(), ['nc', '-ll', '-p', '5432', '-e', 'cat']);
     await usable(agent, 'db', 2);
     const vip = await vipOf();
     const traffic = new Traffic(vip, 5432, 64);
@@ -216,7 +216,7 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
 
   await t.test('docker stop of a server that finishes its requests: none fail', async (t) => {
     await docker.start('s1', ['--stop-timeout', '5', ...db()], gracefulServer(5432));
-    await docker.start('s2', db(), ['nc', '-lk', '-p', '5432', '-e', 'cat']);
+    await docker.start('s2', db(), ['nc', '-ll', '-p', '5432', '-e', 'cat']);
     await usable(agent, 'db', 2);
     const vip = await vipOf();
     const traffic = new Traffic(vip, 5432, 16);
@@ -230,7 +230,7 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
   });
 
   await t.test('only the stop signal drains; an ignored one is cancelled after StopTimeout + 5 s', async (t) => {
-    await docker.start('g1', ['--stop-timeout', '1', ...db()], ['sh', '-c', "trap '' TERM HUP; nc -lk -p 5432 -e cat & while :; do sleep 0.1; done"]);
+    await docker.start('g1', ['--stop-timeout', '1', ...db()], ['sh', '-c', "trap '' TERM HUP; nc -ll -p 5432 -e cat & while :; do sleep 0.1; done"]);
     await usable(agent, 'db', 1);
     await docker.docker('kill', '-s', 'HUP', docker.name('g1'));
     await docker.docker('rename', docker.name('g1'), docker.name('g1b'));
@@ -248,7 +248,7 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
 
   await t.test('a container that is starting gets no traffic; an unhealthy one is left out', async (t) => {
     const health = ['--health-cmd', 'test -e /tmp/healthy', '--health-interval', '300ms', '--health-timeout', '2s', '--health-retries', '1', '--health-start-period', '60s'];
-    await docker.start('h1', [...health, ...db()], ['nc', '-lk', '-p', '5432', '-e', 'cat']);
+    await docker.start('h1', [...health, ...db()], ['nc', '-ll', '-p', '5432', '-e', 'cat']);
     await waitFor('starting', async () => (await service(agent, 'db')).instances[0]?.status === 'starting');
     t.equal((await service(agent, 'db')).usable, 0);
     await docker.docker('exec', docker.name('h1'), 'touch', '/tmp/healthy');

@@ -209,10 +209,6 @@ t.test('each fault names its place, path, value and what was expected', async (t
       '1:25: services.a.balance: "hash" is not yet in this version; it has round-robin, least-connections, random',
     ],
     [
-      'services: {a: {protocol: grpc}}',
-      '1:26: services.a.protocol: "grpc" is not yet in this version; it has tcp, udp',
-    ],
-    [
       'services: {a: {external: ["x:1"]}}',
       '1:26: services.a.external: targets outside the mesh are not yet in this version',
     ],

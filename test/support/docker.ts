@@ -75,5 +75,5 @@ export class TestDocker {
 
 /** A busybox command that answers every connection to `port` with `text` and a line end. */
 export function sayOn(port: number, text: string): string[] {
-  return ['nc', '-lk', '-p', String(port), '-e', 'echo', text];
+  return ['nc', '-ll', '-p', String(port), '-e', 'echo', text];
 }
