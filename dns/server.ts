@@ -23,7 +23,7 @@ import { RecordWriter } from './wire/writer.ts';
 
 /** A free port must be free for UDP and TCP alike: so many are tried. */
 const freePortTries = 16;
-export const maxListeners = 256;
+const maxListeners = 256;
 
 export interface NameServerOptions {
   readonly snapshots: Observable<Snapshot>;

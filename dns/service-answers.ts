@@ -14,7 +14,7 @@ import type { Name } from './wire/name.ts';
 import { addressLabel, type Resource } from './wire/resource.ts';
 
 /** Instances in one answer; of more, each encoded answer holds a random choice. */
-export const maxInstancesPerAnswer = 256;
+const maxInstancesPerAnswer = 256;
 /** How often such a choice is given before another is made. */
 const usesOfChoice = 64;
 /** Seconds, while a VIP is not yet claimed: the address will change as soon as it is. */

@@ -8,7 +8,7 @@ import { headerLength } from './wire/constants.ts';
 /** A connection without a whole question for so long is closed (RFC 7766 section 6.2.3). */
 export const idleMs = 10_000;
 /** No honest question is longer. */
-export const maxTcpQuery = 4096;
+const maxTcpQuery = 4096;
 /** Questions of one connection that wait for their answers; beyond it nothing is read. */
 const maxPipelined = 64;
 /** Answers that the peer does not read: beyond so many octets nothing more is read from him. */

@@ -5,7 +5,7 @@ import type { Clock } from '../src/base/clock.ts';
 import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
 
 const maxFileOctets = 65_536;
-export const maxUpstreams = 8;
+const maxUpstreams = 8;
 const rereadMs = 2000;
 /** How long a server that did not answer is asked last. */
 const troubledMs = 10_000;

@@ -120,7 +120,8 @@ t.test('the limit that the sender states holds for every well-formed query', (t)
   const random = generator(seed + 1);
   const w = inside(snapshot, { clearUnderlay: true });
   for (let count = 0; count < 20_000; count += 1) {
-    const edns = random(3) === 0 ? undefined : random(2000);
+    // dns-packet writes 4096 for a stated limit of 0.
+    const edns = random(3) === 0 ? undefined : 1 + random(2000);
     const packet = queryPacket(
       names[random(names.length)] ?? '',
       types[random(types.length)] ?? 'A',
@@ -128,7 +129,7 @@ t.test('the limit that the sender states holds for every well-formed query', (t)
     );
     const reply = w.handler.handle(packet, '127.0.0.1', { transport: 'udp', serverAddress: '127.0.0.1' });
     const limit = Math.min(1232, Math.max(512, edns ?? 512));
-    if (!(reply instanceof Buffer) || reply.length > limit) return t.fail(`over ${limit}: ${packet.toString('hex')}`);
+    if (!(reply instanceof Buffer) || reply.length > limit) throw new Error(`over ${limit}: ${packet.toString('hex')}`);
   }
   t.pass('none was longer');
   t.end();
@@ -191,7 +192,7 @@ t.test('mutated answers of an upstream are read or refused', (t) => {
   for (let count = 0; count < 20_000; count += 1) {
     const query = queryPacket(names[random(names.length)] ?? '', types[random(types.length)] ?? 'A', { edns: 600 });
     const answer = w.handler.handle(query, '127.0.0.1', { transport: 'udp', serverAddress: '127.0.0.1' });
-    if (!(answer instanceof Buffer)) return t.fail('no answer');
+    if (!(answer instanceof Buffer)) throw new Error('no answer');
     const mutated = Buffer.from(answer.subarray(0, random(4) === 0 ? random(answer.length) : answer.length));
     for (let left = random(6); left > 0 && mutated.length > 0; left -= 1) mutated[random(mutated.length)] = random(256);
     if (readMessage(mutated) !== undefined) read += 1;
