@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import t from 'tap';
 import type { InstanceDocument, LinkDocument, ServiceDocument, ServicesDocument, StatusDocument } from '../sidecar/admin/documents.ts';
@@ -48,7 +47,8 @@ function open(address: string, port: number): { socket: Socket; text: () => stri
   socket.on('error', (error: NodeJS.ErrnoException) => {
     problem = error.code ?? error.message;
   });
-  return { socket, text: () => text, problem: () => problem, closed: once(socket, 'close') };
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  return { socket, text: () => text, problem: () => problem, closed };
 }
 
 t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
