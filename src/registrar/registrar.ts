@@ -18,7 +18,12 @@ import { OwnRecords } from './own-records.ts';
 const batchSize = 100;
 /** Everything is read and compared this often, whatever the watch said. */
 const fullComparisonMs = 60_000;
+/** More rounds of writing than this within the window are spread: somebody else wants other records under our id. */
+const maxRounds = 100;
+const roundsWindowMs = 10_000;
+const contestedPauseMs = 1000;
 const writeId = 'registrar.write';
+const contestedId = 'registrar.contested';
 
 export interface RegistrarOptions {
   readonly store: Store;
@@ -56,6 +61,8 @@ export class Registrar {
   /** Keys to compare. */
   #suspect = new Set<string>();
   #fullDue = false;
+  #rounds = 0;
+  #windowBeganMs = 0;
 
   constructor(options: RegistrarOptions) {
     const { store, keys, host, metrics } = options;
@@ -194,9 +201,27 @@ export class Registrar {
       if (write === undefined) this.#suspect.delete(key);
       else if (write !== 'later') writes.push(write);
     }
+    if (writes.length > 0) await this.#paceRounds(signal);
     for (let index = 0; index < writes.length && !signal.aborted; index += batchSize) {
       await this.#writeBatch(writes.slice(index, index + batchSize), signal);
     }
+  }
+
+  /** Two sidecars with one host id would correct each other as fast as they can; this makes it slow and visible. */
+  async #paceRounds(signal: AbortSignal): Promise<void> {
+    const { clock, conditions } = this.#options;
+    const nowMs = clock.monotonicMs();
+    if (nowMs - this.#windowBeganMs > roundsWindowMs) {
+      if (this.#rounds <= maxRounds) conditions.clear(contestedId);
+      this.#rounds = 0;
+      this.#windowBeganMs = nowMs;
+    }
+    this.#rounds += 1;
+    if (this.#rounds <= maxRounds) return;
+    const message = `the records of host ${this.#options.host.id} change again and again`;
+    const hint = 'does another sidecar run with a copy of this data_dir? Give it an empty one';
+    conditions.raise(contestedId, 'warning', message, hint);
+    await clock.sleep(contestedPauseMs, signal).catch(() => undefined);
   }
 
   /** What is to be written at a key, nothing, or nothing yet. */
