@@ -33,6 +33,8 @@ export class MemoryStore implements Store {
   readonly writes: string[] = [];
   /** Operations in the transactions so far. */
   readonly txnSizes: number[] = [];
+  /** Watches tell nothing of what happens while this is set. */
+  silent = false;
   /** Runs before each transaction is looked at: for races. */
   beforeTxn: ((guards: readonly Guard[], writes: readonly Write[]) => Promise<void> | void) | undefined;
   #entries = new Map<string, Stored>();
@@ -183,7 +185,7 @@ export class MemoryStore implements Store {
         this.#entries.set(write.key, { key: write.key, value: write.value, revision, lease });
       }
     }
-    if (this.status.value.state !== 'connected') return revision;
+    if (this.silent || this.status.value.state !== 'connected') return revision;
     for (const { prefix, queue } of this.#watchers) {
       const mine = writes.filter(({ key }) => key.startsWith(prefix));
       if (mine.length === 0) continue;

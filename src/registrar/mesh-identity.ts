@@ -1,0 +1,152 @@
+import { randomBytes } from 'node:crypto';
+import { Backoff } from '../base/backoff.ts';
+import type { Clock } from '../base/clock.ts';
+import type { Conditions } from '../base/conditions.ts';
+import { describeError, isLegateError, LegateError } from '../base/errors.ts';
+import { Bell } from '../catalog/bell.ts';
+import {
+  decodeMeta,
+  encodeMeta,
+  encodeService,
+  encodeVipClaim,
+  formatVersion,
+  newerVersionReason,
+} from '../catalog/codec.ts';
+import type { SavedState } from '../catalog/saved-state.ts';
+import type { Keys } from '../store/keys.ts';
+import type { Guard, Store, Write } from '../store/store.ts';
+
+/** Entries that are written back at a time; each needs a guard and a write. */
+const batchSize = 60;
+const foreignId = 'store.foreign';
+
+export interface OpenMeshOptions {
+  readonly store: Store;
+  readonly keys: Keys;
+  /** The mesh's id as this host knows it; the saved state's by default. */
+  readonly remembered?: string;
+  /** What this host knew last. */
+  readonly saved?: SavedState;
+  readonly signal?: AbortSignal;
+}
+
+export interface OpenedMesh {
+  readonly meshId: string;
+  /** `restored`: the store had come back empty and got the settings and claims back that this host knew. */
+  readonly outcome: 'opened' | 'created' | 'restored';
+}
+
+/**
+ * Makes sure that the store is this mesh's. An empty one becomes it: a new mesh when nothing is remembered, otherwise the
+ * remembered one, with its services and claims written back before `meta`, by which all others recognise it. Errors:
+ * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, and the store's own.
+ */
+export async function openMesh({ store, keys, remembered, saved, signal }: OpenMeshOptions): Promise<OpenedMesh> {
+  const known = remembered ?? saved?.meshId;
+  const options = signal === undefined ? {} : { signal };
+  const found = await readMeta(store, keys, options);
+  if (found !== undefined) return { meshId: checkMesh(found, known), outcome: 'opened' };
+  if (known !== undefined && saved !== undefined) await writeBack(store, keys, saved, options);
+  const meshId = known ?? randomBytes(16).toString('hex');
+  const value = encodeMeta({ meshId, format: formatVersion });
+  const result = await store.txn(
+    [{ kind: 'absent', key: keys.meta }],
+    [{ kind: 'put', key: keys.meta, value }],
+    options,
+  );
+  if (result.ok) return { meshId, outcome: known === undefined ? 'created' : 'restored' };
+  const faster = await readMeta(store, keys, options);
+  if (faster === undefined) throw new LegateError('E_CONFLICT', `${keys.meta} comes and goes`, { hint: 'try again' });
+  return { meshId: checkMesh(faster, known), outcome: 'opened' };
+}
+
+export interface KeepMeshOptions extends OpenMeshOptions {
+  readonly remembered: string;
+  readonly clock: Clock;
+  readonly conditions: Conditions;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Opens the mesh again whenever the store turns out to be another one (its id changed after a loss of connection), with
+ * what is known at that moment. A foreign store raises a condition. Runs until aborted or the store is closed.
+ */
+export async function keepMesh(
+  options: Omit<KeepMeshOptions, 'saved'> & { readonly saved: () => SavedState | undefined },
+): Promise<void> {
+  const { store, conditions, clock, signal } = options;
+  const bell = new Bell();
+  const backoff = new Backoff(100, 5000);
+  let storeId = store.status.value.storeId;
+  const unsubscribe = store.status.subscribe(() => bell.ring());
+  try {
+    for (; !signal.aborted; await bell.wait(signal)) {
+      const { state, storeId: present } = store.status.value;
+      if (state !== 'connected' || present === storeId) continue;
+      try {
+        const saved = options.saved();
+        const { saved: _saved, ...rest } = options;
+        await openMesh({ ...rest, ...(saved && { saved }) });
+        storeId = present;
+        backoff.reset();
+        conditions.clear(foreignId);
+      } catch (error) {
+        if (!isLegateError(error) || error.code === 'E_CLOSED') throw error;
+        if (error.code !== 'E_STORE_AWAY') {
+          conditions.raise(foreignId, 'error', describeError(error), error.hint ?? 'check the store settings');
+        }
+        await clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
+        bell.ring();
+      }
+    }
+  } finally {
+    unsubscribe();
+  }
+}
+
+async function readMeta(store: Store, keys: Keys, options: { signal?: AbortSignal }): Promise<string | undefined> {
+  const entry = await store.get(keys.meta, options);
+  if (entry === undefined) return undefined;
+  const meta = decodeMeta(entry.value);
+  if (meta.ok && meta.value.format <= formatVersion) return meta.value.meshId;
+  const reason = meta.ok ? `${newerVersionReason} (${meta.value.format})` : meta.reason;
+  const newer = reason.startsWith(newerVersionReason);
+  throw new LegateError('E_STORE_DAMAGED', `${keys.meta} in the store cannot be used: ${reason}`, {
+    hint: newer ? 'install the newer version of Legate on this host too' : 'restore the store from a backup',
+  });
+}
+
+function checkMesh(found: string, known: string | undefined): string {
+  if (known === undefined || found === known) return found;
+  throw new LegateError('E_STORE_FOREIGN', `the store holds mesh ${found}, this host belongs to mesh ${known}`, {
+    hint: 'check the store settings; to move this host to the other mesh, give it an empty data_dir',
+  });
+}
+
+/** Writes what is absent; what another host has written back before stays. */
+async function writeBack(
+  store: Store,
+  keys: Keys,
+  saved: SavedState,
+  options: { signal?: AbortSignal },
+): Promise<void> {
+  const entries = [
+    ...[...saved.vips].map(([address, { record }]) => ({ key: keys.vip(address), value: encodeVipClaim(record) })),
+    ...[...saved.services].map(([name, { record }]) => ({ key: keys.service(name), value: encodeService(record) })),
+  ];
+  for (let index = 0; index < entries.length; index += batchSize) {
+    const batch = entries.slice(index, index + batchSize);
+    const whole = await putAbsent(store, batch, options);
+    if (!whole) for (const entry of batch) await putAbsent(store, [entry], options);
+  }
+}
+
+async function putAbsent(
+  store: Store,
+  entries: readonly { readonly key: string; readonly value: Uint8Array }[],
+  options: { signal?: AbortSignal },
+): Promise<boolean> {
+  const guards = entries.map(({ key }): Guard => ({ kind: 'absent', key }));
+  const writes = entries.map(({ key, value }): Write => ({ kind: 'put', key, value }));
+  return (await store.txn(guards, writes, options)).ok;
+}
