@@ -15,7 +15,6 @@ import type { LinkDocument } from './link-document.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
-import { HandleMirror } from './tcp/handle-mirror.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
@@ -56,7 +55,6 @@ export class LinkPlane {
   readonly #options: LinkPlaneOptions;
   readonly #random: () => number;
   readonly #metrics: LinkMetrics;
-  readonly #mirror: HandleMirror;
   readonly #publisher: LinkPublisher;
   readonly #crowd: RelayCrowd;
   readonly #targets = new Map<string, LinkTarget>();
@@ -72,7 +70,6 @@ export class LinkPlane {
     this.#options = options;
     this.#random = options.random ?? Math.random;
     this.#metrics = new LinkMetrics(options.metrics, () => this.#activeByService());
-    this.#mirror = new HandleMirror(clock);
     this.#crowd = new RelayCrowd({
       clock,
       conditions,
@@ -140,7 +137,6 @@ export class LinkPlane {
   async close(): Promise<void> {
     await this.#leave();
     await this.#crowd.cutAll();
-    this.#mirror.close();
     this.#options.conditions.clearPrefix('link.');
   }
 
@@ -213,7 +209,6 @@ export class LinkPlane {
         endpoint,
         clock,
         random: this.#random,
-        mirror: this.#mirror,
         onConnection: (socket: Socket) => this.#crowd.accept(socket, link),
         onChange: () => this.#listens(link),
         onBindError: (error) => void this.#cannotListen(link, endpoint, error),

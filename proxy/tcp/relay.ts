@@ -2,6 +2,7 @@ import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { AcceptGate } from './accept-gate.ts';
 import type { ReadBuffers } from './read-buffers.ts';
 import type { Route } from './route.ts';
 
@@ -26,6 +27,7 @@ const ownLimits: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', '
 
 export interface RelayEnvironment {
   readonly clock: Clock;
+  readonly gate: AcceptGate;
   readonly buffers: ReadBuffers;
   /** Called once, when both sockets are closed. */
   readonly ended: (connection: RelayConnection) => void;
@@ -71,7 +73,11 @@ export class RelayConnection {
     client.on('drain', () => this.#onClientDrain());
     client.on('error', () => this.#onClientError());
     client.on('close', () => this.#onClientClose());
-    this.#attempt();
+  }
+
+  /** Begins to connect. */
+  start(): void {
+    if (!this.#over) this.#attempt();
   }
 
   /** The id of the instance that it goes to now. */
@@ -195,7 +201,9 @@ export class RelayConnection {
     this.#moved = true;
     const upstream = this.#upstream;
     if (upstream === undefined || this.#over) return;
-    if (!upstream.write(chunk) && upstream.writableLength > 0) this.#client.pause();
+    upstream.write(chunk);
+    if (upstream.writableLength > 0) this.#client.pause();
+    else if (this.#environment.gate.holding) this.#hold(upstream);
   }
 
   /** False stops reading until the client has taken what was written. */
@@ -211,7 +219,21 @@ export class RelayConnection {
     client.write(bytes === buffer.length ? buffer : buffer.subarray(0, bytes));
     if (client.writableLength > 0) return false;
     this.#buffer = this.#environment.buffers.next(buffer, bytes);
-    return true;
+    if (!this.#environment.gate.holding) return true;
+    if (this.#upstream !== undefined) this.#hold(this.#upstream);
+    return false;
+  }
+
+  /** Reads neither side until a burst of new connections is in. */
+  #hold(upstream: Socket): void {
+    const client = this.#client;
+    client.pause();
+    upstream.pause();
+    this.#environment.gate.hold(() => {
+      if (upstream !== this.#upstream) return;
+      if (client.writableLength === 0) upstream.resume();
+      if (upstream.writableLength === 0) client.resume();
+    });
   }
 
   #onClientDrain(): void {
