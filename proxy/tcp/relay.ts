@@ -135,7 +135,7 @@ export class RelayConnection {
     };
     const upstream = connect(options);
     upstream.once('connect', () => this.#onConnected(upstream));
-    upstream.on('end', () => this.#onUpstreamEnd());
+    upstream.on('end', () => this.#onUpstreamEnd(upstream));
     upstream.on('drain', () => this.#onUpstreamDrain());
     upstream.on('error', (error) => this.#onUpstreamError(upstream, error));
     upstream.on('close', () => this.#onUpstreamClose(upstream));
@@ -253,13 +253,21 @@ export class RelayConnection {
   // Ends
 
   #onClientEnd(): void {
+    if (wasReset(this.#client)) {
+      this.#client.destroy(resetError());
+      return;
+    }
     this.#clientEnded = true;
     if (this.#upstream === undefined || !this.#open) return;
     if (this.#upstream.writableLength > 0) this.#endUpstream = true;
     else this.#passEnd(this.#upstream);
   }
 
-  #onUpstreamEnd(): void {
+  #onUpstreamEnd(upstream: Socket): void {
+    if (wasReset(upstream)) {
+      upstream.destroy(resetError());
+      return;
+    }
     this.#upstreamEnded = true;
     if (this.#client.writableLength > 0) this.#endClient = true;
     else this.#passEnd(this.#client);
@@ -293,9 +301,18 @@ export class RelayConnection {
       this.#client.pause();
       this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`, code);
     } else if (this.#upstreamEnded) this.#linger();
+    else this.#resetClient();
+  }
+
+  /** What the upstream said before it reset the connection is still handed to the client, if it takes it soon. */
+  #resetClient(): void {
+    this.#over = true;
+    const client = this.#client;
+    const reset = (): void => abort(client, true);
+    if (client.writableLength === 0) reset();
     else {
-      this.#over = true;
-      abort(this.#client, true);
+      client.once('drain', reset);
+      this.#cancelTimer = this.#environment.clock.after(lingerMs, reset);
     }
   }
 
@@ -348,4 +365,17 @@ function abort(socket: Socket, connected: boolean): void {
   if (socket.destroyed) return;
   if (connected && !(socket.writableEnded && !socket.writableFinished)) socket.resetAndDestroy();
   else socket.destroy();
+}
+
+/**
+ * Whether an end that was read is really a reset. The event loop reports one as an end when it comes together with data
+ * or when a waiting write took the error, so a cut answer would look like a whole one. The system knows no peer of a
+ * connection that was reset. Where we have ended our side already it does not tell the two apart.
+ */
+function wasReset(socket: Socket): boolean {
+  return !socket.writableEnded && socket.remotePort === undefined;
+}
+
+function resetError(): Error {
+  return Object.assign(new Error('connection reset by the other side'), { code: 'ECONNRESET' });
 }
