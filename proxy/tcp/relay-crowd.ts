@@ -26,6 +26,7 @@ export class RelayCrowd {
   static readonly descriptorsQuietMs = 10_000;
   readonly #options: RelayCrowdOptions;
   readonly #gate: AcceptGate;
+  readonly #buffers = new ReadBuffers();
   readonly #connections = new Map<RelayConnection, Link>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
@@ -39,7 +40,7 @@ export class RelayCrowd {
     this.#environment = {
       clock,
       gate: this.#gate,
-      buffers: new ReadBuffers(),
+      buffers: this.#buffers,
       ended: (connection: RelayConnection) => this.#ended(connection),
     };
   }
@@ -58,6 +59,11 @@ export class RelayCrowd {
     const connection = new RelayConnection(client, link, this.#environment);
     this.#connections.set(connection, link);
     this.#gate.accepted(() => connection.start());
+  }
+
+  /** Bytes of all large read buffers. */
+  get bufferBytes(): number {
+    return this.#buffers.largeBytes;
   }
 
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {

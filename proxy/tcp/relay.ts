@@ -4,26 +4,17 @@ import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
 import type { AcceptGate } from './accept-gate.ts';
 import type { ReadBuffers } from './read-buffers.ts';
+import {
+  connectAttemptMs,
+  connectTotalMs,
+  keepAliveMs,
+  lingerMs,
+  ownLimits,
+  refusedAgainMs,
+  writeHighWaterMark,
+} from './relay-bounds.ts';
 import type { Route } from './route.ts';
-
-/** From the first attempt until the client is given up. */
-export const connectTotalMs = 5000;
-/** How long one instance may take while another is left to try; the last one has what remains of the total. */
-export const connectAttemptMs = 1000;
-/**
- * A single instance that refuses is asked again after each of these: a server that restarts is then not noticed. It is
- * not done after a timeout, whose five seconds have been waiting enough, nor where others could be asked.
- */
-export const refusedAgainMs = [50, 100, 150] as const;
-/** How long a client may go on sending after its upstream answered fully and went away, before it is reset. */
-export const lingerMs = 2000;
-/** Idle time until the kernel probes whether the other end still exists. */
-export const keepAliveMs = 30_000;
-/** Bytes at which a write counts as waiting: any that the kernel did not take at once. */
-export const writeHighWaterMark = 1;
-
-/** Errors of a connect that this machine causes and not the instance. */
-const ownLimits: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
+import { abort, resetError, wasReset } from './socket-ends.ts';
 
 export interface RelayEnvironment {
   readonly clock: Clock;
@@ -355,27 +346,4 @@ export class RelayConnection {
     this.#buffer = undefined;
     this.#environment.ended(this);
   }
-}
-
-/**
- * Ends a socket so that its peer sees a reset; `destroy()` alone would look like a clean end. While a shutdown is under
- * way the system refuses that, and the peer has been told the end already; while connecting there is nobody to tell.
- */
-function abort(socket: Socket, connected: boolean): void {
-  if (socket.destroyed) return;
-  if (connected && !(socket.writableEnded && !socket.writableFinished)) socket.resetAndDestroy();
-  else socket.destroy();
-}
-
-/**
- * Whether an end that was read is really a reset. The event loop reports one as an end when it comes together with data
- * or when a waiting write took the error, so a cut answer would look like a whole one. The system knows no peer of a
- * connection that was reset. Where we have ended our side already it does not tell the two apart.
- */
-function wasReset(socket: Socket): boolean {
-  return !socket.writableEnded && socket.remotePort === undefined;
-}
-
-function resetError(): Error {
-  return Object.assign(new Error('connection reset by the other side'), { code: 'ECONNRESET' });
 }
