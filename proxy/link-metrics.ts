@@ -11,6 +11,14 @@ export interface LinkCells {
   readonly sent: CounterCell;
 }
 
+/** What is asked for at each scrape. */
+export interface LinkSamples {
+  /** Services with their running connections. */
+  readonly active: () => Iterable<readonly [service: string, connections: number]>;
+  /** Bytes of all large read buffers. */
+  readonly bufferBytes: () => number;
+}
+
 /** The metrics of all links; `legate_link_…`. */
 export class LinkMetrics {
   static readonly connectBucketsSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
@@ -18,8 +26,8 @@ export class LinkMetrics {
   readonly connectSeconds: { observe(value: number): void };
   readonly overLimit: CounterCell;
 
-  /** `active` gives services with their running connections at each scrape; a registry takes one `LinkMetrics`. */
-  constructor(metrics: Metrics, active: () => Iterable<readonly [service: string, connections: number]>) {
+  /** A registry takes one `LinkMetrics`. */
+  constructor(metrics: Metrics, { active, bufferBytes }: LinkSamples) {
     this.#metrics = metrics;
     this.connectSeconds = metrics.histogram(
       'legate_link_connect_seconds',
@@ -30,6 +38,9 @@ export class LinkMetrics {
       'legate_link_connections_over_limit_total',
       'Connections of consumers that were reset because this sidecar carries no more.',
     );
+    metrics.gauge('legate_link_read_buffers_bytes', 'Large read buffers, in use and spare.', [], () => [
+      [[], bufferBytes()],
+    ]);
     metrics.gauge(
       'legate_link_connections_active',
       'Connections of consumers that run now.',

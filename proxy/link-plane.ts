@@ -9,13 +9,13 @@ import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snaps
 import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import type { LinkListener } from '../src/model/link.ts';
-import type { PortMap, PortMapping } from './kernel/port-map.ts';
+import type { PortMap } from './kernel/port-map.ts';
 import { Link } from './link.ts';
 import type { LinkDocument } from './link-document.ts';
+import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
-import { HandleMirror } from './tcp/handle-mirror.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
@@ -56,7 +56,6 @@ export class LinkPlane {
   readonly #options: LinkPlaneOptions;
   readonly #random: () => number;
   readonly #metrics: LinkMetrics;
-  readonly #mirror: HandleMirror;
   readonly #publisher: LinkPublisher;
   readonly #crowd: RelayCrowd;
   readonly #targets = new Map<string, LinkTarget>();
@@ -71,8 +70,10 @@ export class LinkPlane {
     const { clock, conditions, portMap } = options;
     this.#options = options;
     this.#random = options.random ?? Math.random;
-    this.#metrics = new LinkMetrics(options.metrics, () => this.#activeByService());
-    this.#mirror = new HandleMirror(clock);
+    this.#metrics = new LinkMetrics(options.metrics, {
+      active: () => this.#activeByService(),
+      bufferBytes: () => this.#crowd.bufferBytes,
+    });
     this.#crowd = new RelayCrowd({
       clock,
       conditions,
@@ -85,7 +86,7 @@ export class LinkPlane {
       clock,
       conditions,
       random: this.#random,
-      mappings: () => this.#mappings(),
+      mappings: () => (this.#phase === 'leaving' ? [] : mappingsOf(this.#vips.values())),
       onPublished: () => this.#closeRetired(),
     });
   }
@@ -140,7 +141,6 @@ export class LinkPlane {
   async close(): Promise<void> {
     await this.#leave();
     await this.#crowd.cutAll();
-    this.#mirror.close();
     this.#options.conditions.clearPrefix('link.');
   }
 
@@ -213,7 +213,6 @@ export class LinkPlane {
         endpoint,
         clock,
         random: this.#random,
-        mirror: this.#mirror,
         onConnection: (socket: Socket) => this.#crowd.accept(socket, link),
         onChange: () => this.#listens(link),
         onBindError: (error) => void this.#cannotListen(link, endpoint, error),
@@ -241,18 +240,6 @@ export class LinkPlane {
     link.problem = explained?.message ?? plain;
     const hint = explained?.hint ?? 'free the address or choose another one; it is tried again';
     this.#options.conditions.raise(conditionOf(link), 'error', `${where}: ${link.problem}`, hint);
-  }
-
-  /** One mapping per VIP and port; where a VIP moved from one service to another, its present owner has it. */
-  #mappings(): PortMapping[] {
-    if (this.#phase === 'leaving') return [];
-    const mappings = new Map<string, PortMapping>();
-    for (const link of this.#vips.values()) {
-      const { predecessor } = link;
-      if (predecessor !== undefined && link.listener.bound === undefined) addMapping(mappings, predecessor, false);
-      addMapping(mappings, link, true);
-    }
-    return [...mappings.values()];
   }
 
   /** Listeners whose mappings have left the kernel. */
@@ -290,14 +277,4 @@ function conditionOf(link: Link): string {
 
 function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
-}
-
-function addMapping(mappings: Map<string, PortMapping>, link: Link, replaces: boolean): void {
-  const privatePort = link.listener.bound?.port;
-  const port = link.target.service?.port;
-  if (privatePort === undefined || port === undefined || link.size === 0) return;
-  const key = `${link.address} ${port}`;
-  if (replaces || !mappings.has(key)) {
-    mappings.set(key, { transport: 'tcp', address: link.address, port, privatePort });
-  }
 }

@@ -4,6 +4,7 @@ import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Link } from '../link.ts';
+import { AcceptGate } from './accept-gate.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
 
@@ -24,6 +25,7 @@ export class RelayCrowd {
   /** How long after the last connection that failed for lack of descriptors that condition ends. */
   static readonly descriptorsQuietMs = 10_000;
   readonly #options: RelayCrowdOptions;
+  readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
   readonly #connections = new Map<RelayConnection, Link>();
   readonly #waiters = new Set<() => void>();
@@ -34,8 +36,10 @@ export class RelayCrowd {
   constructor(options: RelayCrowdOptions) {
     this.#options = options;
     const { clock } = options;
+    this.#gate = new AcceptGate(() => clock.monotonicMs());
     this.#environment = {
       clock,
+      gate: this.#gate,
       buffers: this.#buffers,
       ended: (connection: RelayConnection) => this.#ended(connection),
     };
@@ -52,7 +56,14 @@ export class RelayCrowd {
     }
     traffic.active += 1;
     target.active += 1;
-    this.#connections.set(new RelayConnection(client, link, this.#environment), link);
+    const connection = new RelayConnection(client, link, this.#environment);
+    this.#connections.set(connection, link);
+    this.#gate.accepted(() => connection.start());
+  }
+
+  /** Bytes of all large read buffers. */
+  get bufferBytes(): number {
+    return this.#buffers.largeBytes;
   }
 
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {

@@ -2,30 +2,23 @@ import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { AcceptGate } from './accept-gate.ts';
 import type { ReadBuffers } from './read-buffers.ts';
+import {
+  connectAttemptMs,
+  connectTotalMs,
+  keepAliveMs,
+  lingerMs,
+  ownLimits,
+  refusedAgainMs,
+  writeHighWaterMark,
+} from './relay-bounds.ts';
 import type { Route } from './route.ts';
-
-/** From the first attempt until the client is given up. */
-export const connectTotalMs = 5000;
-/** How long one instance may take while another is left to try; the last one has what remains of the total. */
-export const connectAttemptMs = 1000;
-/**
- * A single instance that refuses is asked again after each of these: a server that restarts is then not noticed. It is
- * not done after a timeout, whose five seconds have been waiting enough, nor where others could be asked.
- */
-export const refusedAgainMs = [50, 100, 150] as const;
-/** How long a client may go on sending after its upstream answered fully and went away, before it is reset. */
-export const lingerMs = 2000;
-/** Idle time until the kernel probes whether the other end still exists. */
-export const keepAliveMs = 30_000;
-/** Bytes at which a write counts as waiting: any that the kernel did not take at once. */
-export const writeHighWaterMark = 1;
-
-/** Errors of a connect that this machine causes and not the instance. */
-const ownLimits: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
+import { abort, resetError, wasReset } from './socket-ends.ts';
 
 export interface RelayEnvironment {
   readonly clock: Clock;
+  readonly gate: AcceptGate;
   readonly buffers: ReadBuffers;
   /** Called once, when both sockets are closed. */
   readonly ended: (connection: RelayConnection) => void;
@@ -71,7 +64,11 @@ export class RelayConnection {
     client.on('drain', () => this.#onClientDrain());
     client.on('error', () => this.#onClientError());
     client.on('close', () => this.#onClientClose());
-    this.#attempt();
+  }
+
+  /** Begins to connect. */
+  start(): void {
+    if (!this.#over) this.#attempt();
   }
 
   /** The id of the instance that it goes to now. */
@@ -129,7 +126,7 @@ export class RelayConnection {
     };
     const upstream = connect(options);
     upstream.once('connect', () => this.#onConnected(upstream));
-    upstream.on('end', () => this.#onUpstreamEnd());
+    upstream.on('end', () => this.#onUpstreamEnd(upstream));
     upstream.on('drain', () => this.#onUpstreamDrain());
     upstream.on('error', (error) => this.#onUpstreamError(upstream, error));
     upstream.on('close', () => this.#onUpstreamClose(upstream));
@@ -195,7 +192,9 @@ export class RelayConnection {
     this.#moved = true;
     const upstream = this.#upstream;
     if (upstream === undefined || this.#over) return;
-    if (!upstream.write(chunk) && upstream.writableLength > 0) this.#client.pause();
+    upstream.write(chunk);
+    if (upstream.writableLength > 0) this.#client.pause();
+    else if (this.#environment.gate.holding) this.#hold(upstream);
   }
 
   /** False stops reading until the client has taken what was written. */
@@ -211,7 +210,21 @@ export class RelayConnection {
     client.write(bytes === buffer.length ? buffer : buffer.subarray(0, bytes));
     if (client.writableLength > 0) return false;
     this.#buffer = this.#environment.buffers.next(buffer, bytes);
-    return true;
+    if (!this.#environment.gate.holding) return true;
+    if (this.#upstream !== undefined) this.#hold(this.#upstream);
+    return false;
+  }
+
+  /** Reads neither side until a burst of new connections is in. */
+  #hold(upstream: Socket): void {
+    const client = this.#client;
+    client.pause();
+    upstream.pause();
+    this.#environment.gate.hold(() => {
+      if (upstream !== this.#upstream) return;
+      if (client.writableLength === 0) upstream.resume();
+      if (upstream.writableLength === 0) client.resume();
+    });
   }
 
   #onClientDrain(): void {
@@ -231,13 +244,21 @@ export class RelayConnection {
   // Ends
 
   #onClientEnd(): void {
+    if (wasReset(this.#client)) {
+      this.#client.destroy(resetError());
+      return;
+    }
     this.#clientEnded = true;
     if (this.#upstream === undefined || !this.#open) return;
     if (this.#upstream.writableLength > 0) this.#endUpstream = true;
     else this.#passEnd(this.#upstream);
   }
 
-  #onUpstreamEnd(): void {
+  #onUpstreamEnd(upstream: Socket): void {
+    if (wasReset(upstream)) {
+      upstream.destroy(resetError());
+      return;
+    }
     this.#upstreamEnded = true;
     if (this.#client.writableLength > 0) this.#endClient = true;
     else this.#passEnd(this.#client);
@@ -271,9 +292,18 @@ export class RelayConnection {
       this.#client.pause();
       this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`, code);
     } else if (this.#upstreamEnded) this.#linger();
+    else this.#resetClient();
+  }
+
+  /** What the upstream said before it reset the connection is still handed to the client, if it takes it soon. */
+  #resetClient(): void {
+    this.#over = true;
+    const client = this.#client;
+    const reset = (): void => abort(client, true);
+    if (client.writableLength === 0) reset();
     else {
-      this.#over = true;
-      abort(this.#client, true);
+      client.once('drain', reset);
+      this.#cancelTimer = this.#environment.clock.after(lingerMs, reset);
     }
   }
 
@@ -316,14 +346,4 @@ export class RelayConnection {
     this.#buffer = undefined;
     this.#environment.ended(this);
   }
-}
-
-/**
- * Ends a socket so that its peer sees a reset; `destroy()` alone would look like a clean end. While a shutdown is under
- * way the system refuses that, and the peer has been told the end already; while connecting there is nobody to tell.
- */
-function abort(socket: Socket, connected: boolean): void {
-  if (socket.destroyed) return;
-  if (connected && !(socket.writableEnded && !socket.writableFinished)) socket.resetAndDestroy();
-  else socket.destroy();
 }

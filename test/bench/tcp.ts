@@ -66,6 +66,11 @@ async function measure(ours: Proxy, peer: Proxy, sink: ChildProcess, say: (line:
     ['new connections', (proxy) => wrk(proxy, 64, 'Connection: close')],
     ['bulk', (proxy) => bulk(proxy, sink)],
   ];
+  // Compilers and caches of both warm up before anything counts.
+  for (const proxy of [ours, peer]) {
+    await wrk(proxy, 64);
+    await wrk(proxy, 64, 'Connection: close');
+  }
   const results = new Map<string, { ours: Load[]; peer: Load[] }>();
   for (let round = 1; round <= rounds; round += 1) {
     for (const [what, load] of plans) {

@@ -1,0 +1,156 @@
+import t from 'tap';
+import { ManualClock } from '../src/base/clock.ts';
+import type { Instance } from '../src/model/instance.ts';
+import type { Balance } from '../src/model/service.ts';
+import { Backends } from './backends.ts';
+import type { Backend } from './balance/backend.ts';
+import { instanceOf, serviceOf } from './link-plane.fixture.ts';
+
+/** A repeatable sequence in [0, 1) (a linear congruential generator). */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+function set(weights: Readonly<Record<string, number>>, balance: Balance = 'round-robin') {
+  const clock = new ManualClock();
+  const ejections = { value: 0 };
+  const dial = (instance: Instance) => (instance.port === 9 ? undefined : instance);
+  const backends = new Backends({ clock, random: randomFrom(7), ejections, dial });
+  const update = (to: Readonly<Record<string, number>>, fields: Partial<Instance> = {}): void => {
+    const instances = Object.entries(to).map(([name, weight]) => instanceOf({ name, weight, ...fields }));
+    backends.update(serviceOf(instances, { balance }));
+  };
+  update(weights);
+  const next = (): string => backends.pick([])?.id.replace('here/', '') ?? 'none';
+  const picks = (count: number): string => Array.from({ length: count }, next).join('');
+  const share = (count: number): Record<string, number> => {
+    const counts: Record<string, number> = {};
+    for (const name of picks(count)) counts[name] = (counts[name] ?? 0) + 1;
+    return counts;
+  };
+  const byName = (name: string): Backend => {
+    const found = backends.list().find((backend) => backend.id === `here/${name}`);
+    if (found === undefined) throw new Error(`no backend ${name}`);
+    return found;
+  };
+  const fail = (name: string, times = 3): void => {
+    for (let time = 0; time < times; time += 1) backends.failed(byName(name));
+  };
+  return { clock, ejections, backends, update, picks, share, byName, fail };
+}
+
+t.test('round-robin takes turns by weight, smoothly', async (t) => {
+  t.equal(set({ a: 1, b: 1, c: 1 }).picks(6), 'abcabc');
+  t.equal(set({ a: 5, b: 1, c: 1 }).picks(7), 'aabacaa');
+  t.equal(set({ a: 0, b: 1 }).picks(4), 'bbbb', 'weight 0 gets nothing while another is there');
+  t.equal(set({ a: 0, b: 0 }).picks(4), 'abab', 'and its turn when nothing else is');
+  t.equal(set({}).picks(1), 'none');
+  const kept = set({ a: 1, b: 1, c: 1 });
+  kept.picks(1);
+  kept.update({ a: 1, b: 1, c: 1, d: 1 });
+  t.not(kept.picks(1), 'a', 'a change does not begin the round anew');
+});
+
+t.test('random follows the weights', async (t) => {
+  const { a = 0, b = 0, c } = set({ a: 3, b: 1, c: 0 }, 'random').share(10_000);
+  t.ok(Math.abs(a / 10_000 - 0.75) < 0.02, `${a} of 10,000`);
+  t.ok(Math.abs(b / 10_000 - 0.25) < 0.02, `${b} of 10,000`);
+  t.equal(c, undefined);
+});
+
+t.test('least-connections follows the load by weight', async (t) => {
+  const equal = set({ a: 1, b: 1, c: 1 }, 'least-connections');
+  t.strictSame(equal.share(9), { a: 3, b: 3, c: 3 }, 'idle ones take turns');
+  equal.byName('a').active = 5;
+  equal.byName('b').active = 2;
+  t.equal(equal.picks(2), 'cc');
+  const weighted = set({ a: 3, b: 1 }, 'least-connections');
+  for (let count = 0; count < 40; count += 1) {
+    const picked = weighted.backends.pick([]);
+    if (picked !== undefined) picked.active += 1;
+  }
+  t.equal(weighted.byName('a').active, 30);
+  t.equal(weighted.byName('b').active, 10);
+});
+
+t.test('three failures in a row eject for ten seconds', async (t) => {
+  const { clock, ejections, picks, fail, byName } = set({ a: 1, b: 1 });
+  fail('a', 2);
+  byName('a').failures = 0; // What the relay does at the first byte from it.
+  fail('a', 2);
+  t.equal(picks(2), 'ab');
+  fail('a', 1);
+  t.equal(picks(4), 'bbbb');
+  t.equal(ejections.value, 1);
+  await clock.advance(9_999);
+  t.equal(picks(2), 'bb');
+  await clock.advance(1);
+  t.match(picks(2), /ab|ba/);
+  fail('a', 1);
+  t.equal(picks(2), 'bb', 'one that fails again is out again at once');
+});
+
+t.test('never more than half is ejected, and never a single one', async (t) => {
+  for (const [names, most] of [
+    ['a', 0],
+    ['ab', 1],
+    ['abc', 1],
+    ['abcd', 2],
+    ['abcde', 2],
+  ] as const) {
+    const { ejections, fail, picks } = set(Object.fromEntries([...names].map((name) => [name, 1])));
+    for (const name of names) fail(name, 5);
+    t.equal(ejections.value, most, `of ${names.length}`);
+    t.equal(new Set(picks(20)).size, names.length - most);
+  }
+  const { update, fail, picks } = set({ a: 1, b: 1, c: 1, d: 1 });
+  fail('a');
+  fail('b');
+  update({ a: 1, b: 1, c: 1 });
+  t.match(picks(2), /ac|ca/, 'when others leave, the oldest ejection ends');
+  update({ a: 1, b: 1 });
+  t.equal(picks(2), 'aa');
+  update({ b: 1 });
+  t.equal(picks(2), 'bb');
+});
+
+t.test('a new incarnation begins without a record', async (t) => {
+  const { update, fail, picks } = set({ a: 1, b: 1 });
+  fail('a');
+  update({ a: 1, b: 1 });
+  t.equal(picks(2), 'bb');
+  update({ a: 1, b: 1 }, { incarnation: '2' });
+  t.match(picks(2), /ab|ba/);
+});
+
+t.test('retries go to each once, ejected ones last', async (t) => {
+  const { backends, fail } = set({ a: 1, b: 1, c: 0 });
+  fail('a');
+  const tried: Backend[] = [];
+  for (let pick = backends.pick(tried); pick !== undefined; pick = backends.pick(tried)) tried.push(pick);
+  t.strictSame(
+    tried.map((backend) => backend.id),
+    ['here/b', 'here/c', 'here/a'],
+  );
+  t.notOk(backends.hasOther(tried));
+});
+
+t.test('counts outlive a leave, until the last connection has ended', async (t) => {
+  const { backends, update, byName } = set({ a: 1, b: 1 });
+  const a = byName('a');
+  a.active = 1;
+  update({ b: 1 });
+  t.equal(backends.size, 1);
+  t.equal(byName('a'), a, 'it is still shown');
+  update({ a: 1, b: 1 });
+  t.equal(byName('a'), a, 'and is the same when it returns');
+  update({ b: 1 });
+  backends.ended(a);
+  t.throws(() => byName('a'));
+  update({ a: 1 }, { port: 9 });
+  t.equal(backends.size, 0, 'what cannot be dialled does not count');
+});

@@ -1,0 +1,18 @@
+/** From the first attempt until the client is given up. */
+export const connectTotalMs = 5000;
+/** How long one instance may take while another is left to try; the last one has what remains of the total. */
+export const connectAttemptMs = 1000;
+/**
+ * A single instance that refuses is asked again after each of these: a server that restarts is then not noticed. It is
+ * not done after a timeout, whose five seconds have been waiting enough, nor where others could be asked.
+ */
+export const refusedAgainMs = [50, 100, 150] as const;
+/** How long a client may go on sending after its upstream answered fully and went away, before it is reset. */
+export const lingerMs = 2000;
+/** Idle time until the kernel probes whether the other end still exists. */
+export const keepAliveMs = 30_000;
+/** Bytes at which a write counts as waiting: any that the kernel did not take at once. */
+export const writeHighWaterMark = 1;
+
+/** Errors of a connect that this machine causes and not the instance. */
+export const ownLimits: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
