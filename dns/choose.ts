@@ -4,7 +4,6 @@ import type { Service } from '../src/catalog/snapshot.ts';
 import { isLoopback } from '../src/model/address.ts';
 import type { Instance } from '../src/model/instance.ts';
 import { isUsableStatus } from '../src/model/instance.ts';
-import { tagLabel } from '../src/model/names.ts';
 import { type Asker, type Topology, undialable } from '../src/model/topology.ts';
 import type { LeftOut } from './answer.ts';
 
@@ -66,8 +65,8 @@ export function usableWith(service: Service, tag: string | undefined): readonly 
 
 /** Tags are compared without regard to case; `tag` comes from a label, one character an octet. */
 export function hasTag(instance: Instance, tag: string): boolean {
-  const wanted = tagLabel(Buffer.from(tag, 'latin1').toString('utf8'));
-  return instance.tags.some((candidate) => tagLabel(candidate) === wanted);
+  const wanted = Buffer.from(tag, 'latin1').toString('utf8').toLowerCase();
+  return instance.tags.some((candidate) => candidate.toLowerCase() === wanted);
 }
 
 /** Where the asker dials the instance, or why he cannot. */

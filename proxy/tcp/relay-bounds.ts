@@ -3,10 +3,10 @@ export const connectTotalMs = 5000;
 /** How long one instance may take while another is left to try; the last one has what remains of the total. */
 export const connectAttemptMs = 1000;
 /**
- * A single instance that refuses is asked again after each of these: a server that restarts is then not noticed. It is
- * not done after a timeout, whose five seconds have been waiting enough, nor where others could be asked.
+ * When every instance was tried in vain, all are tried again after each of these: a single server that restarts, or one
+ * whose queue was full for a moment while the others are gone, is then not noticed.
  */
-export const refusedAgainMs = [50, 100, 150] as const;
+export const roundAgainMs = [50, 100, 150] as const;
 /** How long a client may go on sending after its upstream answered fully and went away, before it is reset. */
 export const lingerMs = 2000;
 /** Idle time until the kernel probes whether the other end still exists. */

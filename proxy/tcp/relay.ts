@@ -10,7 +10,7 @@ import {
   keepAliveMs,
   lingerMs,
   ownLimits,
-  refusedAgainMs,
+  roundAgainMs,
   writeHighWaterMark,
 } from './relay-bounds.ts';
 import type { Route } from './route.ts';
@@ -37,7 +37,8 @@ export class RelayConnection {
   #upstream: Socket | undefined;
   #backend: Backend | undefined;
   #tried: Backend[] = [];
-  #refusals = 0;
+  /** How often every instance was tried in vain. */
+  #rounds = 0;
   readonly #startedMs: number;
   #attemptMs = 0;
   #cancelTimer: (() => void) | undefined;
@@ -103,7 +104,7 @@ export class RelayConnection {
     this.#upstream = upstream;
     const limitMs = this.#route.hasOther(this.#tried) ? Math.min(connectAttemptMs, leftMs) : leftMs;
     this.#cancelTimer = clock.after(limitMs, () => {
-      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`, 'ETIMEDOUT');
+      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`);
     });
   }
 
@@ -146,7 +147,7 @@ export class RelayConnection {
     else this.#client.resume();
   }
 
-  #failAttempt(upstream: Socket, problem: string, code: string | undefined): void {
+  #failAttempt(upstream: Socket, problem: string): void {
     const backend = this.#backend;
     if (this.#over || upstream !== this.#upstream || backend === undefined) return;
     this.#cancelTimer?.();
@@ -156,7 +157,7 @@ export class RelayConnection {
     this.#open = false;
     upstream.destroy();
     this.#route.ended(backend);
-    const again = this.#againMs(code);
+    const again = this.#againMs();
     this.#route.attemptFailed(backend, problem, again !== undefined);
     if (again === undefined) this.#giveUp(problem);
     else if (again === 0) this.#attempt();
@@ -167,13 +168,12 @@ export class RelayConnection {
   }
 
   /** How long to wait before the next attempt, or undefined when there is none. */
-  #againMs(code: string | undefined): number | undefined {
+  #againMs(): number | undefined {
     const elapsedMs = this.#environment.clock.monotonicMs() - this.#startedMs;
     if (elapsedMs >= connectTotalMs) return undefined;
     if (this.#route.hasOther(this.#tried)) return 0;
-    if (this.#route.size > 1 || code !== 'ECONNREFUSED') return undefined;
-    const waitMs = refusedAgainMs[this.#refusals];
-    this.#refusals += 1;
+    const waitMs = roundAgainMs[this.#rounds];
+    this.#rounds += 1;
     return waitMs;
   }
 
@@ -287,10 +287,10 @@ export class RelayConnection {
         this.#route.exhausted(error);
         this.#tried = [];
         this.#giveUp(describeError(error));
-      } else this.#failAttempt(upstream, describeError(error), code);
+      } else this.#failAttempt(upstream, describeError(error));
     } else if (!this.#moved && !this.#clientEnded && !this.#upstreamEnded && !this.#client.destroyed) {
       this.#client.pause();
-      this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`, code);
+      this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`);
     } else if (this.#upstreamEnded) this.#linger();
     else this.#resetClient();
   }

@@ -24,6 +24,8 @@ import { type SourceCounters, sourceMetrics } from './source-metrics.ts';
 const firstRetryMs = 100;
 const maxRetryMs = 5000;
 const compareEveryMs = 60_000;
+/** Between questions whether the engine still answers. */
+const askEveryMs = 5000;
 /** However often one is asked for. */
 const minPauseMs = 1000;
 /** A comparison that found something waits this long for an event before it takes the stream for dead. */
@@ -195,6 +197,7 @@ export class DockerSource {
     };
     const stream = await this.#client.openEvents(this.#since(version.nowMs), sink, signal);
     stream.ended.catch((error: unknown) => controller.abort(error));
+    this.#watch(signal).catch((error: unknown) => controller.abort(error));
     await this.#compare(session);
     this.#inventory.load();
     this.#connected(version.engine);
@@ -213,6 +216,14 @@ export class DockerSource {
           hint: 'The connection is made anew.',
         });
       }
+    }
+  }
+
+  /** Asks a small question now and then: an engine that hangs sends no events either, and nothing else would tell. */
+  async #watch(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      await this.#options.clock.sleep(askEveryMs, signal);
+      await this.#client.negotiate(signal);
     }
   }
 

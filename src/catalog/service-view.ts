@@ -1,4 +1,4 @@
-import { type Instance, isUsableStatus, type Protocol } from '../model/instance.ts';
+import { type Instance, isUsableStatus, type Protocol, transportOf } from '../model/instance.ts';
 import { defaultBalance, type ServiceRecord } from '../model/service.ts';
 import type { Service } from './snapshot.ts';
 
@@ -51,9 +51,17 @@ function positionOf(sorted: readonly Instance[], instance: Instance): number {
   return low;
 }
 
-/** Whether new connections may go to the instance. A service's links speak one protocol, so others' are left out. */
+/**
+ * Whether new connections may go to the instance. A service has one transport, so those of the other are left out. What
+ * is spoken above TCP is the service's to say: an instance that only says `tcp`, the default, contradicts nothing.
+ */
 function isUsable(instance: Instance, protocol: Protocol): boolean {
-  return isUsableStatus(instance.status) && !instance.draining && instance.protocol === protocol;
+  return isUsableStatus(instance.status) && !instance.draining && transportOf(instance.protocol) === transportOf(protocol);
+}
+
+function contradicts(instance: Instance, protocol: Protocol): boolean {
+  if (instance.protocol === protocol) return false;
+  return instance.protocol !== 'tcp' || transportOf(protocol) !== 'tcp';
 }
 
 /**
@@ -101,7 +109,7 @@ function faultsOf(instances: readonly Instance[], protocol: Protocol, vipFault: 
   const faults = vipFault === undefined ? [] : [vipFault];
   let more = 0;
   for (const instance of instances) {
-    if (instance.protocol === protocol) continue;
+    if (!contradicts(instance, protocol)) continue;
     if (faults.length >= maxFaults) more += 1;
     else faults.push(`${instance.id} speaks ${instance.protocol}, the service ${protocol}`);
   }

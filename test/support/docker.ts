@@ -17,8 +17,8 @@ export class TestDocker {
   }
 
   /**
-   * Imports an image that holds busybox and `ask` (see ask.c), built against musl as `ask-musl` and against glibc, with
-   * its library, as `ask-glibc`. `socket`: another engine than the machine's own.
+   * Imports an image that holds busybox, `serve` (see serve.c), and `ask` (see ask.c), which is built against musl as
+   * `ask-musl` and against glibc, with its library, as `ask-glibc`. `socket`: another engine than the machine's own.
    */
   static async open(t: Teardown, socket?: string): Promise<TestDocker> {
     const docker = new TestDocker(socket);
@@ -26,9 +26,10 @@ export class TestDocker {
     for (const folder of ['bin', 'tmp', 'www']) mkdirSync(join(root, folder));
     copyFileSync('/bin/busybox', join(root, 'bin', 'busybox'));
     for (const tool of tools) await must('ln', '-s', 'busybox', join(root, 'bin', tool));
-    const source = join(checkout, 'test', 'support', 'ask.c');
-    await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'ask-musl'), source);
-    await must('gcc', '-O1', '-o', join(root, 'bin', 'ask-glibc'), source);
+    const source = (name: string): string => join(checkout, 'test', 'support', name);
+    await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'ask-musl'), source('ask.c'));
+    await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'serve'), source('serve.c'));
+    await must('gcc', '-O1', '-o', join(root, 'bin', 'ask-glibc'), source('ask.c'));
     const libraries = await must('ldd', join(root, 'bin', 'ask-glibc'));
     for (const [, path = ''] of libraries.matchAll(/(\/[^ ]+) \(/g)) {
       mkdirSync(join(root, dirname(path)), { recursive: true });
@@ -73,7 +74,7 @@ export class TestDocker {
   }
 }
 
-/** A busybox command that answers every connection to `port` with `text` and a line end. */
-export function sayOn(port: number, text: string): string[] {
-  return ['nc', '-ll', '-p', String(port), '-e', 'echo', text];
+/** A command that answers every connection to `port` with `text` and a line end; `-` sends the line back. */
+export function sayOn(port: number, text: string, onTerm: 'graceful' | 'ignore' | 'abrupt' = 'graceful'): string[] {
+  return ['serve', String(port), text, onTerm];
 }
