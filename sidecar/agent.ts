@@ -21,7 +21,10 @@ export function ownVersion(): string {
  * Runs the sidecar in the foreground until SIGTERM or SIGINT, which drain and leave; a second one ends at once. SIGHUP
  * reloads the configuration file. The exit status: 0 after a clean stop, 1 when it could not start.
  */
-export async function runAgent(config: Config, options: { readonly configFile?: string | undefined; readonly reload: Reload }): Promise<number> {
+export async function runAgent(
+  config: Config,
+  options: { readonly configFile?: string | undefined; readonly reload: Reload },
+): Promise<number> {
   const log = createLog(config.log.level);
   const stopping = new Promise<NodeJS.Signals>((resolve) => {
     const onSignal = (signal: NodeJS.Signals): void => {
@@ -38,7 +41,8 @@ export async function runAgent(config: Config, options: { readonly configFile?: 
   } catch (error) {
     const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';
     process.stderr.write(`legate agent: ${describeError(error)}${hint}\n`);
-    if (!isLegateError(error) || config.log.level === 'debug') log.debug('stack', { stack: error instanceof Error ? (error.stack ?? '') : '' });
+    if (!isLegateError(error) || config.log.level === 'debug')
+      log.debug('stack', { stack: error instanceof Error ? (error.stack ?? '') : '' });
     return 1;
   }
   process.on('SIGHUP', () => {

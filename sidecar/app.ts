@@ -2,6 +2,7 @@ import { NameServer } from '../dns/server.ts';
 import { LinkPlane } from '../proxy/link-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
+import { LegateError } from '../src/base/errors.ts';
 import { Latest } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
@@ -10,7 +11,6 @@ import { Catalog } from '../src/catalog/catalog.ts';
 import { SnapshotFile } from '../src/catalog/disk.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance } from '../src/config/config.ts';
-import { LegateError } from '../src/base/errors.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
 import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
@@ -133,9 +133,17 @@ export async function startSidecar(
       const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
       const opened = await openMesh({ ...known, signal: until });
       await dataDir.rememberMesh(opened.meshId);
-      if (opened.outcome === 'restored') log.warn('the store had come back empty; settings and claims were written back', { 'mesh.id': opened.meshId });
+      if (opened.outcome === 'restored')
+        log.warn('the store had come back empty; settings and claims were written back', { 'mesh.id': opened.meshId });
       const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
-      registrar = new Registrar({ ...common, store, keys, host, leaseTtlMs: config.store.leaseTtlMs, mayDelete: (record) => own.mayDelete(record) });
+      registrar = new Registrar({
+        ...common,
+        store,
+        keys,
+        host,
+        leaseTtlMs: config.store.leaseTtlMs,
+        mayDelete: (record) => own.mayDelete(record),
+      });
       registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
       const claims = new ServiceClaims({
         ...common,
@@ -149,7 +157,9 @@ export async function startSidecar(
         ...(saved && { remembered: rememberedVips(saved) }),
       });
       background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
-      background.push(keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }));
+      background.push(
+        keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
+      );
     };
     const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
     const session = new StoreSession({ ...common, open, begin, signal });
@@ -255,14 +265,18 @@ function onlyInstance(result: InstancesResult): StaticInstance {
 
 /** Closes in the reverse of the order of opening; one that fails keeps none of the others open. */
 async function closeAll(closers: (() => unknown)[]): Promise<void> {
-  for (const close of closers.reverse()) await Promise.resolve().then(close).catch(() => undefined);
+  for (const close of closers.reverse())
+    await Promise.resolve()
+      .then(close)
+      .catch(() => undefined);
 }
 
 /** Says which changes of the configuration wait for the next start. */
 function reportUnapplied(before: Config, after: Config, log: Log): void {
   const { instances: _old, ...rest } = before;
   const { instances, ...next } = after;
-  const text = (value: unknown): string => JSON.stringify(value, (_key, each) => (each instanceof Map ? [...each] : each));
+  const text = (value: unknown): string =>
+    JSON.stringify(value, (_key, each) => (each instanceof Map ? [...each] : each));
   const waiting = Object.entries(next).filter(([key, value]) => text(value) !== text(rest[key as keyof typeof rest]));
   log.info('configuration reloaded', {
     'config.instances': instances.length,

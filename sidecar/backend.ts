@@ -53,12 +53,20 @@ export function createBackend(parts: BackendParts): AdminBackend {
     const slash = id.indexOf('/');
     const name = slash < 0 ? id : id.slice(slash + 1);
     if (slash >= 0 && id.slice(0, slash) !== parts.self.hostName) {
-      throw new LegateError('E_CONFLICT', `${printable(truncate(id, 160))} is not an instance of this host, ${parts.self.hostName}`, {
-        hint: 'run the command on the host that the id names',
-      });
+      throw new LegateError(
+        'E_CONFLICT',
+        `${printable(truncate(id, 160))} is not an instance of this host, ${parts.self.hostName}`,
+        {
+          hint: 'run the command on the host that the id names',
+        },
+      );
     }
     const fault = instanceNameFault(name);
-    if (fault !== undefined) throw new LegateError('E_INVALID', `the instance's name ${JSON.stringify(printable(truncate(name, 160)))} ${fault}`);
+    if (fault !== undefined)
+      throw new LegateError(
+        'E_INVALID',
+        `the instance's name ${JSON.stringify(printable(truncate(name, 160)))} ${fault}`,
+      );
     return name;
   };
   const ownInstances = (): Instance[] =>
@@ -101,7 +109,10 @@ export function createBackend(parts: BackendParts): AdminBackend {
       const known = ownInstance(name);
       if (known !== undefined && known.source !== 'api') {
         throw new LegateError('E_CONFLICT', `${known.id} comes from ${printable(known.source)} and would come back`, {
-          hint: known.source === 'file' ? 'remove it from the configuration file and reload' : 'stop or remove the container, or use legate drain',
+          hint:
+            known.source === 'file'
+              ? 'remove it from the configuration file and reload'
+              : 'stop or remove the container, or use legate drain',
         });
       }
       await parts.deregister(name);
@@ -134,9 +145,13 @@ function chooseToDrain(
     const name = ownName(body.id);
     const found = own.filter((instance) => instance.name === name);
     if (found.length > 0) return found;
-    throw new LegateError('E_NOT_FOUND', `there is no instance ${JSON.stringify(printable(truncate(body.id, 160)))} on this host`, {
-      hint: 'legate services and legate instances SERVICE show the ids',
-    });
+    throw new LegateError(
+      'E_NOT_FOUND',
+      `there is no instance ${JSON.stringify(printable(truncate(body.id, 160)))} on this host`,
+      {
+        hint: 'legate services and legate instances SERVICE show the ids',
+      },
+    );
   }
   throw new LegateError('E_INVALID', 'drain needs one of "id", "service" or "host": true');
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { openSync, readFileSync, rmSync, writeSync, closeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
@@ -112,5 +112,7 @@ function takeLock(lock: string, path: string): void {
       rmSync(lock, { force: true });
     }
   }
-  throw new LegateError('E_IN_USE', `data_dir ${path} is being taken by another sidecar`, { hint: 'start one at a time' });
+  throw new LegateError('E_IN_USE', `data_dir ${path} is being taken by another sidecar`, {
+    hint: 'start one at a time',
+  });
 }

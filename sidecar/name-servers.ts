@@ -65,7 +65,10 @@ export class NameServers {
     const servers = new BridgeNameServers({
       topology,
       listen: (endpoint, purpose) => this.#open(endpoint, purpose),
-      explain: (error) => Promise.resolve(isLegateError(error) ? error : explainListenError(error, { address: '', port: namePort }, 'udp')),
+      explain: (error) =>
+        Promise.resolve(
+          isLegateError(error) ? error : explainListenError(error, { address: '', port: namePort }, 'udp'),
+        ),
       clock,
       log,
       conditions,
@@ -74,7 +77,9 @@ export class NameServers {
   }
 
   documents(): NameServerDocument[] {
-    const up = this.#options.server.listeners().map((each) => ({ ...each, listen: this.#shownAs.get(each.listen) ?? each.listen }));
+    const up = this.#options.server
+      .listeners()
+      .map((each) => ({ ...each, listen: this.#shownAs.get(each.listen) ?? each.listen }));
     return [...up, ...this.#down.values()];
   }
 

@@ -83,7 +83,10 @@ export class OwnInstances {
   /** Begins or ends an operator's drain of these names; on disk when it resolves. */
   async drain(names: readonly string[], on: boolean): Promise<void> {
     for (const name of names) this.#local.drain(name, on);
-    await writeFileAtomically(this.#options.drainedFile, `${JSON.stringify({ v: 1, drained: [...this.#local.drained] })}\n`);
+    await writeFileAtomically(
+      this.#options.drainedFile,
+      `${JSON.stringify({ v: 1, drained: [...this.#local.drained] })}\n`,
+    );
   }
 
   records(): ReadonlyMap<string, InstanceRecord> {
@@ -108,7 +111,12 @@ function readDrained(path: string, conditions: Conditions): string[] {
     if (!Array.isArray(names)) throw new Error('it has no list "drained"');
     return names.filter((name) => typeof name === 'string' && instanceNameFault(name) === undefined);
   } catch (error) {
-    conditions.raise(drainedCondition, 'warning', `${path} cannot be read: ${describeError(error)}`, 'drain again what is to be drained');
+    conditions.raise(
+      drainedCondition,
+      'warning',
+      `${path} cannot be read: ${describeError(error)}`,
+      'drain again what is to be drained',
+    );
     return [];
   }
 }

@@ -50,7 +50,10 @@ export function statusDocument(parts: StatusParts): StatusDocument {
       state: store?.state ?? 'away',
       since: new Date(store?.sinceMs ?? parts.startedAtMs).toISOString(),
       revision: snapshot.revision,
-      snapshot: { origin: snapshot.origin, ageMs: confirmedAtMs === undefined ? 0 : Math.max(0, nowMs - confirmedAtMs) },
+      snapshot: {
+        origin: snapshot.origin,
+        ageMs: confirmedAtMs === undefined ? 0 : Math.max(0, nowMs - confirmedAtMs),
+      },
       problem: parts.storeProblem() ?? store?.problem ?? null,
     },
     docker,

@@ -1,8 +1,8 @@
-import { createServer, type Server } from 'node:net';
+import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { Resolver } from 'node:dns/promises';
 import t from 'tap';
 import type { InstanceDocument, ServiceDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import { Agent, legateMain, run, type Teardown } from './support/agent.ts';
@@ -50,7 +50,11 @@ async function resolverOf(agent: Agent): Promise<Resolver> {
   return resolver;
 }
 
-function instance(service: string, port: number, more: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+function instance(
+  service: string,
+  port: number,
+  more: Readonly<Record<string, unknown>> = {},
+): Record<string, unknown> {
   return { service, address: '127.0.0.1', port, ...more };
 }
 
@@ -63,11 +67,18 @@ t.test('a service from the file is registered, resolved and linked; its failure 
     instances: [instance('db', one.port, { ...check, tags: ['primary'] }), instance('db', two.port, check)],
     links: [{ service: 'db', listen: `127.0.0.1:${link}` }],
   }).start();
-  await waitFor('both instances to pass', async () => (await agent.json<ServiceDocument>('/api/services/db')).usable === 2);
+  await waitFor(
+    'both instances to pass',
+    async () => (await agent.json<ServiceDocument>('/api/services/db')).usable === 2,
+  );
 
   const resolver = await resolverOf(agent);
   t.same(await resolver.resolve4('db.mesh.internal'), ['127.0.0.1']);
-  t.same(await resolver.resolve4('db.service.mesh.internal'), ['127.0.0.1'], 'two instances on one address are one record');
+  t.same(
+    await resolver.resolve4('db.service.mesh.internal'),
+    ['127.0.0.1'],
+    'two instances on one address are one record',
+  );
   const targets = await resolver.resolveSrv('_db._tcp.mesh.internal');
   t.same(targets.map((target) => target.port).sort(), [one.port, two.port].sort());
   t.equal((await resolver.resolveSrv('_primary._db._tcp.mesh.internal'))[0]?.port, one.port);
@@ -78,7 +89,10 @@ t.test('a service from the file is registered, resolved and linked; its failure 
   t.same([...answers].sort(), ['one', 'two']);
 
   one.server.close();
-  await waitFor('the first to be left out', async () => (await agent.json<ServiceDocument>('/api/services/db')).usable === 1);
+  await waitFor(
+    'the first to be left out',
+    async () => (await agent.json<ServiceDocument>('/api/services/db')).usable === 1,
+  );
   t.equal(await ask(link), 'two');
   t.equal((await resolver.resolveSrv('_db._tcp.mesh.internal')).length, 1);
   const shown = await agent.cli('instances', 'db');
@@ -98,7 +112,10 @@ t.test('registered instances survive restarts until they are deregistered; ident
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     await agent.kill(signal);
     await agent.start();
-    await waitFor('the store to confirm', async () => (await agent.json<StatusDocument>('/api/status')).store.snapshot.origin === 'store');
+    await waitFor(
+      'the store to confirm',
+      async () => (await agent.json<StatusDocument>('/api/status')).store.snapshot.origin === 'store',
+    );
     const after = (await agent.json<{ instances: InstanceDocument[] }>('/api/instances')).instances;
     t.same(after, before, `unchanged after ${signal}, the revision of its record included`);
   }
@@ -115,7 +132,7 @@ t.test('the users own keys', async (t) => {
   t.equal((await agent.cli('kv', 'put', 'app/colour', 'blue')).status, 0);
   t.equal((await agent.cli('kv', 'get', 'app/colour')).stdout.trim(), 'blue');
   const answer = await agent.api('GET', '/api/kv/app/colour');
-  const revision = String(answer.headers['etag']).replaceAll('"', '');
+  const revision = String(answer.headers.etag).replaceAll('"', '');
   t.equal((await agent.cli('kv', 'put', 'app/colour', 'red', '--cas', '0')).status, 1, 'exists already');
   t.equal((await agent.cli('kv', 'put', 'app/colour', 'red', '--cas', revision)).status, 0);
   t.equal((await agent.cli('kv', 'put', 'app/colour', 'green', '--cas', revision)).status, 1, 'changed meanwhile');
@@ -152,16 +169,22 @@ t.test('doors: the socket is private, TCP needs the token and the right Host', a
   t.equal(await status('/api/status', { authorization: 'Bearer wrong-wrong-wrong-wrong' }), 401);
   t.equal(await status('/api/status', { authorization: `Bearer ${token}` }), 200);
   t.equal(await status('/healthz', { host: `evil.example:${port}` }), 401);
-  t.equal((await run(process.execPath, [legateMain, '--admin', `127.0.0.1:${port}`, '--token-file', tokenFile, 'status'])).status, 0);
+  t.equal(
+    (await run(process.execPath, [legateMain, '--admin', `127.0.0.1:${port}`, '--token-file', tokenFile, 'status']))
+      .status,
+    0,
+  );
   const metrics = await agent.api('GET', '/metrics');
   t.match(metrics.text, /^legate_admin_requests_total \d+$/m);
-  for (const file of ['host.json', 'admin.token']) t.equal(statSync(join(agent.folder, 'data', file)).mode & 0o077, 0, file);
+  for (const file of ['host.json', 'admin.token'])
+    t.equal(statSync(join(agent.folder, 'data', file)).mode & 0o077, 0, file);
   t.notMatch(agent.log.join('\n') + metrics.text, token, 'the token is nowhere');
 });
 
 t.test('bad input is answered and harms nothing', async (t) => {
   const agent = await new Agent(t).start();
-  const put = (id: string, body: unknown): Promise<{ status: number; text: string }> => agent.api('PUT', `/api/instances/${id}`, body);
+  const put = (id: string, body: unknown): Promise<{ status: number; text: string }> =>
+    agent.api('PUT', `/api/instances/${id}`, body);
   const bad: readonly (readonly [string, unknown, RegExp])[] = [
     ['web-1/a', { service: 'DB', address: '127.0.0.1', port: 1 }, /service/],
     ['web-1/a', { service: 'db', address: '127.0.0.1', port: 65536 }, /port/],
@@ -240,8 +263,12 @@ t.test('a damaged store: names and links go on from the snapshot on disk', async
 
 t.test('a store that was emptied gets everything back, with the same virtual address', async (t) => {
   const { port } = await namedServer(t, 'db');
-  const agent = await new Agent(t, { instances: [instance('db', port)], services: { db: { port: 5432, balance: 'random' } } }).start();
-  const settled = async (): Promise<boolean> => (await agent.json<StatusDocument>('/api/status')).store.snapshot.origin === 'store';
+  const agent = await new Agent(t, {
+    instances: [instance('db', port)],
+    services: { db: { port: 5432, balance: 'random' } },
+  }).start();
+  const settled = async (): Promise<boolean> =>
+    (await agent.json<StatusDocument>('/api/status')).store.snapshot.origin === 'store';
   await waitFor('the store', settled);
   const before = await agent.json<ServiceDocument>('/api/services/db');
   await agent.kill('SIGTERM');
@@ -286,7 +313,9 @@ t.test('SIGHUP takes new instances from the file; a faulty file changes nothing'
   const agent = await new Agent(t, { instances: [instance('db', one.port)] }).start();
   writeFileSync(agent.configFile, readFileSync(agent.configFile, 'utf8').replace('service: db', 'service: web'));
   process.kill(agent.pid, 'SIGHUP');
-  await waitFor('the new service', async () => (await agent.api('GET', '/api/services/web')).text.includes('"usable":1'));
+  await waitFor('the new service', async () =>
+    (await agent.api('GET', '/api/services/web')).text.includes('"usable":1'),
+  );
   writeFileSync(agent.configFile, 'nonsense: true\n');
   process.kill(agent.pid, 'SIGHUP');
   await waitFor('the fault to be told', () => agent.log.some((line) => /nonsense/.test(line)));

@@ -1,6 +1,12 @@
 import { connect, type Socket } from 'node:net';
 import t from 'tap';
-import type { InstanceDocument, LinkDocument, ServiceDocument, ServicesDocument, StatusDocument } from '../sidecar/admin/documents.ts';
+import type {
+  InstanceDocument,
+  LinkDocument,
+  ServiceDocument,
+  ServicesDocument,
+  StatusDocument,
+} from '../sidecar/admin/documents.ts';
 import { Agent, must, type Teardown } from './support/agent.ts';
 import { sayOn, TestDocker } from './support/docker.ts';
 import { unless } from './support/needs.ts';
@@ -32,12 +38,20 @@ async function usable(agent: Agent, name: string, count: number): Promise<Servic
 /** Names of the tests' own: other tests run containers on the same engine at the same time. */
 const named = (name: string): string => `${name}-${process.pid}`;
 const dbName = named('db');
-const labels = (name: string, port: number): string[] => ['--label', `legate.service=${named(name)}`, '--label', `legate.port=${port}`];
+const labels = (name: string, port: number): string[] => [
+  '--label',
+  `legate.service=${named(name)}`,
+  '--label',
+  `legate.port=${port}`,
+];
 const db = (): string[] => labels('db', 5432);
 const withNames = ['--dns', nameServer, '--dns-search', 'mesh.internal'];
 
 /** Opens a connection to an address and keeps what it says. */
-function open(address: string, port: number): { socket: Socket; text: () => string; problem: () => string; closed: Promise<unknown> } {
+function open(
+  address: string,
+  port: number,
+): { socket: Socket; text: () => string; problem: () => string; closed: Promise<unknown> } {
   const socket = connect(port, address);
   let text = '';
   let problem = '';
@@ -63,26 +77,29 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
   t.ok(vip?.startsWith('240.88.'));
   const net = await docker.network('shop');
 
-  await t.test('a third container finds and reaches db under its name: musl and glibc, every kind of network', async (t) => {
-    const places: readonly (readonly [string, readonly string[]])[] = [
-      ['default bridge', withNames],
-      ['user-defined bridge', ['--network', net, ...withNames]],
-      ['user-defined bridge without search domain', ['--network', net, '--dns', nameServer]],
-      ['host network', ['--network', 'host', ...withNames]],
-    ];
-    for (const [place, options] of places) {
-      for (const ask of ['ask-musl', 'ask-glibc']) {
-        t.equal(await docker.runOnce(options, ask, `${dbName}.mesh.internal`), vip, `${ask} on the ${place}`);
-        const answers = await docker.runOnce(options, ask, dbName, '5432', '20');
-        t.same([...new Set(answers.split('\n'))].sort(), ['db-1', 'db-2'], `${ask} reaches db:5432 on the ${place}`);
+  await t.test(
+    'a third container finds and reaches db under its name: musl and glibc, every kind of network',
+    async (t) => {
+      const places: readonly (readonly [string, readonly string[]])[] = [
+        ['default bridge', withNames],
+        ['user-defined bridge', ['--network', net, ...withNames]],
+        ['user-defined bridge without search domain', ['--network', net, '--dns', nameServer]],
+        ['host network', ['--network', 'host', ...withNames]],
+      ];
+      for (const [place, options] of places) {
+        for (const ask of ['ask-musl', 'ask-glibc']) {
+          t.equal(await docker.runOnce(options, ask, `${dbName}.mesh.internal`), vip, `${ask} on the ${place}`);
+          const answers = await docker.runOnce(options, ask, dbName, '5432', '20');
+          t.same([...new Set(answers.split('\n'))].sort(), ['db-1', 'db-2'], `${ask} reaches db:5432 on the ${place}`);
+        }
       }
-    }
-    const srv = await must('dig', '+short', `@${nameServer}`, `_${dbName}._tcp.mesh.internal`, 'SRV');
-    t.equal(srv.split('\n').length, 2);
-    t.match(srv, /^1 1 5432 [0-9a-f]{8}\.addr\.mesh\.internal\.$/m);
-    t.equal(await must('dig', '+short', '+tcp', `@${nameServer}`, `${dbName}.mesh.internal`), vip);
-    t.equal(await must('dig', '+short', `@${nameServer}`, '-x', vip ?? ''), `${dbName}.mesh.internal.`);
-  });
+      const srv = await must('dig', '+short', `@${nameServer}`, `_${dbName}._tcp.mesh.internal`, 'SRV');
+      t.equal(srv.split('\n').length, 2);
+      t.match(srv, /^1 1 5432 [0-9a-f]{8}\.addr\.mesh\.internal\.$/m);
+      t.equal(await must('dig', '+short', '+tcp', `@${nameServer}`, `${dbName}.mesh.internal`), vip);
+      t.equal(await must('dig', '+short', `@${nameServer}`, '-x', vip ?? ''), `${dbName}.mesh.internal.`);
+    },
+  );
 
   await t.test('from the host, and beside a published port of the same number', async (t) => {
     const port = 25_432;
@@ -91,7 +108,10 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
     const other = await usable(agent, 'other', 1);
     const same = await usable(agent, 'same', 1);
     t.not(other.vip, same.vip);
-    for (const [found, name] of [[other, 'other'], [same, 'same']] as const) {
+    for (const [found, name] of [
+      [other, 'other'],
+      [same, 'same'],
+    ] as const) {
       const asked = open(found.vip ?? '', port);
       await asked.closed;
       t.equal(asked.text().trim(), name, `two services on port ${port} side by side`);
@@ -122,9 +142,26 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
 
   await t.test('what cannot be registered is refused with the reason, and disturbs nothing', async (t) => {
     await docker.start('bad-port', ['--label', 'legate.service=bad', '--label', 'legate.port=54 32'], ['sleep', '60']);
-    await docker.start('bad-net', ['--network', net, '--label', 'legate.service=bad', '--label', 'legate.port=1', '--label', 'legate.network=nowhere'], ['sleep', '60']);
+    await docker.start(
+      'bad-net',
+      [
+        '--network',
+        net,
+        '--label',
+        'legate.service=bad',
+        '--label',
+        'legate.port=1',
+        '--label',
+        'legate.network=nowhere',
+      ],
+      ['sleep', '60'],
+    );
     await docker.start('bad-name', ['--label', 'legate.service=Bad_Name', '--label', 'legate.port=1'], ['sleep', '60']);
-    await docker.start('no-net', ['--network', 'none', '--label', 'legate.service=bad', '--label', 'legate.port=1'], ['sleep', '60']);
+    await docker.start(
+      'no-net',
+      ['--network', 'none', '--label', 'legate.service=bad', '--label', 'legate.port=1'],
+      ['sleep', '60'],
+    );
     const refused = await waitFor('four refusals', async () => {
       const found = (await agent.json<ServicesDocument>('/api/services')).refused;
       const ours = found.filter((each) => each.source.includes(docker.prefix));
@@ -141,28 +178,45 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
 
   await t.test('rename, other networks, host network and a shared network namespace', async (t) => {
     await docker.docker('rename', docker.name('db-1'), docker.name('db-one'));
-    await waitFor('the new name', async () => (await service(agent, 'db')).instances.some((each) => each.source.includes('db-one')));
+    await waitFor('the new name', async () =>
+      (await service(agent, 'db')).instances.some((each) => each.source.includes('db-one')),
+    );
     await docker.docker('rename', docker.name('db-one'), docker.name('db-1'));
     await docker.start('on-shop', ['--network', net, ...labels('shop', 80)], sayOn(80, 'shop'));
-    await docker.start('side', ['--network', `container:${docker.name('on-shop')}`, ...labels('side', 81)], sayOn(81, 'side'));
+    await docker.start(
+      'side',
+      ['--network', `container:${docker.name('on-shop')}`, ...labels('side', 81)],
+      sayOn(81, 'side'),
+    );
     await docker.start('on-host', ['--network', 'host', ...labels('hosted', 25433)], sayOn(25433, 'hosted'));
-    for (const [name, port] of [['shop', 80], ['side', 81], ['hosted', 25433]] as const) {
+    for (const [name, port] of [
+      ['shop', 80],
+      ['side', 81],
+      ['hosted', 25433],
+    ] as const) {
       await usable(agent, name, 1);
       t.equal(await docker.runOnce(withNames, 'ask-musl', named(name), String(port)), name);
     }
     const shop = (await service(agent, 'shop')).instances[0];
     t.equal((await service(agent, 'side')).instances[0]?.address, shop?.address);
     await docker.docker('rm', '-f', docker.name('side'), docker.name('on-shop'), docker.name('on-host'));
-    await waitFor('the instances to go', async () => (await service(agent, 'shop').catch(() => undefined))?.instances.length !== 1);
+    await waitFor(
+      'the instances to go',
+      async () => (await service(agent, 'shop').catch(() => undefined))?.instances.length !== 1,
+    );
   });
 
-  await t.test('somebody flushes all nftables rules: ours are built again', async (t) => {
+  await t.test('somebody flushes all nftables rules: ours are built again', async (_t) => {
     await must('nft', 'delete', 'table', 'ip', 'legate_240_88_0_0_16');
-    await waitFor('db to be reached again', async () => {
-      const asked = open(vip ?? '', 5432);
-      await asked.closed;
-      return asked.text().startsWith('db-');
-    }, { timeoutMs: 5000 });
+    await waitFor(
+      'db to be reached again',
+      async () => {
+        const asked = open(vip ?? '', 5432);
+        await asked.closed;
+        return asked.text().startsWith('db-');
+      },
+      { timeoutMs: 5000 },
+    );
   });
 
   await t.test('sidecar restarted and killed: no duplicates, no orphans, the same address', async (t) => {
@@ -179,8 +233,14 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
       const after = await usable(agent, 'db', 2);
       t.equal(after.vip, vip);
       t.equal(after.instances.length, 2, `neither duplicates nor orphans after ${signal}`);
-      t.ok(after.instances.some((each) => each.id === before.find((old) => old.source.endsWith('db-1'))?.id), 'db-1 is the same instance');
-      t.equal(await docker.runOnce(withNames, 'ask-musl', dbName, '5432', '4').then((text) => new Set(text.split('\n')).size), 2);
+      t.ok(
+        after.instances.some((each) => each.id === before.find((old) => old.source.endsWith('db-1'))?.id),
+        'db-1 is the same instance',
+      );
+      t.equal(
+        await docker.runOnce(withNames, 'ask-musl', dbName, '5432', '4').then((text) => new Set(text.split('\n')).size),
+        2,
+      );
     }
   });
   t.equal(await agent.kill(), 0);
@@ -189,7 +249,9 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
 
 t.test('stopping and killing containers under traffic', { skip, timeout: 240_000 }, async (t) => {
   const docker = await TestDocker.open(t);
-  const agent = await sidecar(t, { vip: { mode: 'auto', range: '240.90.0.0/16', local_range: '240.91.0.0/16' } }).start();
+  const agent = await sidecar(t, {
+    vip: { mode: 'auto', range: '240.90.0.0/16', local_range: '240.91.0.0/16' },
+  }).start();
   const vipOf = async (): Promise<string> => (await service(agent, 'db')).vip ?? '';
 
   await t.test('docker kill under 64 busy connections: nothing new fails', async (t) => {
@@ -232,7 +294,9 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
     await usable(agent, 'db', 1);
     await docker.docker('kill', '-s', 'HUP', docker.name('g1'));
     await docker.docker('rename', docker.name('g1'), docker.name('g1b'));
-    await waitFor('the rename, which comes after the HUP, to be seen', async () => (await service(agent, 'db')).instances[0]?.source.endsWith('g1b'));
+    await waitFor('the rename, which comes after the HUP, to be seen', async () =>
+      (await service(agent, 'db')).instances[0]?.source.endsWith('g1b'),
+    );
     t.equal((await service(agent, 'db')).usable, 1, 'HUP changes nothing');
     await docker.docker('rename', docker.name('g1b'), docker.name('g1'));
     const beganAt = performance.now();
@@ -245,7 +309,18 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
   });
 
   await t.test('a container that is starting gets no traffic; an unhealthy one is left out', async (t) => {
-    const health = ['--health-cmd', 'test -e /tmp/healthy', '--health-interval', '300ms', '--health-timeout', '2s', '--health-retries', '1', '--health-start-period', '60s'];
+    const health = [
+      '--health-cmd',
+      'test -e /tmp/healthy',
+      '--health-interval',
+      '300ms',
+      '--health-timeout',
+      '2s',
+      '--health-retries',
+      '1',
+      '--health-start-period',
+      '60s',
+    ];
     await docker.start('h1', [...health, ...db()], sayOn(5432, '-'));
     await waitFor('starting', async () => (await service(agent, 'db')).instances[0]?.status === 'starting');
     t.equal((await service(agent, 'db')).usable, 0);
@@ -256,7 +331,10 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
     t.equal((await service(agent, 'db')).usable, 0);
   });
   const links = (await agent.json<{ links: LinkDocument[] }>('/api/links')).links;
-  t.match(links.find((link) => link.service === dbName), { kind: 'vip', state: 'refusing' });
+  t.match(
+    links.find((link) => link.service === dbName),
+    { kind: 'vip', state: 'refusing' },
+  );
 });
 
 /** Connections that each send a line and want it back, as many at a time as told, until stopped. */
@@ -282,43 +360,70 @@ class Traffic {
       asked.socket.setTimeout(5000, () => asked.socket.destroy(new Error('no answer in 5 s')));
       await asked.closed;
       if (asked.text() === '?\n') this.answered += 1;
-      else this.failures.push({ beganAt, endedAt: performance.now(), problem: asked.problem() || 'closed without an answer' });
+      else
+        this.failures.push({
+          beganAt,
+          endedAt: performance.now(),
+          problem: asked.problem() || 'closed without an answer',
+        });
     }
   }
 }
 
-t.test('an engine of its own is restarted, then sidecar and engine together', { skip: unless('docker', 'dockerd', 'busybox', 'command:musl-gcc', 'command:gcc', 'command:ip'), timeout: 240_000 }, async (t) => {
-  const { Engine } = await import('./support/engine.ts');
-  const engine = await Engine.start(t);
-  const docker = await TestDocker.open(t, engine.socket);
-  const agent = new Agent(t, { docker: { socket: engine.socket, expose: 'labelled' } });
-  await agent.start();
-  await docker.start('db-1', ['--restart', 'always', ...db()], sayOn(5432, 'db-1'));
-  await docker.start('db-2', db(), sayOn(5432, 'db-2'));
-  const ids = (found: ServiceDocument): string[] => found.instances.map((each: InstanceDocument) => each.id).sort();
-  const before = ids(await usable(agent, 'db', 2));
-  const check = async (what: string): Promise<void> => {
-    const running = (await docker.docker('ps', '-q')).split('\n').filter((line) => line !== '').sort();
-    const found = await waitFor(`${what}: what runs and what is registered to agree`, async () => {
-      const now = await service(agent, 'db').catch(() => undefined);
-      const registered = ids(now ?? ({ instances: [] } as unknown as ServiceDocument));
-      const expected = running.map((id) => `web-1/${id}-5432`);
-      return JSON.stringify(registered) === JSON.stringify(expected) ? now : undefined;
-    }, { timeoutMs: 30_000 });
-    t.ok(found.instances.length >= 1 && found.instances.every((each) => before.includes(each.id)), `${what}: neither duplicates nor orphans`);
-  };
-  await agent.kill('SIGTERM');
-  await agent.start();
-  await check('sidecar restarted');
-  await engine.restart();
-  await docker.docker('start', docker.name('db-2'));
-  await check('engine restarted');
-  await Promise.all([agent.kill('SIGKILL'), engine.restart()]);
-  await agent.start();
-  await check('both restarted');
-  await engine.hang();
-  await waitFor('the sidecar to say that Docker does not answer', async () => (await agent.json<StatusDocument>('/api/status')).docker.state === 'away', { timeoutMs: 60_000 });
-  t.equal((await service(agent, 'db')).usable >= 1, true, 'the last picture stays while Docker hangs');
-  engine.resume();
-  await waitFor('Docker to be back', async () => (await agent.json<StatusDocument>('/api/status')).docker.state === 'connected', { timeoutMs: 60_000 });
-});
+t.test(
+  'an engine of its own is restarted, then sidecar and engine together',
+  { skip: unless('docker', 'dockerd', 'busybox', 'command:musl-gcc', 'command:gcc', 'command:ip'), timeout: 240_000 },
+  async (t) => {
+    const { Engine } = await import('./support/engine.ts');
+    const engine = await Engine.start(t);
+    const docker = await TestDocker.open(t, engine.socket);
+    const agent = new Agent(t, { docker: { socket: engine.socket, expose: 'labelled' } });
+    await agent.start();
+    await docker.start('db-1', ['--restart', 'always', ...db()], sayOn(5432, 'db-1'));
+    await docker.start('db-2', db(), sayOn(5432, 'db-2'));
+    const ids = (found: ServiceDocument): string[] => found.instances.map((each: InstanceDocument) => each.id).sort();
+    const before = ids(await usable(agent, 'db', 2));
+    const check = async (what: string): Promise<void> => {
+      const running = (await docker.docker('ps', '-q'))
+        .split('\n')
+        .filter((line) => line !== '')
+        .sort();
+      const found = await waitFor(
+        `${what}: what runs and what is registered to agree`,
+        async () => {
+          const now = await service(agent, 'db').catch(() => undefined);
+          const registered = ids(now ?? ({ instances: [] } as unknown as ServiceDocument));
+          const expected = running.map((id) => `web-1/${id}-5432`);
+          return JSON.stringify(registered) === JSON.stringify(expected) ? now : undefined;
+        },
+        { timeoutMs: 30_000 },
+      );
+      t.ok(
+        found.instances.length >= 1 && found.instances.every((each) => before.includes(each.id)),
+        `${what}: neither duplicates nor orphans`,
+      );
+    };
+    await agent.kill('SIGTERM');
+    await agent.start();
+    await check('sidecar restarted');
+    await engine.restart();
+    await docker.docker('start', docker.name('db-2'));
+    await check('engine restarted');
+    await Promise.all([agent.kill('SIGKILL'), engine.restart()]);
+    await agent.start();
+    await check('both restarted');
+    await engine.hang();
+    await waitFor(
+      'the sidecar to say that Docker does not answer',
+      async () => (await agent.json<StatusDocument>('/api/status')).docker.state === 'away',
+      { timeoutMs: 60_000 },
+    );
+    t.equal((await service(agent, 'db')).usable >= 1, true, 'the last picture stays while Docker hangs');
+    engine.resume();
+    await waitFor(
+      'Docker to be back',
+      async () => (await agent.json<StatusDocument>('/api/status')).docker.state === 'connected',
+      { timeoutMs: 60_000 },
+    );
+  },
+);

@@ -91,11 +91,25 @@ t.test('error codes in the sources are those of the table', async (t) => {
 });
 
 t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
-  const parts = new Set(['agent', 'store', 'catalog', 'registrar', 'health', 'docker', 'dns', 'link', 'vip', 'admin', 'process', 'network']);
+  const parts = new Set([
+    'agent',
+    'store',
+    'catalog',
+    'registrar',
+    'health',
+    'docker',
+    'dns',
+    'link',
+    'vip',
+    'admin',
+    'process',
+    'network',
+  ]);
   const names = new Set<string>();
   for (const file of files) {
     if (file.endsWith('.test.ts')) continue;
-    for (const [, name = ''] of readFileSync(join(root, file), 'utf8').matchAll(/'(legate_[a-z0-9_]+)'/g)) names.add(name);
+    for (const [, name = ''] of readFileSync(join(root, file), 'utf8').matchAll(/'(legate_[a-z0-9_]+)'/g))
+      names.add(name);
   }
   t.ok(names.size > 5);
   for (const name of names) {

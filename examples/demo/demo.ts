@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
+import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { Resolver } from 'node:dns/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -36,7 +36,11 @@ async function main(): Promise<number> {
   }
 }
 
-async function demonstrate(folder: string, closers: (() => Promise<void> | void)[], stopped: AbortSignal): Promise<number> {
+async function demonstrate(
+  folder: string,
+  closers: (() => Promise<void> | void)[],
+  stopped: AbortSignal,
+): Promise<number> {
   const steps = new Steps();
   const engine = await dockerVersion();
   const linkPort = await freePort();
@@ -74,10 +78,14 @@ async function demonstrate(folder: string, closers: (() => Promise<void> | void)
     const seen = await world.consume(dialled, 4, questions, 30_000);
     observe(seen.failures.length === 0 && seen.unanswered === 0, `${seen.failures.length} of ${seen.asked} failed`);
     observe(Object.keys(seen.answers).length === 2, `only ${Object.keys(seen.answers).join()} answered`);
-    const counts = Object.entries(seen.answers).sort().map(([name, count]) => `${count} by ${name}`);
+    const counts = Object.entries(seen.answers)
+      .sort()
+      .map(([name, count]) => `${count} by ${name}`);
     return `${consumer} reached ${target} ${seen.asked} times: ${counts.join(', ')}`;
   });
-  await steps.step(`killing db-1 under ${busyConnections} busy connections`, () => killUnderTraffic(sidecar, world, dialled));
+  await steps.step(`killing db-1 under ${busyConnections} busy connections`, () =>
+    killUnderTraffic(sidecar, world, dialled),
+  );
   await sidecar.showMore(steps, status, world.kind);
   if (steps.failed === 0 && !endsByItself) {
     steps.note('Ctrl-C ends it and leaves nothing behind.');
@@ -114,7 +122,10 @@ async function killUnderTraffic(sidecar: DemoSidecar, world: World, target: stri
   const cutAt = Math.min(...seen.failures.map((failure) => failure.endedAt));
   const inFlight = seen.failures.filter((failure) => failure.beganAt <= cutAt).length;
   const fresh = seen.failures.length - inFlight;
-  observe(fresh === 0, `${fresh} connections that began after the kill failed (${seen.failures.at(-1)?.problem ?? ''})`);
+  observe(
+    fresh === 0,
+    `${fresh} connections that began after the kill failed (${seen.failures.at(-1)?.problem ?? ''})`,
+  );
   observe(seen.unanswered === 0, `${seen.unanswered} questions were never answered`);
   return (
     `kill -9 of db-1 under ${busyConnections} busy connections: ${inFlight} in flight cut and asked again, ` +
@@ -153,7 +164,10 @@ class DemoSidecar {
   }
 
   async start(): Promise<StatusDocument> {
-    const child = spawn(process.execPath, [legate, 'agent', '-c', this.#config], { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+    const child = spawn(process.execPath, [legate, 'agent', '-c', this.#config], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      detached: true,
+    });
     this.#child = child;
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#errors = (this.#errors + text).slice(-4000);
@@ -161,7 +175,8 @@ class DemoSidecar {
     for (let attempt = 0; attempt < 200; attempt += 1) {
       if (child.exitCode !== null) throw new Error(`it ended: ${this.#errors.trim().split('\n').at(-1) ?? ''}`);
       const status = await this.#ask<StatusDocument>('status').catch(() => undefined);
-      if (status !== undefined && status.store.state === 'connected' && status.docker.state !== 'connecting') return status;
+      if (status !== undefined && status.store.state === 'connected' && status.docker.state !== 'connecting')
+        return status;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     throw new Error('no answer within 10 s');
@@ -170,7 +185,10 @@ class DemoSidecar {
   async register(name: string, port: number): Promise<void> {
     const file = join(this.#folder, `${name}.yaml`);
     const check = { kind: 'tcp', interval: '500ms', fall: 1 };
-    writeFileSync(file, stringify({ instances: [{ service: 'demo-db', name, address: '127.0.0.1', port, checks: [check] }] }));
+    writeFileSync(
+      file,
+      stringify({ instances: [{ service: 'demo-db', name, address: '127.0.0.1', port, checks: [check] }] }),
+    );
     await output(process.execPath, legate, '--admin', `unix:${this.#socket}`, 'register', '-f', file);
   }
 
@@ -202,9 +220,12 @@ class DemoSidecar {
     } else {
       steps.note(`try it:  ${command} status`);
     }
-    if (kind === 'processes') steps.note('With Docker running it would show containers that register themselves by label.');
+    if (kind === 'processes')
+      steps.note('With Docker running it would show containers that register themselves by label.');
     if (status.vip.state === 'off') {
-      steps.note(`Without virtual addresses here (${status.vip.reason ?? ''}): as root with nftables every container reaches db:5432 under its own name.`);
+      steps.note(
+        `Without virtual addresses here (${status.vip.reason ?? ''}): as root with nftables every container reaches db:5432 under its own name.`,
+      );
     }
   }
 
@@ -222,7 +243,9 @@ class DemoSidecar {
   }
 
   async #ask<T>(...words: string[]): Promise<T> {
-    return JSON.parse(await output(process.execPath, legate, '--admin', `unix:${this.#socket}`, '--json', ...words)) as T;
+    return JSON.parse(
+      await output(process.execPath, legate, '--admin', `unix:${this.#socket}`, '--json', ...words),
+    ) as T;
   }
 
   async #get<T>(path: string): Promise<T> {

@@ -12,7 +12,9 @@ export class Steps {
   async step(doing: string, run: () => Promise<string>): Promise<boolean> {
     const beganAt = performance.now();
     const seconds = (): string => `${((performance.now() - beganAt) / 1000).toFixed(1)} s`;
-    const spinner = process.stdout.isTTY ? ora({ text: doing, stream: process.stdout, discardStdin: false }).start() : undefined;
+    const spinner = process.stdout.isTTY
+      ? ora({ text: doing, stream: process.stdout, discardStdin: false }).start()
+      : undefined;
     try {
       const observed = await run();
       spinner?.stop();
@@ -21,7 +23,9 @@ export class Steps {
     } catch (error) {
       spinner?.stop();
       this.#failed += 1;
-      console.log(`${` ✘ ${doing}: ${error instanceof Error ? error.message : String(error)}`.padEnd(92)} ${seconds()}`);
+      console.log(
+        `${` ✘ ${doing}: ${error instanceof Error ? error.message : String(error)}`.padEnd(92)} ${seconds()}`,
+      );
       return false;
     }
   }

@@ -23,10 +23,18 @@ export interface Consumed {
 
 export function output(command: string, ...args: string[]): Promise<string> {
   return new Promise((resolve, reject) => {
-    execFile(command, args, { encoding: 'utf8', maxBuffer: 16 * 1024 * 1024, timeout: 120_000 }, (error, stdout, stderr) => {
-      if (error === null) resolve(stdout.trim());
-      else reject(new Error(`${command} ${args[0] ?? ''}: ${(stderr || error.message).trim().split('\n').at(-1) ?? ''}`));
-    });
+    execFile(
+      command,
+      args,
+      { encoding: 'utf8', maxBuffer: 16 * 1024 * 1024, timeout: 120_000 },
+      (error, stdout, stderr) => {
+        if (error === null) resolve(stdout.trim());
+        else
+          reject(
+            new Error(`${command} ${args[0] ?? ''}: ${(stderr || error.message).trim().split('\n').at(-1) ?? ''}`),
+          );
+      },
+    );
   });
 }
 
@@ -69,7 +77,19 @@ export class ContainerWorld implements World {
   async startDatabase(name: string): Promise<void> {
     const labels = ['--label', this.#label, '--label', 'legate.service=demo-db', '--label', 'legate.port=5432'];
     const checks = ['--label', 'legate.check=tcp', '--label', 'legate.check.interval=1s'];
-    await output('docker', 'run', '-d', '--name', this.#name(name), ...labels, ...checks, this.#image, process.execPath, '/database.mjs', name);
+    await output(
+      'docker',
+      'run',
+      '-d',
+      '--name',
+      this.#name(name),
+      ...labels,
+      ...checks,
+      this.#image,
+      process.execPath,
+      '/database.mjs',
+      name,
+    );
   }
 
   async killDatabase(name: string): Promise<void> {
@@ -77,7 +97,9 @@ export class ContainerWorld implements World {
   }
 
   async consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed> {
-    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(String);
+    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(
+      String,
+    );
     if (this.#consumerOptions === undefined) return consumeHere(this.#folder, words);
     const options = ['--rm', '--label', this.#label, ...this.#consumerOptions];
     const text = await output('docker', 'run', ...options, this.#image, process.execPath, '/consumer.mjs', ...words);
@@ -122,7 +144,9 @@ export class ProcessWorld implements World {
   }
 
   consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed> {
-    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(String);
+    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(
+      String,
+    );
     return consumeHere(this.#folder, words);
   }
 

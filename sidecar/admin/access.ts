@@ -1,4 +1,4 @@
-import { randomBytes, timingSafeEqual, createHash } from 'node:crypto';
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { LegateError } from '../../src/base/errors.ts';
 import { readFileIfAny, writeFileAtomically } from '../../src/base/files.ts';
@@ -44,7 +44,10 @@ export function bearerMatches(header: string | undefined, token: string): boolea
 export function hostHeaderMatches(header: string | undefined, listen: Endpoint): boolean {
   if (header === undefined) return false;
   const port = /:(\d+)$/.exec(header)?.[1] ?? '80';
-  const name = header.replace(/:\d+$/, '').replace(/^\[|\]$/g, '').toLowerCase();
+  const name = header
+    .replace(/:\d+$/, '')
+    .replace(/^\[|\]$/g, '')
+    .toLowerCase();
   if (Number(port) !== listen.port) return false;
   if (formatEndpoint(listen) === header || name === listen.address) return true;
   return isLoopback(listen.address) && isLoopback(name);

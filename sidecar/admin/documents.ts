@@ -52,7 +52,12 @@ export interface LinkDocument {
   readonly state: 'open' | 'refusing' | 'down';
   readonly problem: string | null;
   readonly balance: Balance;
-  readonly connections: { readonly active: number; readonly total: number; readonly failed: number; readonly retried: number };
+  readonly connections: {
+    readonly active: number;
+    readonly total: number;
+    readonly failed: number;
+    readonly retried: number;
+  };
   readonly bytes: { readonly received: number; readonly sent: number };
   readonly backends: readonly LinkBackendDocument[];
   /** The last connect failure, with its time; null when there was none. */
@@ -162,8 +167,18 @@ export interface ResolveDocument {
   readonly server: string;
   /** `NOERROR`, `NXDOMAIN`, … */
   readonly status: string;
-  readonly answers: readonly { readonly name: string; readonly type: string; readonly ttl: number; readonly data: string }[];
-  readonly additionals: readonly { readonly name: string; readonly type: string; readonly ttl: number; readonly data: string }[];
+  readonly answers: readonly {
+    readonly name: string;
+    readonly type: string;
+    readonly ttl: number;
+    readonly data: string;
+  }[];
+  readonly additionals: readonly {
+    readonly name: string;
+    readonly type: string;
+    readonly ttl: number;
+    readonly data: string;
+  }[];
   /** `snapshot of 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
   readonly origin: string;
   /** Instances that exist and are not in the answer. */

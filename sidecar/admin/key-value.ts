@@ -82,7 +82,9 @@ function guardsOf(context: Context, key: string): Guard[] {
 }
 
 function absent(key: string): LegateError {
-  return new LegateError('E_NOT_FOUND', `there is no key ${JSON.stringify(key)}`, { hint: 'legate kv list shows the keys' });
+  return new LegateError('E_NOT_FOUND', `there is no key ${JSON.stringify(key)}`, {
+    hint: 'legate kv list shows the keys',
+  });
 }
 
 function changed(key: string): LegateError {

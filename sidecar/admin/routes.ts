@@ -32,7 +32,10 @@ const statusOf: Partial<Record<ErrorCode, 400 | 401 | 404 | 409 | 413 | 503>> = 
 /** The routes of CONTRACT's admin API over one backend. Who may call them is decided by the listener. */
 export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   const app = new Hono();
-  const refused = backend.metrics.counter('legate_admin_errors_total', 'Admin requests that were answered with an error.');
+  const refused = backend.metrics.counter(
+    'legate_admin_errors_total',
+    'Admin requests that were answered with an error.',
+  );
   const requests = backend.metrics.counter('legate_admin_requests_total', 'Admin requests.');
   app.use(async (_context, next) => {
     requests.value += 1;
@@ -41,10 +44,13 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.use(bodyLimit({ maxSize: bodyLimitBytes, onError: (context) => answerError(context, tooLarge()) }));
   app.onError((error, context) => {
     refused.value += 1;
-    if (!isLegateError(error)) log.error('admin request failed', { 'http.path': printable(context.req.path), error: describeError(error) });
+    if (!isLegateError(error))
+      log.error('admin request failed', { 'http.path': printable(context.req.path), error: describeError(error) });
     return answerError(context, error);
   });
-  app.notFound((context) => answerError(context, new LegateError('E_NOT_FOUND', `there is no ${printable(truncate(context.req.path, 200))}`)));
+  app.notFound((context) =>
+    answerError(context, new LegateError('E_NOT_FOUND', `there is no ${printable(truncate(context.req.path, 200))}`)),
+  );
 
   app.get('/healthz', (context) => context.text('ok\n'));
   app.get('/readyz', (context) => (backend.ready() ? context.text('ready\n') : context.text('not ready\n', 503)));
@@ -80,7 +86,9 @@ function eventRoute(app: Hono, backend: AdminBackend): void {
   let open = 0;
   app.get('/api/events', (context) => {
     if (open >= maxEventStreams) {
-      throw new LegateError('E_IN_USE', `${maxEventStreams} event streams are open already`, { hint: 'end one of them' });
+      throw new LegateError('E_IN_USE', `${maxEventStreams} event streams are open already`, {
+        hint: 'end one of them',
+      });
     }
     open += 1;
     return streamSSE(context, async (stream) => {

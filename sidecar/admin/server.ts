@@ -47,7 +47,10 @@ export async function openAdminServer(options: {
         listens.push(listen);
       } else {
         const bound: { endpoint: Endpoint } = { endpoint: listen };
-        const server = await listenTcp(listen, guarded(routes, () => bound.endpoint, options.token));
+        const server = await listenTcp(
+          listen,
+          guarded(routes, () => bound.endpoint, options.token),
+        );
         servers.push(server);
         const address = server.address();
         const port = typeof address === 'object' && address !== null ? address.port : listen.port;

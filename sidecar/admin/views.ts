@@ -1,7 +1,7 @@
+import type { Condition } from '../../src/base/conditions.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
-import type { Condition } from '../../src/base/conditions.ts';
 import type { Refusal } from '../../src/model/instance.ts';
 import type {
   ConditionDocument,
@@ -59,9 +59,7 @@ export function serviceOf(snapshot: Snapshot, name: string): Service {
 
 export function instanceDocuments(snapshot: Snapshot, service?: string): readonly InstanceDocument[] {
   if (service !== undefined) return serviceOf(snapshot, service).instances;
-  return [...snapshot.services.values()]
-    .flatMap((each) => each.instances)
-    .sort((a, b) => (a.id < b.id ? -1 : 1));
+  return [...snapshot.services.values()].flatMap((each) => each.instances).sort((a, b) => (a.id < b.id ? -1 : 1));
 }
 
 export function conditionDocument(condition: Condition): ConditionDocument {

@@ -188,7 +188,12 @@ export class DockerSource {
       signal,
       clock,
     });
-    const session: Session = { signal, inspections, early: new AbortController(), compareSoon: () => session.early.abort() };
+    const session: Session = {
+      signal,
+      inspections,
+      early: new AbortController(),
+      compareSoon: () => session.early.abort(),
+    };
     this.#session = session;
     // The stream comes first: what happens while the list is read is then known to be newer than the list.
     const sink = {

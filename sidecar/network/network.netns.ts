@@ -4,8 +4,8 @@ import { systemClock } from '../../src/base/clock.ts';
 import { Latest } from '../../src/base/feed.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { waitFor } from '../../test/support/wait.ts';
-import { defaultAddress } from './default-address.ts';
 import type { DockerNetwork } from '../docker/network.ts';
+import { defaultAddress } from './default-address.ts';
 import { TopologyWatcher } from './topology.ts';
 
 /** Runs inside a network namespace of its own; `network.test.ts` makes it and starts this. */

@@ -11,9 +11,9 @@ import { type Endpoint, formatEndpoint, type Ipv4Range, parseIpv4Range } from '.
 import { type Bridge, emptyTopology, type Topology } from '../../src/model/topology.ts';
 import { unless } from '../../test/support/needs.ts';
 import { waitFor } from '../../test/support/wait.ts';
+import type { DockerNetwork } from '../docker/network.ts';
 import { BridgeNameServers, type NameServer } from './bridge-name-servers.ts';
 import { defaultInterface, sourceOfRoute } from './default-address.ts';
-import type { DockerNetwork } from '../docker/network.ts';
 import { parseInterfaces, rangeAround } from './interfaces.ts';
 import { topologyOf } from './topology.ts';
 

@@ -32,12 +32,15 @@ t.test('durations', async (t) => {
     ['', undefined],
   ];
   for (const [text, expected] of cases) t.equal(parseDuration(text), expected, JSON.stringify(text));
-  for (const text of ['250ms', '5s', '2m', '24h', '0s', '1500ms']) t.equal(formatDuration(parseDuration(text) ?? -1), text);
+  for (const text of ['250ms', '5s', '2m', '24h', '0s', '1500ms'])
+    t.equal(formatDuration(parseDuration(text) ?? -1), text);
 });
 
 t.test('text from strangers', async (t) => {
   t.equal(printable('a\u001b[31mred\u0007\nb\u202e'), 'a\\u001b[31mred\\u0007\\nb\\u202e');
-  fc.assert(fc.property(fc.string({ unit: 'binary' }), (text) => !/[\u0000-\u001f\u007f-\u009f]/.test(printable(text))));
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), (text) => !/[\u0000-\u001f\u007f-\u009f]/.test(printable(text))),
+  );
   t.equal(truncate('abcdef', 4), 'abc…');
   t.equal(truncate('abcd', 4), 'abcd');
   t.equal(nearest('blance', ['balance', 'port', 'protocol']), 'balance');

@@ -56,7 +56,9 @@ function positionOf(sorted: readonly Instance[], instance: Instance): number {
  * is spoken above TCP is the service's to say: an instance that only says `tcp`, the default, contradicts nothing.
  */
 function isUsable(instance: Instance, protocol: Protocol): boolean {
-  return isUsableStatus(instance.status) && !instance.draining && transportOf(instance.protocol) === transportOf(protocol);
+  return (
+    isUsableStatus(instance.status) && !instance.draining && transportOf(instance.protocol) === transportOf(protocol)
+  );
 }
 
 function contradicts(instance: Instance, protocol: Protocol): boolean {

@@ -28,7 +28,8 @@ t.test('names follow the grammar', async (t) => {
 t.test('addresses', async (t) => {
   t.equal(numberToIpv4(ipv4ToNumber('240.77.255.1')), '240.77.255.1');
   t.match(parseIpv4Range('240.77.0.0/16'), { size: 65536, prefixLength: 16 });
-  for (const text of ['240.77.0.1/16', '240.77.0.0/33', '240.77.0.0', '1.2.3/8', 'x/8']) t.equal(parseIpv4Range(text), undefined);
+  for (const text of ['240.77.0.1/16', '240.77.0.0/33', '240.77.0.0', '1.2.3/8', 'x/8'])
+    t.equal(parseIpv4Range(text), undefined);
   const range = parseIpv4Range('10.1.2.0/24');
   t.ok(range !== undefined && inRange(range, '10.1.2.255') && !inRange(range, '10.1.3.0') && !inRange(range, '::1'));
   t.same(parseEndpoint('127.0.0.1:53'), { address: '127.0.0.1', port: 53 });
@@ -75,6 +76,10 @@ t.test('who asks, and what may be dialled from there', async (t) => {
     [askerOf(topology, '203.0.113.9'), { ...own, address: '192.0.2.2', reach: 'mesh' }, true],
   ] as const;
   for (const [asker, place, dialable] of cases) {
-    t.equal(undialable(asker, topology, place) === undefined, dialable, `${asker.kind} → ${place.address} (${place.reach})`);
+    t.equal(
+      undialable(asker, topology, place) === undefined,
+      dialable,
+      `${asker.kind} → ${place.address} (${place.reach})`,
+    );
   }
 });

@@ -18,7 +18,7 @@ async function writeUntilKilled(path: string, round: number, count: number): Pro
   const child = spawn(process.execPath, [writerFile, path, String(round)], {
     stdio: ['ignore', 'pipe', 'inherit'],
     // Without what the test runner would load into it.
-    env: { PATH: process.env['PATH'] ?? '' },
+    env: { PATH: process.env.PATH ?? '' },
   });
   let text = '';
   let lines = 0;

@@ -31,13 +31,23 @@ export interface Ran {
 }
 
 /** Runs a command to its end (at most `timeoutMs`), whatever its exit status. */
-export function run(command: string, args: readonly string[], options: { timeoutMs?: number; input?: string; env?: NodeJS.ProcessEnv } = {}): Promise<Ran> {
+export function run(
+  command: string,
+  args: readonly string[],
+  options: { timeoutMs?: number; input?: string; env?: NodeJS.ProcessEnv } = {},
+): Promise<Ran> {
   return new Promise((resolve) => {
     const child = execFile(
       command,
       [...args],
-      { timeout: options.timeoutMs ?? 60_000, maxBuffer: 64 * 1024 * 1024, encoding: 'utf8', env: options.env ?? process.env },
-      (error, stdout, stderr) => resolve({ status: error === null ? 0 : typeof error.code === 'number' ? error.code : -1, stdout, stderr }),
+      {
+        timeout: options.timeoutMs ?? 60_000,
+        maxBuffer: 64 * 1024 * 1024,
+        encoding: 'utf8',
+        env: options.env ?? process.env,
+      },
+      (error, stdout, stderr) =>
+        resolve({ status: error === null ? 0 : typeof error.code === 'number' ? error.code : -1, stdout, stderr }),
     );
     if (options.input !== undefined) child.stdin?.end(options.input);
   });
@@ -142,12 +152,23 @@ export class Agent {
   }
 
   /** Asks the admin API over the socket. */
-  async api(method: 'GET' | 'PUT' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<{ status: number; text: string; headers: Record<string, unknown> }> {
+  async api(
+    method: 'GET' | 'PUT' | 'POST' | 'DELETE',
+    path: string,
+    body?: unknown,
+  ): Promise<{ status: number; text: string; headers: Record<string, unknown> }> {
     const client = new Client('http://legate', { socketPath: this.socket });
     try {
       const headers = body === undefined ? {} : { 'content-type': 'application/json' };
       const payload = body === undefined || typeof body === 'string' ? (body ?? null) : JSON.stringify(body);
-      const answer = await client.request({ method, path, headers, body: payload, headersTimeout: 10_000, bodyTimeout: 10_000 });
+      const answer = await client.request({
+        method,
+        path,
+        headers,
+        body: payload,
+        headersTimeout: 10_000,
+        bodyTimeout: 10_000,
+      });
       return { status: answer.statusCode, text: await answer.body.text(), headers: answer.headers };
     } finally {
       await client.destroy();

@@ -2,7 +2,22 @@ import { copyFileSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { checkout, must, run, type Teardown, temporaryFolder } from './agent.ts';
 
-const tools = ['sh', 'nc', 'httpd', 'sleep', 'cat', 'echo', 'ping', 'ip', 'kill', 'touch', 'rm', 'true', 'false', 'test'];
+const tools = [
+  'sh',
+  'nc',
+  'httpd',
+  'sleep',
+  'cat',
+  'echo',
+  'ping',
+  'ip',
+  'kill',
+  'touch',
+  'rm',
+  'true',
+  'false',
+  'test',
+];
 
 /** Containers, networks and one image of a test, all of which vanish with it. */
 export class TestDocker {

@@ -67,10 +67,14 @@ export class Engine {
       ],
       { stdio: ['ignore', log, log] },
     );
-    await waitFor('the engine to answer', async () => (await run('docker', ['-H', `unix://${this.socket}`, 'version'])).status === 0, {
-      timeoutMs: 30_000,
-      everyMs: 100,
-    });
+    await waitFor(
+      'the engine to answer',
+      async () => (await run('docker', ['-H', `unix://${this.socket}`, 'version'])).status === 0,
+      {
+        timeoutMs: 30_000,
+        everyMs: 100,
+      },
+    );
   }
 
   async #stop(): Promise<void> {

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 export type Need = 'root' | 'nft' | 'netns' | 'docker' | 'dockerd' | 'busybox' | `command:${string}`;
 
 function has(command: string): boolean {
-  return (process.env['PATH'] ?? '').split(':').some((folder) => existsSync(`${folder}/${command}`));
+  return (process.env.PATH ?? '').split(':').some((folder) => existsSync(`${folder}/${command}`));
 }
 
 function runs(command: string, ...args: string[]): boolean {
@@ -23,7 +23,9 @@ function missing(need: Need): string | undefined {
     case 'root':
       return root ? undefined : 'needs root';
     case 'nft':
-      return root && has('nft') && runs('nft', 'list', 'tables') ? undefined : 'needs root and nftables (package nftables)';
+      return root && has('nft') && runs('nft', 'list', 'tables')
+        ? undefined
+        : 'needs root and nftables (package nftables)';
     case 'netns':
       return root && has('ip') && runs('ip', 'netns', 'list') ? undefined : 'needs root and iproute2';
     case 'docker':
@@ -46,6 +48,6 @@ function missing(need: Need): string | undefined {
 export function unless(...needs: Need[]): false | string {
   const reasons = needs.map(missing).filter((reason) => reason !== undefined);
   if (reasons.length === 0) return false;
-  if (process.env['CI'] === 'true') throw new Error(`with CI=true nothing may be missing: ${reasons.join('; ')}`);
+  if (process.env.CI === 'true') throw new Error(`with CI=true nothing may be missing: ${reasons.join('; ')}`);
   return reasons.join('; ');
 }

@@ -18,7 +18,10 @@ export async function waitFor<T>(
       lastError = error;
     }
     if (performance.now() > until) {
-      throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`, lastError === undefined ? {} : { cause: lastError });
+      throw new Error(
+        `waited ${timeoutMs} ms in vain for: ${what}`,
+        lastError === undefined ? {} : { cause: lastError },
+      );
     }
     await new Promise((resolve) => setTimeout(resolve, everyMs));
   }
