@@ -42,7 +42,7 @@ export class LinkMetrics {
       [[], bufferBytes()],
     ]);
     metrics.gauge(
-      'legate_link_connections_active',
+      'legate_link_active_connections',
       'Connections of consumers that run now.',
       ['service'],
       function* () {

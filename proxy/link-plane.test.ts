@@ -111,10 +111,10 @@ t.test('connections outlive what they came from', async (t) => {
   await waitFor('the link is gone', () => bed.plane.links().length === 0);
   t.equal(await echo('gone'), 'gone');
   t.equal(bed.plane.activeConnections({ service: 'db' }), 1);
-  t.equal(await bed.metric('legate_link_connections_active{service="db"}'), 1);
+  t.equal(await bed.metric('legate_link_active_connections{service="db"}'), 1);
   client.end();
   await waitFor('it ended', () => bed.plane.activeConnections() === 0);
-  t.not(await bed.metric('legate_link_connections_active{service="db"}'), 1);
+  t.not(await bed.metric('legate_link_active_connections{service="db"}'), 1);
 });
 
 t.test('drain waits for what runs, then resets it', async (t) => {

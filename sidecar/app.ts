@@ -167,6 +167,8 @@ export async function startSidecar(
     own.fromFile(config.instances);
     await own.load();
     await session.start();
+    // The embedded store is this host's alone: where it cannot be opened, what this host has is all there is.
+    if (session.store === undefined && config.store.kind === 'embedded') catalog.beginAlone();
     background.push(docker.run(signal));
     const kept = new AbortController();
     const keeping = snapshotFile.keep(catalog, kept.signal);
@@ -188,9 +190,13 @@ export async function startSidecar(
       changes,
       snapshots: catalog.snapshots,
       refusals: () => docker.refusals.value,
+      since: (name) => own.since(name),
       store: () => session.store,
       storeProblem: () => session.problem,
-      ready: () => catalog.snapshots.value.origin !== 'none' && docker.state.value.state !== 'connecting',
+      ready: () => {
+        const { state, problem } = docker.state.value;
+        return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);
+      },
       links: () => links.links(),
       resolve: (name, type) => names.resolve({ name, type }),
       parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),

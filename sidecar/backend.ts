@@ -30,6 +30,8 @@ export interface BackendParts {
   readonly changes: Observable<unknown>;
   readonly snapshots: Observable<Snapshot>;
   readonly refusals: () => readonly Refusal[];
+  /** Wall clock since when one of this host's instances has its status, where that is known. */
+  readonly since: (name: string) => number | undefined;
   readonly store: () => Store | undefined;
   readonly storeProblem: () => string | undefined;
   readonly ready: () => boolean;
@@ -69,6 +71,10 @@ export function createBackend(parts: BackendParts): AdminBackend {
       );
     return name;
   };
+  const withSince = (instance: Instance): InstanceDocument => {
+    const sinceMs = instance.hostId === parts.self.hostId ? parts.since(instance.name) : undefined;
+    return sinceMs === undefined ? instance : { ...instance, since: new Date(sinceMs).toISOString() };
+  };
   const ownInstances = (): Instance[] =>
     instanceDocuments(snapshot()).filter((instance) => instance.hostId === parts.self.hostId);
   const ownInstance = (name: string): Instance | undefined => ownInstances().find((instance) => instance.name === name);
@@ -90,7 +96,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),
     services: () => servicesDocument(snapshot(), parts.refusals()),
     service: (name) => serviceDocument(serviceOf(snapshot(), name)),
-    instances: (service) => instanceDocuments(snapshot(), service),
+    instances: (service) => instanceDocuments(snapshot(), service).map(withSince),
     async register(id, body) {
       const name = ownName(id);
       const known = ownInstance(name);

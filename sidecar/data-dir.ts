@@ -59,7 +59,7 @@ export async function openDataDir(path: string): Promise<DataDir> {
 }
 
 function saveIdentity(file: string, identity: HostIdentity): Promise<void> {
-  return writeFileAtomically(file, `${JSON.stringify({ v: 1, ...identity }, null, 2)}\n`);
+  return writeFileAtomically(file, [`${JSON.stringify({ v: 1, ...identity }, null, 2)}\n`]);
 }
 
 function parseIdentity(text: string | undefined, file: string): HostIdentity | undefined {

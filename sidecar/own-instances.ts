@@ -89,6 +89,10 @@ export class OwnInstances {
     );
   }
 
+  since(name: string): number | undefined {
+    return this.#local.since(name);
+  }
+
   records(): ReadonlyMap<string, InstanceRecord> {
     return this.#local.records();
   }

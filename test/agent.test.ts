@@ -1,6 +1,6 @@
 import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
@@ -107,7 +107,11 @@ t.test('registered instances survive restarts until they are deregistered; ident
   writeFileSync(file, `instances:\n  - {service: mail, address: 127.0.0.1, port: ${port}, meta: {zone: a}}\n`);
   const registered = await agent.cli('register', '-f', file);
   t.equal(registered.status, 0, registered.stderr);
-  const before = (await agent.json<{ instances: InstanceDocument[] }>('/api/instances')).instances;
+  const shown = async (): Promise<InstanceDocument[]> => {
+    const { instances } = await agent.json<{ instances: InstanceDocument[] }>('/api/instances');
+    return instances.map(({ since: _since, ...instance }) => instance);
+  };
+  const before = await shown();
   t.match(before, [{ id: `web-1/mail-${port}`, status: 'passing', source: 'api', meta: { zone: 'a' }, reach: 'host' }]);
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     await agent.kill(signal);
@@ -116,7 +120,7 @@ t.test('registered instances survive restarts until they are deregistered; ident
       'the store to confirm',
       async () => (await agent.json<StatusDocument>('/api/status')).store.snapshot.origin === 'store',
     );
-    const after = (await agent.json<{ instances: InstanceDocument[] }>('/api/instances')).instances;
+    const after = await shown();
     t.same(after, before, `unchanged after ${signal}, the revision of its record included`);
   }
   const gone = await agent.cli('deregister', `web-1/mail-${port}`);
@@ -259,6 +263,22 @@ t.test('a damaged store: names and links go on from the snapshot on disk', async
   t.equal(status.store.snapshot.origin, 'disk');
   t.match(status.todo, [{ severity: 'error', message: /store/, hint: /move/ }]);
   t.equal((await agent.api('GET', '/api/kv/a')).status, 503);
+});
+
+t.test('garbage where the store should be, from the first start on: this host is served all the same', async (t) => {
+  const { port } = await namedServer(t, 'db');
+  const link = await freePort(t);
+  const agent = new Agent(t, {
+    instances: [instance('db', port)],
+    links: [{ service: 'db', listen: `127.0.0.1:${link}` }],
+  });
+  const store = join(agent.folder, 'data', 'store');
+  mkdirSync(store, { recursive: true });
+  for (const file of ['CURRENT', 'MANIFEST-000001', '000003.ldb']) writeFileSync(join(store, file), 'garbage');
+  await agent.start();
+  t.equal(await ask(link), 'db');
+  t.same(await (await resolverOf(agent)).resolve4('db.service.mesh.internal'), ['127.0.0.1']);
+  t.match((await agent.json<StatusDocument>('/api/status')).todo, [{ severity: 'error', message: /store/ }]);
 });
 
 t.test('a store that was emptied gets everything back, with the same virtual address', async (t) => {

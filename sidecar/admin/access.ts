@@ -12,7 +12,7 @@ export async function loadAdminToken(path: string): Promise<string> {
   const text = readFileIfAny(path, 4096);
   if (text === undefined) {
     const token = randomBytes(32).toString('base64url');
-    await writeFileAtomically(path, `${token}\n`);
+    await writeFileAtomically(path, [`${token}\n`]);
     return token;
   }
   if ((statSync(path).mode & 0o077) !== 0) {

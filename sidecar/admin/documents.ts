@@ -1,3 +1,5 @@
+export type { LinkBackendDocument, LinkDocument } from '../../proxy/link-document.ts';
+
 import type { Instance, Protocol, Refusal } from '../../src/model/instance.ts';
 import type { Balance } from '../../src/model/service.ts';
 
@@ -39,39 +41,6 @@ export interface ServicesDocument {
   readonly services: readonly ServiceDocument[];
   /** What asked to be registered on this host and was not, with the reason. */
   readonly refused: readonly Refusal[];
-}
-
-/** One place on this host where consumers reach a service. */
-export interface LinkDocument {
-  readonly service: string;
-  /** `vip` for a virtual address, `listen` for a listener of the configuration. */
-  readonly kind: 'vip' | 'listen';
-  /** What consumers dial: `240.77.118.4:5432`. */
-  readonly address: string;
-  /** `open`; `refusing`: nothing usable behind it; `down`: it cannot listen, `problem` says why. */
-  readonly state: 'open' | 'refusing' | 'down';
-  readonly problem: string | null;
-  readonly balance: Balance;
-  readonly connections: {
-    readonly active: number;
-    readonly total: number;
-    readonly failed: number;
-    readonly retried: number;
-  };
-  readonly bytes: { readonly received: number; readonly sent: number };
-  readonly backends: readonly LinkBackendDocument[];
-  /** The last connect failure, with its time; null when there was none. */
-  readonly lastError: { readonly at: string; readonly message: string } | null;
-}
-
-export interface LinkBackendDocument {
-  /** The instance's id. */
-  readonly id: string;
-  readonly address: string;
-  readonly active: number;
-  readonly total: number;
-  /** Until when it is ejected for repeated failures; null when it is not. */
-  readonly ejectedUntil: string | null;
 }
 
 export interface ConditionDocument {

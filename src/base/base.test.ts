@@ -256,10 +256,10 @@ t.test('files are replaced as a whole and private', async (t) => {
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   const path = join(folder, 'a.json');
   t.equal(readFileIfAny(path), undefined);
-  await writeFileAtomically(path, 'one');
-  await writeFileAtomically(path, 'two');
+  await writeFileAtomically(path, ['one']);
+  await writeFileAtomically(path, ['two']);
   t.equal(readFileSync(path, 'utf8'), 'two');
   t.equal(statSync(path).mode & 0o777, 0o600);
   t.throws(() => readFileIfAny(path, 2), { code: 'E_TOO_LARGE' });
-  await t.rejects(writeFileAtomically(join(folder, 'absent', 'a'), 'x'), { code: 'ENOENT' });
+  await t.rejects(writeFileAtomically(join(folder, 'absent', 'a'), ['x']), { code: 'ENOENT' });
 });

@@ -15,7 +15,6 @@ export const errorCodes = {
   E_STORE_AWAY: 'the store cannot be reached',
   E_STORE_DAMAGED: 'the store on disk cannot be read',
   E_STORE_FOREIGN: 'the store belongs to another mesh',
-  E_COMPACTED: 'the revision has been compacted',
   E_DOCKER: 'the Docker Engine refuses or fails',
   E_UNREACHABLE: 'no connection to the other side',
   E_TIMEOUT: 'no answer in time',

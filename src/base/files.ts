@@ -1,33 +1,36 @@
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { LegateError, systemCode } from './errors.ts';
 
 /**
- * Replaces a file as a whole: written beside it, synced, renamed, the folder synced. A crash leaves the old or the new
- * content, never a part.
+ * Replaces a file as a whole: after a crash at any moment there is either the old or the new content. Only the owner may
+ * read it. Errors are the operating system's (`ENOSPC`, `EACCES`, …); the old file is then untouched.
  */
-export async function writeFileAtomically(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
+export async function writeFileAtomically(path: string, parts: Iterable<string>): Promise<void> {
+  const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp`;
   try {
-    const file = await open(temporary, 'w', mode);
+    const file = await open(temporary, 'wx', 0o600);
     try {
-      await file.writeFile(content);
+      for (const part of parts) await file.writeFile(part);
       await file.sync();
     } finally {
       await file.close();
     }
     await rename(temporary, path);
-    const folder = await open(dirname(path), 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
   } catch (error) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined);
     throw error;
   }
+  await syncFolder(dirname(path));
+}
+
+/** Makes the new name durable; not every file system allows it, and without it only the newest version may be lost. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r').catch(() => undefined);
+  await folder?.sync().catch(() => undefined);
+  await folder?.close().catch(() => undefined);
 }
 
 /** The text of a file, undefined when it does not exist. Larger than `limitBytes`: E_TOO_LARGE. */
@@ -56,4 +59,25 @@ export function makePrivateFolder(...parts: readonly string[]): string {
     });
   }
   return path;
+}
+
+/**
+ * The text of a file of at most `maxBytes`; undefined when there is none. `tooLarge` is called for by a larger one,
+ * without reading it.
+ */
+export async function readBounded(
+  path: string,
+  maxBytes: number,
+): Promise<string | undefined | { tooLargeBytes: number }> {
+  const file = await open(path, 'r').catch((error: unknown) => {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (file === undefined) return undefined;
+  try {
+    const { size } = await file.stat();
+    return size > maxBytes ? { tooLargeBytes: size } : await file.readFile('utf8');
+  } finally {
+    await file.close();
+  }
 }

@@ -89,6 +89,13 @@ export class Catalog {
     this.#schedule();
   }
 
+  /** Goes on without store and saved state, with this host's own instances alone. Nothing happens when more is known. */
+  beginAlone(): void {
+    if (this.#origin !== 'none') return;
+    this.#origin = 'disk';
+    this.#schedule();
+  }
+
   /**
    * Follows the store until aborted or until the store is closed. Losses of connection are the store's affair. Throws what
    * the store's watches throw.

@@ -1,9 +1,9 @@
 import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
 import { describeError, systemCode } from '../base/errors.ts';
+import { readBounded, writeFileAtomically } from '../base/files.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
-import { readBounded, writeAtomically } from './atomic-file.ts';
 import { Bell } from './bell.ts';
 import type { Catalog } from './catalog.ts';
 import {
@@ -114,7 +114,7 @@ export class SnapshotFile {
     if (saved === undefined) return true;
     const { path, conditions } = this.#options;
     try {
-      await writeAtomically(path, this.#parts(saved));
+      await writeFileAtomically(path, this.#parts(saved));
       this.#written.value += 1;
       conditions.clear(writeId);
       return true;

@@ -119,6 +119,11 @@ export class LocalInstances {
     return this.#drained;
   }
 
+  /** Wall clock since when this run has seen the instance in its present status; undefined when it is not watched. */
+  since(name: string): number | undefined {
+    return this.#health.get(name)?.changedAtMs;
+  }
+
   /** What was last passed on. */
   records(): ReadonlyMap<string, InstanceRecord> {
     return this.#records;

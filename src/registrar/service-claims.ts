@@ -62,10 +62,10 @@ export class ServiceClaims {
     this.#tables = new ClaimTables(options.store, options.keys);
     const { metrics } = options;
     this.#claimed = metrics.counter(
-      'legate_services_claims_total',
+      'legate_registrar_claims_total',
       'Virtual addresses that this host claimed for services.',
     );
-    this.#lost = metrics.counter('legate_services_conflicts_total', 'Claims in which another host was faster.');
+    this.#lost = metrics.counter('legate_registrar_claim_conflicts_total', 'Claims in which another host was faster.');
   }
 
   /** Runs until aborted. Throws only when the store was closed or something of ours is broken. */
