@@ -206,13 +206,14 @@ export class Inventory {
 
   /** Those whose network is that of a changed container, and those that wait for a name that is free now. */
   #followUp(changed: readonly string[]): void {
-    const ids = new Set(changed.flatMap((ref) => [...(this.#sharers.get(ref) ?? [])]));
+    const sharersOf = (refs: readonly string[]): string[] => refs.flatMap((ref) => [...(this.#sharers.get(ref) ?? [])]);
+    const ids = new Set(sharersOf(changed));
     for (let depth = 0; depth < maxSharingDepth && ids.size > 0; depth += 1) {
       for (const id of [...ids]) {
         const entry = this.#entries.get(id);
         if (entry !== undefined) this.#entries.set(id, this.#evaluate(entry.subject, entry));
         ids.delete(id);
-        for (const next of this.#sharers.get(id) ?? []) if (!changed.includes(next)) ids.add(next);
+        for (const next of sharersOf([id, this.get(id)?.name ?? id])) if (!changed.includes(next)) ids.add(next);
       }
     }
     for (const name of [...this.#deletes]) {

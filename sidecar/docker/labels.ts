@@ -104,7 +104,7 @@ export function withoutService(labels: ReadonlyMap<string, string>): readonly st
 }
 
 function sortIn(key: string, value: string, general: Scope, byPort: Map<string, Scope>, findings: Findings): void {
-  const [, portText, field = ''] = /^legate\.(?:(\d+)\.)?(.+)$/s.exec(key) ?? [];
+  const [, portText, field = ''] = /^legate\.(?:(\d{1,9})\.)?(.+)$/s.exec(key) ?? [];
   let scope = general;
   if (portText !== undefined) {
     scope = byPort.get(portText) ?? { prefix: `legate.${portText}.`, portText, fields: new Map(), meta: new Map() };

@@ -145,7 +145,7 @@ function checkOf(values: Map<string, string>, service: string, findings: Finding
     const works = key === first ? key === 'check_http' || key === 'check_tcp' : modifierKeys.has(key);
     if (!key.startsWith('check_') || value === '' || works || (key !== first && isCheckKey(key))) continue;
     findings.note(
-      `SERVICE_${key.toUpperCase().slice(0, 64)} does nothing yet`,
+      `SERVICE_${quoted(key.toUpperCase()).slice(1, -1)} does nothing yet`,
       'CHECK_HTTP, CHECK_TCP, CHECK_INTERVAL and CHECK_TIMEOUT work.',
       service,
     );
