@@ -54,6 +54,8 @@ export interface DockerSourceOptions {
   readonly metrics: Metrics;
   readonly conditions: Conditions;
   readonly topology?: Observable<Topology>;
+  /** How long one request to the engine may take; default 10 s. */
+  readonly requestTimeoutMs?: number;
   /** First a reset, once everything that runs is known; then deltas. Called in the turn in which an event arrives. */
   readonly onChange: (change: Change<DesiredInstance>) => void;
 }
@@ -95,7 +97,9 @@ export class DockerSource {
       problem: null,
       containers: 0,
     });
-    this.#client = new DockerClient({ socket: config.socket });
+    const { requestTimeoutMs } = options;
+    const limit = requestTimeoutMs === undefined ? {} : { timeoutMs: requestTimeoutMs };
+    this.#client = new DockerClient({ socket: config.socket, ...limit });
     this.#images = new ImageCache((id, signal) => this.#client.inspectImage(id, signal));
     this.#networks = new NetworkWatch((signal) => this.#client.networks(signal));
     this.#drains = new Drains(clock, (id) => this.#inventory.refresh(id));
@@ -150,7 +154,9 @@ export class DockerSource {
     const backoff = new Backoff(firstRetryMs, maxRetryMs);
     try {
       while (!signal.aborted) {
-        await this.#attempt(signal, backoff);
+        const lastedMs = await this.#attempt(signal);
+        // One that does not last must not be tried again and again at once: each try costs a full comparison.
+        if (lastedMs > maxRetryMs) backoff.reset();
         await this.#options.clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
       }
     } finally {
@@ -160,15 +166,19 @@ export class DockerSource {
     }
   }
 
-  /** One connection to the engine, from its beginning until it fails. */
-  async #attempt(signal: AbortSignal, backoff: Backoff): Promise<void> {
+  /** One connection to the engine, from its beginning until it fails. Returns how long it served, in milliseconds. */
+  async #attempt(signal: AbortSignal): Promise<number> {
+    const { clock } = this.#options;
     const controller = new AbortController();
     const end = (): void => controller.abort(signal.reason);
     signal.addEventListener('abort', end, { once: true });
+    let connectedMs: number | undefined;
     try {
-      await this.#converse(controller, backoff);
+      const session = await this.#connect(controller);
+      connectedMs = clock.monotonicMs();
+      await this.#keepComparing(session);
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted) return 0;
       if (!isLegateError(error)) throw error;
       this.#away(error);
     } finally {
@@ -176,9 +186,11 @@ export class DockerSource {
       controller.abort(new LegateError('E_CLOSED', 'the connection to the Docker Engine was given up'));
       signal.removeEventListener('abort', end);
     }
+    return connectedMs === undefined ? 0 : clock.monotonicMs() - connectedMs;
   }
 
-  async #converse(controller: AbortController, backoff: Backoff): Promise<void> {
+  /** Opens the stream of events and takes stock of everything that runs. */
+  async #connect(controller: AbortController): Promise<Session> {
     const { signal } = controller;
     const { clock } = this.#options;
     const version = await this.#client.negotiate(signal);
@@ -206,7 +218,12 @@ export class DockerSource {
     await this.#compare(session);
     this.#inventory.load();
     this.#connected(version.engine);
-    backoff.reset();
+    return session;
+  }
+
+  /** Compares every minute, and ends by throwing what ended the connection. */
+  async #keepComparing(session: Session): Promise<never> {
+    const { clock } = this.#options;
     for (;;) {
       await this.#pause(session);
       const { revision } = this.#inventory;
@@ -215,7 +232,7 @@ export class DockerSource {
       this.#setState({});
       if (this.#inventory.revision === revision) continue;
       this.#counters.differences.value += 1;
-      await clock.sleep(silenceMs, signal);
+      await clock.sleep(silenceMs, session.signal);
       if (this.#events === events) {
         throw new LegateError('E_DOCKER', 'the Docker Engine no longer sends events', {
           hint: 'The connection is made anew.',
