@@ -1,5 +1,4 @@
 import { type Endpoint, isLoopback } from '../../src/model/address.ts';
-import type { CheckSpec } from '../../src/model/check.ts';
 import { type DesiredInstance, type Protocol, type Refusal, transportOf } from '../../src/model/instance.ts';
 import {
   type Container,
@@ -10,8 +9,9 @@ import {
   type Transport,
 } from './container.ts';
 import { Findings } from './findings.ts';
+import { health } from './health.ts';
 import { type OwnDeclarations, ownDeclarations } from './identity.ts';
-import { type CheckWish, labelFault, ownCheck, quoted } from './label-values.ts';
+import { labelFault, quoted } from './label-values.ts';
 import { type LegateLabels, type LinkWish, type Offer, parseLegateLabels, withoutService } from './labels.ts';
 import { type Place, placeOf, type Surroundings, sharedNetworkOf } from './place.ts';
 import { namesService, registratorOffers, serviceKeys, speaksOfService } from './registrator.ts';
@@ -223,37 +223,6 @@ function whereabouts(
 function publishedAt(binding: Endpoint, advertise: string): Endpoint {
   const everywhere = binding.address === '0.0.0.0' || binding.address === '::';
   return { address: everywhere ? advertise : binding.address, port: binding.port };
-}
-
-function health(
-  wish: CheckWish,
-  container: Container,
-  transport: Transport,
-): Pick<DesiredInstance, 'checks' | 'reported'> {
-  const checks = checksOf(wish, container, transport);
-  // A paused container answers nobody: whatever else would be asked of it, Docker's word decides.
-  if (container.paused)
-    return { checks: [ownCheck], reported: { status: 'critical', output: 'the container is paused' } };
-  const asksDocker = checks.some(({ kind }) => kind === 'docker');
-  return asksDocker && container.health !== undefined ? { checks, reported: container.health } : { checks };
-}
-
-function checksOf(wish: CheckWish, container: Container, transport: Transport): readonly CheckSpec[] {
-  if (wish.kind === 'none') return [];
-  if (wish.kind === 'own') return container.health === undefined ? [] : [ownCheck];
-  if (wish.spec.kind === 'docker' && container.health === undefined) {
-    throw labelFault(
-      `${wish.key}: the container has no HEALTHCHECK`,
-      'Add one (docker run --health-cmd), or use http:/path or tcp.',
-    );
-  }
-  if (wish.spec.kind !== 'docker' && transport === 'udp' && wish.spec.port === undefined) {
-    throw labelFault(
-      `${wish.key}: a ${wish.spec.kind} check cannot ask a UDP port`,
-      `Name a TCP port: ${wish.spec.kind}:PORT.`,
-    );
-  }
-  return [wish.spec];
 }
 
 function reportDropped(own: OwnDeclarations, instances: readonly DesiredInstance[], findings: Findings): void {

@@ -22,7 +22,7 @@ export class Drains {
   static readonly maxUndecided = 1024;
   readonly #clock: Clock;
   readonly #onChange: (id: string) => void;
-  readonly #draining = new Map<string, () => void>();
+  readonly #draining = new Map<string, { readonly eventMs: number; readonly cancel: () => void }>();
   /** Kill events of containers that have not been inspected yet. */
   readonly #undecided = new Map<string, Kill>();
 
@@ -51,8 +51,13 @@ export class Drains {
     }
   }
 
-  /** Decides about a kill event that came before the container was known. To be called before it is published. */
+  /**
+   * Decides about a kill event that came before the container was known, and forgets what was about an earlier run whose
+   * end nobody told. To be called before what was inspected is published.
+   */
   inspected(container: Container): void {
+    const draining = this.#draining.get(container.id);
+    if (draining !== undefined && draining.eventMs < Date.parse(container.startedAt)) this.forget(container.id);
     const kill = this.#undecided.get(container.id);
     if (kill === undefined) return;
     this.#undecided.delete(container.id);
@@ -62,13 +67,13 @@ export class Drains {
   /** The container has died. */
   forget(id: string): void {
     this.#undecided.delete(id);
-    this.#draining.get(id)?.();
+    this.#draining.get(id)?.cancel();
     this.#draining.delete(id);
   }
 
   /** Ends all timers. */
   close(): void {
-    for (const cancel of this.#draining.values()) cancel();
+    for (const { cancel } of this.#draining.values()) cancel();
     this.#draining.clear();
     this.#undecided.clear();
   }
@@ -83,12 +88,12 @@ export class Drains {
     if (remainingMs <= 0) return;
     const { id } = container;
     const running = this.#draining.get(id);
-    running?.();
+    running?.cancel();
     const cancel = this.#clock.after(remainingMs, () => {
       this.#draining.delete(id);
       this.#onChange(id);
     });
-    this.#draining.set(id, cancel);
+    this.#draining.set(id, { eventMs, cancel });
     if (running === undefined) this.#onChange(id);
   }
 }

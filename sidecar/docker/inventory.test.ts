@@ -265,6 +265,13 @@ t.test('old kill events: of an earlier run, long past, and of a container not ye
   drains.kill(second.id, 15, clock.nowMs(), undefined);
   put(second);
   t.match(last(), /^\+222.* draining$/);
+  const third = sketch('3', db);
+  put(third);
+  drains.kill(third.id, 15, clock.nowMs(), third);
+  t.match(last(), /^\+333.* draining$/);
+  put({ ...third, startedAt: new Date(clock.nowMs() + 1000).toISOString() });
+  t.match(last(), /^\+333/);
+  t.notMatch(last(), /draining/, 'the death of the earlier run was missed');
   drains.close();
 });
 

@@ -1,10 +1,11 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Conditions } from '../../src/base/conditions.ts';
-import { type Change, Latest } from '../../src/base/feed.ts';
+import type { Change, Observable } from '../../src/base/feed.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
 import { type Container, type Declarations, shortId } from './container.ts';
 import { type Consumer, type Desired, type DesiredContext, desiredOf } from './desired.ts';
 import { sharedNetworkOf } from './place.ts';
+import { Reports } from './reports.ts';
 import { ServiceNames } from './service-names.ts';
 
 /** A running container and what its image declares (undefined: not to be looked at, or not known). */
@@ -48,10 +49,8 @@ export class Inventory {
   readonly #wanting = new Map<string, Set<string>>();
   /** The x of `--net container:x` -> those that say so. */
   readonly #sharers = new Map<string, Set<string>>();
-  /** Containers that have conditions. */
-  readonly #reported = new Set<string>();
   readonly #names: ServiceNames;
-  readonly #refusals = new Latest<readonly Refusal[]>([]);
+  readonly #reports: Reports;
   #puts = new Map<string, DesiredInstance>();
   #deletes = new Set<string>();
   #loaded = false;
@@ -60,10 +59,11 @@ export class Inventory {
   constructor(options: InventoryOptions) {
     this.#options = options;
     this.#names = new ServiceNames(options.conditions);
+    this.#reports = new Reports(options.conditions);
   }
 
-  get refusals(): Latest<readonly Refusal[]> {
-    return this.#refusals;
+  get refusals(): Observable<readonly Refusal[]> {
+    return this.#reports.refusals;
   }
 
   get containers(): number {
@@ -114,7 +114,7 @@ export class Inventory {
     this.#names.update(id, entry.desired.written, []);
     for (const name of entry.published.keys()) this.#release(name, id);
     for (const name of entry.wanting) this.#wanting.get(name)?.delete(id);
-    this.#report(id, entry.refusals, [], []);
+    this.#reports.update(id, entry.refusals, [], []);
     this.#followUp([id, entry.subject.container.name]);
     this.#publish();
   }
@@ -130,6 +130,7 @@ export class Inventory {
   /** The surroundings have changed: everything is worked out anew, and what differs is published. */
   refreshAll(): void {
     for (const [id, entry] of [...this.#entries]) this.#entries.set(id, this.#evaluate(entry.subject, entry));
+    this.#followUp([]);
     this.#publish();
   }
 
@@ -177,7 +178,7 @@ export class Inventory {
     }
     for (const name of before?.published.keys() ?? []) if (!published.has(name)) this.#release(name, id);
     for (const name of before?.wanting ?? []) if (!wanting.has(name)) this.#wanting.get(name)?.delete(id);
-    const reported = this.#report(id, before?.refusals ?? [], refusals, desired.notes);
+    const reported = this.#reports.update(id, before?.refusals ?? [], refusals, desired.notes);
     return { subject, desired, published, refusals: reported, wanting };
   }
 
@@ -260,37 +261,6 @@ export class Inventory {
       if (this.#sharers.get(old)?.size === 0) this.#sharers.delete(old);
     }
     if (now !== undefined) this.#sharers.set(now, (this.#sharers.get(now) ?? new Set()).add(id));
-  }
-
-  /** Raises and clears conditions, and keeps the list of refusals; returns the refusals that are in it now. */
-  #report(
-    id: string,
-    before: readonly Refusal[],
-    after: readonly Refusal[],
-    notes: readonly Refusal[],
-  ): readonly Refusal[] {
-    const { conditions } = this.#options;
-    const prefix = `docker.container.${shortId(id)}.`;
-    const active = new Set<string>();
-    const raise = (kind: 'refused' | 'note', severity: 'warning' | 'note', list: readonly Refusal[]): void => {
-      for (const [index, { source, service, reason, hint }] of list.entries()) {
-        const condition = `${prefix}${kind}.${index}`;
-        active.add(condition);
-        const subject = service === undefined ? source : `${source} (service ${service})`;
-        conditions.raise(condition, severity, `${subject}: ${reason}`, hint, { 'docker.container': shortId(id) });
-      }
-    };
-    const unchanged = isDeepStrictEqual(before, after);
-    if (unchanged && after.length === 0 && notes.length === 0 && !this.#reported.has(id)) return before;
-    raise('refused', 'warning', after);
-    raise('note', 'note', notes);
-    conditions.clearPrefix(prefix, active);
-    if (active.size > 0) this.#reported.add(id);
-    else this.#reported.delete(id);
-    if (unchanged) return before;
-    const gone = new Set(before);
-    this.#refusals.set([...this.#refusals.value.filter((refusal) => !gone.has(refusal)), ...after]);
-    return after;
   }
 }
 

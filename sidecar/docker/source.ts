@@ -12,22 +12,21 @@ import { DockerClient } from './client.ts';
 import { shortId } from './container.ts';
 import type { Consumer } from './desired.ts';
 import { Drains } from './draining.ts';
-import { type DockerEvent, SeenEvents } from './events.ts';
+import { EventRouter } from './event-router.ts';
+import type { DockerEvent } from './events.ts';
 import { declaresAnything } from './identity.ts';
 import { ImageCache } from './images.ts';
 import { Inspections } from './inspections.ts';
 import { Inventory } from './inventory.ts';
 import type { DockerNetwork } from './network.ts';
 import { NetworkWatch } from './network-watch.ts';
+import { Session } from './session.ts';
 import { type SourceCounters, sourceMetrics } from './source-metrics.ts';
 
 const firstRetryMs = 100;
 const maxRetryMs = 5000;
-const compareEveryMs = 60_000;
 /** Between questions whether the engine still answers. */
 const askEveryMs = 5000;
-/** However often one is asked for. */
-const minPauseMs = 1000;
 /** A comparison that found something waits this long for an event before it takes the stream for dead. */
 const silenceMs = 5000;
 /** The first stream begins this long ago, so that a `docker stop` that is under way is seen. */
@@ -60,15 +59,6 @@ export interface DockerSourceOptions {
   readonly onChange: (change: Change<DesiredInstance>) => void;
 }
 
-interface Session {
-  readonly signal: AbortSignal;
-  readonly inspections: Inspections;
-  /** Asks for a comparison before its time: something may have been missed. */
-  readonly compareSoon: () => void;
-  /** Aborted when one was asked for; made anew by each pause. */
-  early: AbortController;
-}
-
 /**
  * The containers of this host's Docker Engine as desired instances. Events are hints to look again; what counts is
  * what inspecting tells, and a full comparison once a minute and after each reconnection makes up for all that was
@@ -82,10 +72,9 @@ export class DockerSource {
   readonly #images: ImageCache;
   readonly #networks: NetworkWatch;
   readonly #state: Latest<DockerState>;
-  readonly #seen = new SeenEvents();
+  readonly #router: EventRouter;
   readonly #counters: SourceCounters;
   #session: Session | undefined;
-  #events = 0;
 
   constructor(options: DockerSourceOptions) {
     this.#options = options;
@@ -119,6 +108,13 @@ export class DockerSource {
       waiting: () => this.#session?.inspections.waiting ?? 0,
       images: () => this.#images.size,
       connected: () => (this.#state.value.state === 'connected' ? 1 : 0),
+    });
+    this.#router = new EventRouter({
+      inventory: this.#inventory,
+      drains: this.#drains,
+      networks: this.#networks,
+      counters: this.#counters,
+      onGone: (id) => this.#gone(id),
     });
   }
 
@@ -200,17 +196,15 @@ export class DockerSource {
       signal,
       clock,
     });
-    const session: Session = {
-      signal,
-      inspections,
-      early: new AbortController(),
-      compareSoon: () => session.early.abort(),
-    };
+    const session = new Session(signal, inspections, clock);
     this.#session = session;
     // The stream comes first: what happens while the list is read is then known to be newer than the list.
     const sink = {
-      onEvent: (event: DockerEvent) => this.#onEvent(event, session),
-      onGarbage: () => this.#onGarbage(session),
+      onEvent: (event: DockerEvent) => this.#router.route(event, session),
+      onGarbage: () => {
+        this.#counters.garbage.value += 1;
+        session.compareSoon();
+      },
     };
     const stream = await this.#client.openEvents(this.#since(version.nowMs), sink, signal);
     stream.ended.catch((error: unknown) => controller.abort(error));
@@ -225,15 +219,15 @@ export class DockerSource {
   async #keepComparing(session: Session): Promise<never> {
     const { clock } = this.#options;
     for (;;) {
-      await this.#pause(session);
+      await session.pause();
       const { revision } = this.#inventory;
-      const events = this.#events;
+      const events = this.#counters.events.value;
       await this.#compare(session);
       this.#setState({});
       if (this.#inventory.revision === revision) continue;
       this.#counters.differences.value += 1;
       await clock.sleep(silenceMs, session.signal);
-      if (this.#events === events) {
+      if (this.#counters.events.value === events) {
         throw new LegateError('E_DOCKER', 'the Docker Engine no longer sends events', {
           hint: 'The connection is made anew.',
         });
@@ -251,7 +245,7 @@ export class DockerSource {
 
   /** The engine's time from which on events are wanted. */
   #since(engineNowMs: number): bigint {
-    const { lastNano } = this.#seen;
+    const { lastNano } = this.#router;
     const from =
       lastNano > 0 ? BigInt(Math.trunc(lastNano)) - slackNano : BigInt(engineNowMs - lookBackMs) * 1_000_000n;
     return from > 0n ? from : 0n;
@@ -270,19 +264,6 @@ export class DockerSource {
         hint: 'Is it stuck? Try docker inspect; restart it if that hangs too.',
       });
     }
-  }
-
-  /** Waits for the next comparison: a minute, or when one was asked for meanwhile, a second. */
-  async #pause(session: Session): Promise<void> {
-    const { clock } = this.#options;
-    await clock.sleep(minPauseMs, session.signal);
-    const { early, signal } = session;
-    const end = (): void => early.abort();
-    signal.addEventListener('abort', end, { once: true });
-    await clock.sleep(compareEveryMs - minPauseMs, early.signal).catch(() => undefined);
-    signal.removeEventListener('abort', end);
-    signal.throwIfAborted();
-    session.early = new AbortController();
   }
 
   /** Everything that has to be known of a container, and what takes it over. */
@@ -314,66 +295,6 @@ export class DockerSource {
     const message = `container ${name} cannot be inspected: ${describeError(error)}`;
     const hint = 'What was known of it stays. Try docker inspect; restart the container if that hangs.';
     this.#options.conditions.raise(`docker.inspect.${shortId(id)}`, 'warning', message, hint);
-  }
-
-  #onEvent(event: DockerEvent, session: Session): void {
-    this.#events += 1;
-    this.#counters.events.value += 1;
-    if (!this.#seen.add(event)) this.#counters.repeated.value += 1;
-    else if (event.type === 'network') this.#onNetworkEvent(event, session);
-    else this.#onContainerEvent(event, session);
-  }
-
-  #onGarbage(session: Session): void {
-    this.#counters.garbage.value += 1;
-    session.compareSoon();
-  }
-
-  #onContainerEvent(event: DockerEvent & { type: 'container' }, session: Session): void {
-    const { id, action } = event;
-    const eventMs = event.timeNano / 1e6;
-    const known = this.#inventory.get(id);
-    switch (action) {
-      case 'kill':
-        if (event.signal !== undefined) this.#drains.kill(id, event.signal, eventMs, known);
-        return;
-      case 'die':
-      case 'destroy':
-        // An event that `since` repeats may be about an earlier run of the container.
-        if (known !== undefined && eventMs < Date.parse(known.startedAt)) this.#look(id, session);
-        else {
-          session.inspections.invalidate(id);
-          this.#gone(id);
-        }
-        return;
-      case 'start':
-      case 'restart':
-      case 'pause':
-      case 'unpause':
-      case 'rename':
-      case 'update':
-      case 'oom':
-        this.#look(id, session);
-        return;
-      default:
-        if (action.startsWith('health_status')) this.#look(id, session);
-    }
-  }
-
-  #onNetworkEvent(event: DockerEvent & { type: 'network' }, session: Session): void {
-    if (event.action !== 'connect' && event.action !== 'disconnect') {
-      this.#networks.refresh(session.signal).catch(() => session.compareSoon());
-      return;
-    }
-    // Before its start and after its death a container is connected and disconnected too.
-    const { container } = event;
-    if (container === undefined) return;
-    if (this.#inventory.get(container) !== undefined || session.inspections.has(container))
-      this.#look(container, session);
-  }
-
-  #look(id: string, session: Session): void {
-    if (!session.inspections.request(id)) session.compareSoon();
   }
 
   #connected(version: string): void {
