@@ -107,7 +107,7 @@ const table: readonly (readonly [document: string, expected: readonly string[]])
   ['no-port', ['refused db: db: it exposes no port']],
   ['one-exposed', ['ID-5432 db 172.17.0.4:5432 host tcp']],
   ['one-port', ['ID-5432 db 172.17.0.3:5432 host tcp']],
-  ['paused', ['ID-5432 db 172.17.0.32:5432 host tcp suspended "the container is paused"']],
+  ['paused', ['ID-5432 db 172.17.0.32:5432 host tcp check tcp 2000/1000 2/3 suspended "the container is paused"']],
   ['published-address', ['ID-5432 db 172.17.0.12:5432 host tcp']],
   ['published-loopback', ['ID-5432 db 172.17.0.11:5432 host tcp']],
   ['published-twice', ['ID-5432 db 172.17.0.13:5432 host tcp']],
