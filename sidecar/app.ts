@@ -30,6 +30,10 @@ import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { statusDocument } from './status.ts';
 import { StoreSession } from './store-session.ts';
+import { watchUsable } from './usable-watch.ts';
+
+/** How long the loops in the background may take to end; what they hold is closed then in any case. */
+const closeLimitMs = 5000;
 
 export interface Sidecar {
   /** Takes over what may change while running (instances); says what needs a restart. */
@@ -66,6 +70,8 @@ export async function startSidecar(
     const snapshotFile = new SnapshotFile({ ...common, path: dataDir.snapshotFile, ...(meshId && { meshId }) });
     const saved = await snapshotFile.load();
     if (saved !== undefined) catalog.restore(saved);
+
+    closers.push(watchUsable(catalog.snapshots, conditions));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -244,7 +250,7 @@ export async function startSidecar(
         const cut = await links.drain(config.drainTimeoutMs);
         await registrar?.leave().catch(() => undefined);
         stopping.abort();
-        await Promise.allSettled(background);
+        await Promise.race([Promise.allSettled(background), clock.sleep(closeLimitMs)]);
         await closeAll(closers);
         return cut;
       },

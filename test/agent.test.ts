@@ -95,6 +95,12 @@ t.test('a service from the file is registered, resolved and linked; its failure 
   );
   t.equal(await ask(link), 'two');
   t.equal((await resolver.resolveSrv('_db._tcp.mesh.internal')).length, 1);
+  two.server.close();
+  const todo = await waitFor(
+    'the service to be reported',
+    async () => (await agent.json<StatusDocument>('/api/status')).todo[0],
+  );
+  t.match(todo, { id: 'service.db.usable', message: 'db: none of its instances is usable (2 critical)' });
   const shown = await agent.cli('instances', 'db');
   t.match(shown.stdout, /critical/);
   t.match(shown.stdout, /refused/i, 'the output of the check is shown');
