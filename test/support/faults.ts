@@ -50,12 +50,13 @@ export async function freePort(): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
-/** What a connection is answered with until its end; rejects when it fails or takes more than 5 s. */
-export function ask(port: number, address = '127.0.0.1'): Promise<string> {
+/** What a connection, which may send something first, is answered with until its end; rejects when it fails or takes more than 5 s. */
+export function ask(port: number, address = '127.0.0.1', send = ''): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = '';
     const socket = connect(port, address);
     socket.setTimeout(5000, () => socket.destroy(new Error('no answer in 5 s')));
+    socket.end(send);
     socket.on('data', (chunk) => {
       text += chunk.toString();
     });
