@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { LegateError, systemCode } from '../src/base/errors.ts';
-import { makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
+import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 
 /** What a host remembers about itself, in `host.json` of its data directory. */
 export interface HostIdentity {
@@ -29,6 +29,7 @@ export async function openDataDir(path: string): Promise<DataDir> {
   makePrivateFolder(path);
   const lock = join(path, 'agent.pid');
   takeLock(lock, path);
+  removeRemains(path);
   try {
     const file = join(path, 'host.json');
     let identity = parseIdentity(readFileIfAny(file, 64 * 1024), file);
@@ -58,8 +59,14 @@ export async function openDataDir(path: string): Promise<DataDir> {
   }
 }
 
+/** What a sidecar that was killed while it replaced a file has left; each killing would leave one more. */
+function removeRemains(path: string): void {
+  for (const name of readdirSync(path)) if (/\.[0-9a-f]{8}\.tmp$/.test(name)) rmSync(join(path, name), { force: true });
+}
+
 function saveIdentity(file: string, identity: HostIdentity): Promise<void> {
-  return writeFileAtomically(file, [`${JSON.stringify({ v: 1, ...identity }, null, 2)}\n`]);
+  const text = `${JSON.stringify({ v: 1, ...identity }, null, 2)}\n`;
+  return writeFileAtomically(file, [text]).catch((error: unknown) => Promise.reject(cannotWrite(file, error)));
 }
 
 function parseIdentity(text: string | undefined, file: string): HostIdentity | undefined {

@@ -2,7 +2,7 @@ import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { describeError, LegateError } from '../src/base/errors.ts';
 import type { Change } from '../src/base/feed.ts';
-import { readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
+import { cannotWrite, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { StaticInstance } from '../src/config/config.ts';
@@ -33,6 +33,8 @@ export class OwnInstances {
   readonly #options: OwnInstancesOptions;
   readonly #local: LocalInstances;
   readonly #api: ApiInstances;
+  /** Ends when the last drain is on disk: one after the other, so that the newest is what stays. */
+  #draining: Promise<void> = Promise.resolve();
 
   constructor(options: OwnInstancesOptions) {
     const { clock, log, metrics, conditions } = options;
@@ -81,12 +83,23 @@ export class OwnInstances {
   }
 
   /** Begins or ends an operator's drain of these names; on disk when it resolves. */
-  async drain(names: readonly string[], on: boolean): Promise<void> {
+  drain(names: readonly string[], on: boolean): Promise<void> {
+    const done = this.#draining.then(() => this.#drain(names, on));
+    this.#draining = done.catch(() => undefined);
+    return done;
+  }
+
+  async #drain(names: readonly string[], on: boolean): Promise<void> {
+    const { drainedFile } = this.#options;
+    const before = new Set(this.#local.drained);
     for (const name of names) this.#local.drain(name, on);
-    await writeFileAtomically(
-      this.#options.drainedFile,
-      `${JSON.stringify({ v: 1, drained: [...this.#local.drained] })}\n`,
-    );
+    try {
+      await writeFileAtomically(drainedFile, [`${JSON.stringify({ v: 1, drained: [...this.#local.drained] })}\n`]);
+    } catch (error) {
+      // What would not hold over a restart is not begun.
+      for (const name of names) this.#local.drain(name, before.has(name));
+      throw cannotWrite(drainedFile, error);
+    }
   }
 
   since(name: string): number | undefined {

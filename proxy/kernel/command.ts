@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { LegateError, systemCode } from '../../src/base/errors.ts';
+import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 
 const timeoutMs = 10_000;
@@ -18,17 +18,24 @@ export function toolEnvironment(): NodeJS.ProcessEnv {
   return { PATH: `${path}:${systemFolders}`, LC_ALL: 'C', HOME: '/nonexistent' };
 }
 
-/** A command's failure: what it wrote to standard error is in the message, its first line only. */
+/** The machine has no descriptor, process or memory left for a child: this says nothing about what it was to do. */
+const startFailures: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM']);
+
+/** A command's failure: what it wrote to standard error is in the message, its first line only (Node's own error would repeat all of it). */
 function failure(command: string, error: unknown, stderr: string): LegateError {
   if (systemCode(error) === 'ENOENT') return missing(command, error);
+  if (startFailures.has(systemCode(error) ?? '')) {
+    return new LegateError('E_PERMISSION', `${command} cannot be started: ${describeError(error)}`, {
+      hint: 'raise the limits of open files and processes (LimitNOFILE, ulimit -n, ulimit -u)',
+    });
+  }
   const text = printable(truncate(stderr.trim().split('\n', 1)[0] ?? '', 300));
   if (/not permitted|permission denied/i.test(stderr) || systemCode(error) === 'EACCES') {
     return new LegateError('E_PERMISSION', `no right to change the network of this host (${command}: ${text})`, {
       hint: 'run as root or with the capability NET_ADMIN',
-      cause: error,
     });
   }
-  return new LegateError('E_INVALID', `${command} failed: ${text || 'no output'}`, { cause: error });
+  return new LegateError('E_INVALID', `${command} failed: ${text || describeError(error)}`);
 }
 
 function missing(command: string, cause: unknown): LegateError {

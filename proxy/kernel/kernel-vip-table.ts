@@ -273,7 +273,8 @@ export class KernelVipTable implements VipTable {
   async #damage(all: boolean): Promise<string | undefined> {
     const [text, routes] = await Promise.all([
       this.#session.list(this.#name, !all).catch((error) => {
-        if (isLegateError(error, 'E_TIMEOUT')) throw error;
+        // Whoever could not ask knows nothing.
+        if (!isLegateError(error, 'E_INVALID')) throw error;
         return undefined;
       }),
       runCommand('ip', ['-4', 'route', 'show', 'table', 'local', 'exact', this.#range.text]),

@@ -52,7 +52,8 @@ export class LineWatcher {
 
   #start(): void {
     const { command, clock, onGap } = this.#options;
-    const child = spawn('sh', ['-c', wrapper, 'sh', ...command], {
+    // Without a free descriptor there is a child without pipes, which then reports the failure.
+    const child: ChildProcess = spawn('sh', ['-c', wrapper, 'sh', ...command], {
       stdio: ['pipe', 'pipe', 'ignore'],
       env: toolEnvironment(),
       // A process group of its own: Ctrl-C in a terminal is for us, who then end the child in order.
@@ -64,15 +65,15 @@ export class LineWatcher {
     const end = (): void => {
       if (ended) return;
       ended = true;
-      child.stdin.end();
+      child.stdin?.end();
       if (this.#closed) return;
       if (clock.monotonicMs() - startedMs > wellAfterMs) this.#backoff.reset();
       this.#cancelRestart = clock.after(this.#backoff.nextMs(), () => this.#start());
     };
     child.on('error', end);
-    child.stdin.on('error', () => undefined);
-    child.stdout.on('end', end);
-    child.stdout.on('error', end);
+    child.stdin?.on('error', () => undefined);
+    child.stdout?.on('end', end);
+    child.stdout?.on('error', end);
     this.#readLines(child);
     for (const handle of [child, child.stdin, child.stdout]) unref(handle);
     this.#started += 1;
@@ -92,6 +93,6 @@ export class LineWatcher {
 }
 
 /** Children and their pipes never keep the process alive. */
-function unref(handle: object): void {
-  if ('unref' in handle && typeof handle.unref === 'function') handle.unref();
+function unref(handle: object | null | undefined): void {
+  if (handle && 'unref' in handle && typeof handle.unref === 'function') handle.unref();
 }

@@ -103,7 +103,8 @@ export class NftSession {
 
   #start(): ChildProcess {
     // Errors and answers in one stream, so that their order is known.
-    const child = spawn('sh', ['-c', 'exec nft -i 2>&1'], {
+    // Without a free descriptor there is a child without pipes, which then reports the failure.
+    const child: ChildProcess = spawn('sh', ['-c', 'exec nft -i 2>&1'], {
       stdio: ['pipe', 'pipe', 'ignore'],
       env: toolEnvironment(),
       detached: true,
@@ -118,9 +119,9 @@ export class NftSession {
     };
     child.on('error', end);
     child.on('exit', end);
-    child.stdin.on('error', () => undefined);
-    child.stdout.setEncoding('utf8');
-    child.stdout.on('data', (chunk: string) => {
+    child.stdin?.on('error', () => undefined);
+    child.stdout?.setEncoding('utf8');
+    child.stdout?.on('data', (chunk: string) => {
       if (this.#child === child) this.#onOutput(chunk);
     });
     for (const handle of [child, child.stdin, child.stdout]) keepAlive(handle, false);

@@ -1,7 +1,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { LegateError } from '../../src/base/errors.ts';
-import { readFileIfAny, writeFileAtomically } from '../../src/base/files.ts';
+import { cannotWrite, readFileIfAny, writeFileAtomically } from '../../src/base/files.ts';
 import { type Endpoint, formatEndpoint, isLoopback } from '../../src/model/address.ts';
 
 /**
@@ -12,7 +12,7 @@ export async function loadAdminToken(path: string): Promise<string> {
   const text = readFileIfAny(path, 4096);
   if (text === undefined) {
     const token = randomBytes(32).toString('base64url');
-    await writeFileAtomically(path, [`${token}\n`]);
+    await writeFileAtomically(path, [`${token}\n`]).catch((error: unknown) => Promise.reject(cannotWrite(path, error)));
     return token;
   }
   if ((statSync(path).mode & 0o077) !== 0) {

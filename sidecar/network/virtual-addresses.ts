@@ -46,7 +46,11 @@ export async function openVirtualAddresses(options: {
     }
   }
   const on = new Latest(table?.state.value.state === 'on');
-  const unsubscribe = table?.state.subscribe((state) => on.set(state.state === 'on'));
+  const unsubscribe = table?.state.subscribe((state) => {
+    on.set(state.state === 'on');
+    // What is built anew holds all that was wanted meanwhile.
+    if (state.state === 'on') conditions.clear(clientsCondition);
+  });
   return {
     table,
     on,

@@ -236,6 +236,12 @@ t.test('metrics: cells are shared, bounded, and exposed', async (t) => {
   t.match(text, 'legate_dns_queries_total{type="A"} 3');
   t.match(text, 'legate_link_active_count{service="db"} 7');
   t.throws(() => metrics.counter('dns_total', 'x'), /legate_/);
+  metrics.gauge('legate_link_active_count', 'Active.', ['service'], () => [[['db'], 8]]);
+  metrics.histogram('legate_link_wait_seconds', 'Waits.', [1]).observe(0.5);
+  metrics.histogram('legate_link_wait_seconds', 'Waits.', [1]).observe(0.5);
+  const again = await metrics.exposition();
+  t.match(again, 'legate_link_active_count{service="db"} 8', 'who is made anew takes over');
+  t.match(again, 'legate_link_wait_seconds_count 2');
   for (let index = 0; index < Metrics.maxSeriesPerFamily + 10; index += 1) {
     metrics.counter('legate_dns_names_total', 'Names.', { name: `n${index}` }).value += 1;
   }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { LegateError, systemCode } from './errors.ts';
+import { describeError, LegateError, systemCode } from './errors.ts';
 
 /**
  * Replaces a file as a whole: after a crash at any moment there is either the old or the new content. Only the owner may
@@ -31,6 +31,14 @@ async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r').catch(() => undefined);
   await folder?.sync().catch(() => undefined);
   await folder?.close().catch(() => undefined);
+}
+
+/** A failure of `writeFileAtomically` as a reader of a terminal is to see it: E_PERMISSION, with what to do. */
+export function cannotWrite(path: string, error: unknown): LegateError {
+  return new LegateError('E_PERMISSION', `${path} cannot be written: ${describeError(error)}`, {
+    hint: 'check data_dir: its permissions, and the space on its disk',
+    cause: error,
+  });
 }
 
 /** The text of a file, undefined when it does not exist. Larger than `limitBytes`: E_TOO_LARGE. */

@@ -8,6 +8,9 @@ export interface CounterCell {
   value: number;
 }
 
+/** What a gauge shows: values by label values, in the order of the label names. */
+type GaugeSample = () => Iterable<readonly [labels: LabelValues, value: number]>;
+
 interface Family {
   readonly cells: Map<string, { labels: LabelValues; cell: CounterCell }>;
 }
@@ -23,6 +26,8 @@ export class Metrics {
   static readonly maxSeriesPerFamily = 2000;
   readonly #registry = new Registry();
   readonly #families = new Map<string, Family>();
+  readonly #gauges = new Map<string, { sample: GaugeSample }>();
+  readonly #histograms = new Map<string, Histogram>();
 
   /** Adds the runtime's own metrics (`legate_process_…`), for the one instance that a daemon has. */
   withRuntimeMetrics(): this {
@@ -47,14 +52,19 @@ export class Metrics {
     return entry.cell;
   }
 
-  /** A gauge whose samples are asked for at each scrape. */
-  gauge(
-    name: string,
-    help: string,
-    labelNames: readonly string[],
-    sample: () => Iterable<readonly [labels: LabelValues, value: number]>,
-  ): void {
+  /**
+   * A gauge whose samples are asked for at each scrape. The same name again replaces who is asked: a component that is
+   * made anew after a failure takes the place of the one before.
+   */
+  gauge(name: string, help: string, labelNames: readonly string[], sample: GaugeSample): void {
+    const known = this.#gauges.get(name);
+    if (known !== undefined) {
+      known.sample = sample;
+      return;
+    }
     checkName(name);
+    const source = { sample };
+    this.#gauges.set(name, source);
     new Gauge({
       name,
       help,
@@ -62,17 +72,21 @@ export class Metrics {
       registers: [this.#registry],
       collect() {
         this.reset();
-        for (const [labels, value] of sample()) {
+        for (const [labels, value] of source.sample()) {
           this.set(Object.fromEntries(labelNames.map((label, index) => [label, labels[index] ?? ''])), value);
         }
       },
     });
   }
 
-  /** A histogram; `observe` takes the metric's unit. Not for per-byte or per-packet paths. */
+  /** A histogram, one for a name; `observe` takes the metric's unit. Not for per-byte or per-packet paths. */
   histogram(name: string, help: string, buckets: readonly number[]): { observe(value: number): void } {
+    const known = this.#histograms.get(name);
+    if (known !== undefined) return known;
     checkName(name);
-    return new Histogram({ name, help, buckets: [...buckets], registers: [this.#registry] });
+    const histogram = new Histogram({ name, help, buckets: [...buckets], registers: [this.#registry] });
+    this.#histograms.set(name, histogram);
+    return histogram;
   }
 
   /** The text exposition format that Prometheus scrapes. */

@@ -1,7 +1,7 @@
 import type { Conditions } from '../base/conditions.ts';
 import { describeError, LegateError } from '../base/errors.ts';
 import type { Change } from '../base/feed.ts';
-import { readBounded, writeFileAtomically } from '../base/files.ts';
+import { cannotWrite, readBounded, writeFileAtomically } from '../base/files.ts';
 import type { StaticInstance } from '../config/config.ts';
 import type { DesiredInstance } from '../model/instance.ts';
 import { parseStaticInstances } from './static-file.ts';
@@ -121,10 +121,7 @@ export class ApiInstances {
         `${JSON.stringify({ v: 1, instances: [...instances.values()] }, undefined, 1)}\n`,
       ]);
     } catch (error) {
-      throw new LegateError('E_PERMISSION', `${path} cannot be written: ${describeError(error)}`, {
-        hint: 'check data_dir: its permissions, and the space on its disk',
-        cause: error,
-      });
+      throw cannotWrite(path, error);
     }
   }
 }

@@ -76,6 +76,7 @@ export class Agent {
     this.configure(config);
     t.teardown(async () => {
       await this.kill('SIGKILL');
+      if (process.env['LEGATE_TEST_LOG'] !== undefined) process.stderr.write(`${this.log.join('\n')}\n`);
     });
   }
 
@@ -122,12 +123,10 @@ export class Agent {
     if (options.ready !== false) {
       await waitFor(
         'the sidecar to be ready',
-        async () => {
-          if (!this.running) throw new Error(`the sidecar ended: ${this.log.slice(-5).join('\n')}`);
-          return (await this.api('GET', '/readyz')).status === 200;
-        },
+        async () => !this.running || (await this.api('GET', '/readyz')).status === 200,
         { timeoutMs: 20_000, everyMs: 10 },
       );
+      if (!this.running) throw new Error(`the sidecar ended: ${this.log.slice(-15).join('\n')}`);
     }
     return this;
   }
