@@ -2,7 +2,7 @@ import { isLegateError } from '../../src/base/errors.ts';
 import type { Ipv4Range } from '../../src/model/address.ts';
 import { runCommand } from './command.ts';
 
-/** A UDP mapping that is no longer. */
+/** Where flows to a UDP port must not lead any more: a private port of before, or the port itself. */
 export interface StaleMapping {
   readonly address: string;
   readonly port: string;

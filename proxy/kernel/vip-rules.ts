@@ -117,7 +117,7 @@ export interface Delta {
   readonly commands: readonly string[];
   /** How many elements change. */
   readonly size: number;
-  /** UDP mappings that are no longer, for running flows would go on to use them. */
+  /** Where UDP flows that run must not lead any more, for they would go on to. */
   readonly staleUdp: readonly { readonly address: string; readonly port: string; readonly privatePort: number }[];
 }
 
@@ -143,9 +143,13 @@ export function deltaCommands(
     const { map, address, element } = mapKey(key);
     if (old !== undefined) {
       note(deletes, map, element);
-      if (map === 'udp_vip') staleUdp.push({ address, port: key.split(' ')[2] ?? '', privatePort: old });
     }
     if (next !== undefined) note(adds, map, `${element} : ${address} . ${next}`);
+    if (map === 'udp_vip') {
+      const port = key.split(' ')[2] ?? '';
+      // A flow from before the port was mapped goes to the port itself, for as long as the client goes on asking.
+      staleUdp.push({ address, port, privatePort: old ?? Number(port) });
+    }
   }
   for (const name of before.clients) if (!after.clients.has(name)) note(deletes, 'clients', `"${name}"`);
   for (const name of after.clients) if (!before.clients.has(name)) note(adds, 'clients', `"${name}"`);

@@ -174,7 +174,7 @@ t.test('a port moves to another listener under load without a failure', async (t
   );
 });
 
-t.test('a running udp flow follows its port to a new listener', async (t) => {
+t.test('a running udp flow follows its port to a listener, and to a new one', async (t) => {
   const { table } = await openTable();
   t.teardown(() => table.close());
   const echo = async (word: string) => {
@@ -191,12 +191,19 @@ t.test('a running udp flow follows its port to a new listener', async (t) => {
   client.on('message', (message) => {
     heard = message.toString();
   });
-  client.on('error', () => undefined);
+  let refused = false;
+  client.on('error', () => {
+    refused = true;
+  });
   const hears = (word: string) =>
     waitFor(`an answer of ${word}`, () => {
       client.send('?');
       return heard === word;
     });
+  await waitFor('a refusal while the port leads nowhere', () => {
+    client.send('?');
+    return refused;
+  });
   const first = await echo('first');
   await table.set('dns', [first.mapping]);
   await hears('first');

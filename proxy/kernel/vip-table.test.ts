@@ -38,6 +38,7 @@ t.test('only differences become commands', async (t) => {
     [
       ['tcp 240.77.0.5 80', 1001],
       ['tcp 240.77.0.6 81', 1002],
+      ['udp 240.77.0.6 54', 1054],
     ],
     ['lo', 'docker0'],
   );
@@ -47,10 +48,14 @@ t.test('only differences become commands', async (t) => {
       'delete element ip legate tcp_vip { 240.77.0.5 . 80 }',
       'delete element ip legate udp_vip { 240.77.0.5 . 53 }',
       'add element ip legate tcp_vip { 240.77.0.5 . 80 : 240.77.0.5 . 1001, 240.77.0.6 . 81 : 240.77.0.6 . 1002 }',
+      'add element ip legate udp_vip { 240.77.0.6 . 54 : 240.77.0.6 . 1054 }',
       'add element ip legate clients { "docker0" }',
     ],
-    size: 5,
-    staleUdp: [{ address: '240.77.0.5', port: '53', privatePort: 1053 }],
+    size: 6,
+    staleUdp: [
+      { address: '240.77.0.5', port: '53', privatePort: 1053 },
+      { address: '240.77.0.6', port: '54', privatePort: 54 },
+    ],
   });
   t.same(deltaCommands('legate', after, after, new Set(keys)).commands, []);
 });

@@ -1,0 +1,219 @@
+/**
+ * The process that measures the life of a sidecar: starts and restarts the real one, asks it all the while, and hands the
+ * figures to the benchmark, its parent. It ends with that.
+ */
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
+import { rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
+import type { ServiceDocument } from '../../sidecar/admin/documents.ts';
+import { describeError } from '../../src/base/errors.ts';
+import type { Endpoint } from '../../src/model/address.ts';
+import { Agent, type Teardown } from '../support/agent.ts';
+import { waitFor } from '../support/wait.ts';
+import type { Figure } from './bench.ts';
+import { type Probe, probeConnect, probeName } from './probes.ts';
+
+export type LifecycleMessage =
+  | { readonly kind: 'say'; readonly line: string }
+  | { readonly kind: 'figures'; readonly figures: readonly Figure[] }
+  | { readonly kind: 'failed'; readonly problem: string };
+
+const rounds = 5;
+const knownInstances = 1000;
+const instancesPerService = 10;
+const startAimMs = 400;
+const gapAimMs = 1000;
+/** How long every probe must go well again before a restart counts as over. */
+const steadyMs = 400;
+const loopback = '127.0.0.1';
+const name = 'db.mesh.internal';
+
+type Say = (line: string) => void;
+
+async function measure(withVips: boolean, t: Teardown, say: Say): Promise<Figure[]> {
+  const backend = await greeter(t);
+  const dns = { address: loopback, port: await freeUdpPort() };
+  const vip = withVips
+    ? { mode: 'auto', range: '240.93.0.0/16', local_range: '240.94.0.0/16' }
+    : { mode: 'off', range: '240.93.0.0/16' };
+  const base = { dns: { listen: [`${loopback}:${dns.port}`], bridges: 'off', upstream: 'off' }, vip };
+  const db = { service: 'db', address: loopback, port: backend.port };
+
+  const agent = new Agent(t);
+  agent.configure({ ...base, instances: [db] });
+  const fresh = await starts(agent, dns, true, (ms) => say(`fresh start: first answer after ${Math.round(ms)} ms`));
+  agent.configure({ ...base, instances: [db, ...manyInstances()] });
+  await starts(agent, dns, true, () => undefined, 1);
+  const known = await starts(agent, dns, false, (ms) =>
+    say(`start that knows ${knownInstances} instances: first answer after ${Math.round(ms)} ms`),
+  );
+  const listen = { address: loopback, port: await freeTcpPort() };
+  agent.configure({
+    ...base,
+    instances: [db, ...manyInstances()],
+    links: [{ service: 'db', listen: `${loopback}:${listen.port}` }],
+  });
+  const gaps = await restarts(agent, { dns, listen, withVips }, say);
+  const figure = (what: string, values: readonly number[], aim: number): Figure => {
+    return { what, unit: 'ms', ours: median(values), better: 'lower', aim };
+  };
+  return [
+    figure('start to first answer, new data directory', fresh, startAimMs),
+    figure(`start to first answer, ${knownInstances} instances known`, known, startAimMs),
+    ...[...gaps].map(([what, values]) => figure(`restart gap, ${what}`, values, gapAimMs)),
+  ];
+}
+
+/** Milliseconds from the start of the process to its first right answer, once a round. */
+async function starts(
+  agent: Agent,
+  dns: Endpoint,
+  fresh: boolean,
+  tell: (ms: number) => void,
+  count = rounds,
+): Promise<number[]> {
+  const results: number[] = [];
+  for (let round = 0; round < count; round += 1) {
+    if (fresh) rmSync(join(agent.folder, 'data'), { recursive: true, force: true });
+    const probe = probeName(dns, name);
+    const startedMs = performance.now();
+    await agent.start({ ready: false });
+    const answered = (): number | undefined => {
+      if (!agent.running) throw new Error(`the sidecar ended: ${agent.log.slice(-3).join('; ')}`);
+      return probe.lastGoodMs;
+    };
+    const goodMs = await waitFor('the first answer', answered, { everyMs: 5 });
+    probe.stop();
+    results.push(goodMs - startedMs);
+    tell(goodMs - startedMs);
+    await settled(agent);
+    await agent.kill();
+  }
+  return results;
+}
+
+/** Up with all that a start does, so that the next one finds what an ordinary run leaves behind. */
+async function settled(agent: Agent): Promise<void> {
+  const ready = async (): Promise<boolean> => (await agent.api('GET', '/readyz')).status === 200;
+  await waitFor('the sidecar to be ready', ready);
+}
+
+/** The longest time without service around a restart, by what was asked, once a round. */
+async function restarts(
+  agent: Agent,
+  { dns, listen, withVips }: { dns: Endpoint; listen: Endpoint; withVips: boolean },
+  say: Say,
+): Promise<Map<string, number[]>> {
+  await agent.start();
+  const probes = new Map<string, Probe>([
+    ['names', probeName(dns, name)],
+    ['connections through a listen address', probeConnect(listen)],
+  ]);
+  if (withVips) {
+    const service = await waitFor('a virtual address', async () => {
+      const found = await agent.json<ServiceDocument>('/api/services/db');
+      return found.vip !== null && found.port !== null ? { address: found.vip, port: found.port } : undefined;
+    });
+    probes.set('names at the virtual address', probeName({ address: '240.93.0.53', port: 53 }, name));
+    probes.set('connections through a virtual address', probeConnect(service));
+  }
+  const gaps = new Map([...probes.keys()].map((what) => [what, [] as number[]]));
+  await steady(probes);
+  for (let round = 0; round < rounds; round += 1) {
+    for (const probe of probes.values()) probe.reset();
+    const startedMs = performance.now();
+    await agent.kill('SIGTERM');
+    const endedMs = performance.now();
+    await agent.start({ ready: false });
+    await steady(probes);
+    for (const [what, probe] of probes) gaps.get(what)?.push(probe.gapMs);
+    const parts = [...probes].map(([what, probe]) => `${what} ${Math.round(probe.gapMs)} ms`);
+    say(`restart ${round + 1}, ${Math.round(endedMs - startedMs)} ms of it to end: ${parts.join(', ')}`);
+  }
+  for (const probe of probes.values()) probe.stop();
+  await agent.kill();
+  return gaps;
+}
+
+/** Waits until everything has gone well for a while, counted from now. */
+async function steady(probes: ReadonlyMap<string, Probe>): Promise<void> {
+  for (const [what, probe] of probes) {
+    const fromMs = performance.now();
+    await waitFor(what, () => (probe.lastGoodMs ?? 0) > fromMs);
+  }
+  const untilMs = performance.now() + steadyMs;
+  for (const [what, probe] of probes) await waitFor(what, () => (probe.lastGoodMs ?? 0) > untilMs);
+}
+
+function manyInstances(): object[] {
+  return Array.from({ length: knownInstances }, (_, index) => ({
+    name: `many-${index}`,
+    service: `service-${Math.floor(index / instancesPerService)}`,
+    address: `10.9.${index >> 8}.${index & 255}`,
+    port: 8080,
+    tags: ['bench'],
+    meta: { zone: `zone-${index % 3}` },
+  }));
+}
+
+/** Greets whoever connects: what a link leads to. */
+async function greeter(t: Teardown): Promise<AddressInfo> {
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.end('hello\n');
+  }).listen(0, loopback);
+  await once(server, 'listening');
+  t.teardown(() => {
+    server.close();
+  });
+  return server.address() as AddressInfo;
+}
+
+async function freeTcpPort(): Promise<number> {
+  const server = createServer().listen(0, loopback);
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+async function freeUdpPort(): Promise<number> {
+  const socket = createSocket('udp4').bind(0, loopback);
+  await once(socket, 'listening');
+  const { port } = socket.address();
+  socket.close();
+  await once(socket, 'close');
+  return port;
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+}
+
+async function main(withVips: boolean, send: (message: LifecycleMessage) => void): Promise<void> {
+  const ends: (() => unknown)[] = [];
+  const cleanUp = async (): Promise<void> => {
+    for (const end of ends.splice(0).reverse()) await end();
+  };
+  // The parent has gone: whatever was started goes as well.
+  process.on('disconnect', () => void cleanUp().finally(() => process.exit(1)));
+  try {
+    const t = { teardown: (end: () => unknown): void => void ends.push(end) };
+    const figures = await measure(withVips, t, (line) => send({ kind: 'say', line }));
+    await cleanUp();
+    send({ kind: 'figures', figures });
+  } catch (error) {
+    await cleanUp();
+    const cause = error instanceof Error && error.cause !== undefined ? ` (${describeError(error.cause)})` : '';
+    send({ kind: 'failed', problem: `${describeError(error)}${cause}` });
+  }
+}
+
+// Probes of a measurement that failed may still run; the process ends when the parent has heard how it went.
+if (process.send !== undefined) {
+  await main(process.argv[2] === 'vip', (message) => process.send?.(message));
+  process.disconnect();
+}
