@@ -24,7 +24,9 @@ function ask() {
     socket.on('error', (error) => {
       problem = error.code ?? error.message;
     });
-    socket.on('close', () => resolve({ beganAt, endedAt: Date.now(), answer: text.trim(), problem: problem || 'closed' }));
+    socket.on('close', () =>
+      resolve({ beganAt, endedAt: Date.now(), answer: text.trim(), problem: problem || 'closed' }),
+    );
   });
 }
 
