@@ -21,7 +21,7 @@ function npm(doing, done, ...args) {
     console.error(`${ran.stdout ?? ''}${ran.stderr ?? ''}\n${doing} failed; the lines above say why.`);
     process.exit(1);
   }
-  console.log(` ✔ ${done}`.padEnd(92) + `${((performance.now() - beganAt) / 1000).toFixed(1)} s`);
+  console.log(`${` ✔ ${done}`.padEnd(92)}${((performance.now() - beganAt) / 1000).toFixed(1)} s`);
 }
 
 /** Whether what is installed is what the lockfile says. Times prove nothing: a checkout gives old files new ones. */
