@@ -1,16 +1,18 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { Commands } from './commands.ts';
 
 /** What the demonstration's services run in: real containers where Docker answers, else plain processes. */
 export interface World {
   readonly kind: 'containers' | 'processes';
-  /** Starts an instance of `db`; gives how it is named in answers. */
+  /** Starts an instance of the service; `name` is what it answers. */
   startDatabase(name: string): Promise<void>;
   /** SIGKILL for one instance. */
   killDatabase(name: string): Promise<void>;
   /** Asks HOST:PORT from a consumer; the JSON line that consumer.mjs printed. */
   consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed>;
+  /** Removes all that it started, also what is just being started. */
   close(): Promise<void>;
 }
 
@@ -21,26 +23,32 @@ export interface Consumed {
   readonly unanswered: number;
 }
 
-export function output(command: string, ...args: string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    execFile(
-      command,
-      args,
-      { encoding: 'utf8', maxBuffer: 16 * 1024 * 1024, timeout: 120_000 },
-      (error, stdout, stderr) => {
-        if (error === null) resolve(stdout.trim());
-        else
-          reject(
-            new Error(`${command} ${args[0] ?? ''}: ${(stderr || error.message).trim().split('\n').at(-1) ?? ''}`),
-          );
-      },
-    );
-  });
+/** A Docker Engine on this machine. */
+export interface Engine {
+  readonly version: string;
+  readonly socket: string;
 }
 
-/** The engine's version where Docker answers, undefined elsewhere. */
-export async function dockerVersion(): Promise<string | undefined> {
-  return output('docker', 'version', '--format', '{{.Server.Version}}').catch(() => undefined);
+/** How long commands that still run at the end may take to come to theirs. */
+const settleTimeoutMs = 30_000;
+
+/** The engine that the command `docker` talks to, where that is one on this machine; undefined elsewhere. */
+export async function localEngine(): Promise<Engine | undefined> {
+  if (process.platform !== 'linux') return undefined;
+  const commands = new Commands();
+  try {
+    const version = await commands.output('docker', 'version', '--format', '{{.Server.Version}}');
+    const host = await commands.output('docker', 'context', 'inspect', '--format', '{{.Endpoints.docker.Host}}');
+    return host.startsWith('unix://') ? { version, socket: host.slice('unix://'.length) } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether containers that are not ours already call themselves `service`. */
+export async function isServiceTaken(service: string): Promise<boolean> {
+  const list = ['ps', '-aq', '--filter', `label=legate.service=${service}`];
+  return (await new Commands().output('docker', ...list).catch(() => '')) !== '';
 }
 
 /**
@@ -49,19 +57,26 @@ export async function dockerVersion(): Promise<string | undefined> {
  */
 export class ContainerWorld implements World {
   readonly kind = 'containers';
+  readonly #commands = new Commands();
   readonly #label = `legate-demo-${process.pid}`;
   readonly #image = `legate-demo:${process.pid}`;
   readonly #folder: string;
+  readonly #service: string;
   /** Options of `docker run` that let the consumer find the name server; undefined: the consumer runs on the host. */
   readonly #consumerOptions: readonly string[] | undefined;
 
-  constructor(folder: string, consumerOptions: readonly string[] | undefined) {
-    this.#folder = folder;
-    this.#consumerOptions = consumerOptions;
+  constructor(options: {
+    readonly folder: string;
+    readonly service: string;
+    readonly consumerOptions: readonly string[] | undefined;
+  }) {
+    this.#folder = options.folder;
+    this.#service = options.service;
+    this.#consumerOptions = options.consumerOptions;
   }
 
   async makeImage(): Promise<void> {
-    const libraries = (await output('ldd', process.execPath))
+    const libraries = (await this.#commands.output('ldd', process.execPath))
       .split('\n')
       .map((line) => /(?:=> )?(\/[^ ]+) \(/.exec(line)?.[1])
       .filter((path) => path !== undefined);
@@ -71,45 +86,51 @@ export class ContainerWorld implements World {
       if (existsSync(folder + extra)) files.push((folder + extra).slice(1));
     }
     const tar = ['tar', '-chf', '-', '-C', '/', ...files, '-C', this.#folder, 'database.mjs', 'consumer.mjs'];
-    await output('sh', '-c', `${tar.map((word) => `'${word}'`).join(' ')} | docker import - ${this.#image}`);
+    await this.#commands.output(
+      'sh',
+      '-c',
+      `${tar.map((word) => `'${word}'`).join(' ')} | docker import - ${this.#image}`,
+    );
   }
 
   async startDatabase(name: string): Promise<void> {
-    const labels = ['--label', this.#label, '--label', 'legate.service=demo-db', '--label', 'legate.port=5432'];
+    const labels = [
+      '--label',
+      this.#label,
+      '--label',
+      `legate.service=${this.#service}`,
+      '--label',
+      'legate.port=5432',
+    ];
     const checks = ['--label', 'legate.check=tcp', '--label', 'legate.check.interval=1s'];
-    await output(
-      'docker',
-      'run',
-      '-d',
-      '--name',
-      this.#name(name),
-      ...labels,
-      ...checks,
-      this.#image,
-      process.execPath,
-      '/database.mjs',
-      name,
-    );
+    const command = [this.#image, process.execPath, '/database.mjs', name];
+    await this.#commands.output('docker', 'run', '-d', '--name', this.#name(name), ...labels, ...checks, ...command);
   }
 
   async killDatabase(name: string): Promise<void> {
-    await output('docker', 'kill', this.#name(name));
+    await this.#commands.output('docker', 'kill', this.#name(name));
   }
 
   async consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed> {
-    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(
-      String,
-    );
-    if (this.#consumerOptions === undefined) return consumeHere(this.#folder, words);
+    const words = consumerWords(target, concurrency, count, milliseconds);
+    if (this.#consumerOptions === undefined) return consumeHere(this.#commands, this.#folder, words);
     const options = ['--rm', '--label', this.#label, ...this.#consumerOptions];
-    const text = await output('docker', 'run', ...options, this.#image, process.execPath, '/consumer.mjs', ...words);
-    return JSON.parse(text) as Consumed;
+    const command = [this.#image, process.execPath, '/consumer.mjs', ...words];
+    return JSON.parse(await this.#commands.output('docker', 'run', ...options, ...command)) as Consumed;
   }
 
   async close(): Promise<void> {
-    const containers = await output('docker', 'ps', '-aq', '--filter', `label=${this.#label}`).catch(() => '');
-    if (containers !== '') await output('docker', 'rm', '-f', ...containers.split('\n')).catch(() => '');
-    await output('docker', 'rmi', '-f', this.#image).catch(() => '');
+    // A `docker run` that was interrupted halfway would leave its container: each is let come to its end.
+    await this.#commands.settle(() => this.#removeContainers(), settleTimeoutMs);
+    this.#commands.kill();
+    await this.#removeContainers();
+    await new Commands().output('docker', 'rmi', '-f', this.#image).catch(() => '');
+  }
+
+  async #removeContainers(): Promise<void> {
+    const docker = new Commands();
+    const containers = await docker.output('docker', 'ps', '-aq', '--filter', `label=${this.#label}`).catch(() => '');
+    if (containers !== '') await docker.output('docker', 'rm', '-f', '-v', ...containers.split('\n')).catch(() => '');
   }
 
   #name(name: string): string {
@@ -120,21 +141,28 @@ export class ContainerWorld implements World {
 /** Plain processes on loopback, registered through the command line as any service that is not a container. */
 export class ProcessWorld implements World {
   readonly kind = 'processes';
+  readonly #commands = new Commands();
   readonly #folder: string;
+  readonly #freePort: () => Promise<number>;
   readonly #register: (name: string, port: number) => Promise<void>;
   readonly #children = new Map<string, ChildProcess>();
-  #nextPort: number;
+  #closed = false;
 
-  constructor(folder: string, firstPort: number, register: (name: string, port: number) => Promise<void>) {
-    this.#folder = folder;
-    this.#nextPort = firstPort;
-    this.#register = register;
+  constructor(options: {
+    readonly folder: string;
+    readonly freePort: () => Promise<number>;
+    readonly register: (name: string, port: number) => Promise<void>;
+  }) {
+    this.#folder = options.folder;
+    this.#freePort = options.freePort;
+    this.#register = options.register;
   }
 
   async startDatabase(name: string): Promise<void> {
-    const port = this.#nextPort++;
+    const port = await this.#freePort();
+    if (this.#closed) return;
     const words = [join(this.#folder, 'database.mjs'), name, String(port), '127.0.0.1'];
-    this.#children.set(name, spawn(process.execPath, words, { stdio: 'ignore' }));
+    this.#children.set(name, spawn(process.execPath, words, { stdio: 'ignore', detached: true }));
     await this.#register(name, port);
   }
 
@@ -144,18 +172,21 @@ export class ProcessWorld implements World {
   }
 
   consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed> {
-    const words = [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(
-      String,
-    );
-    return consumeHere(this.#folder, words);
+    return consumeHere(this.#commands, this.#folder, consumerWords(target, concurrency, count, milliseconds));
   }
 
   close(): Promise<void> {
+    this.#closed = true;
+    this.#commands.kill();
     for (const child of this.#children.values()) child.kill('SIGKILL');
     return Promise.resolve();
   }
 }
 
-async function consumeHere(folder: string, words: readonly string[]): Promise<Consumed> {
-  return JSON.parse(await output(process.execPath, join(folder, 'consumer.mjs'), ...words)) as Consumed;
+function consumerWords(target: string, concurrency: number, count: number, milliseconds: number): string[] {
+  return [target.replace(/:\d+$/, ''), target.replace(/^.*:/, ''), concurrency, count, milliseconds].map(String);
+}
+
+async function consumeHere(commands: Commands, folder: string, words: readonly string[]): Promise<Consumed> {
+  return JSON.parse(await commands.output(process.execPath, join(folder, 'consumer.mjs'), ...words)) as Consumed;
 }

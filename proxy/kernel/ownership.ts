@@ -26,9 +26,9 @@ export async function takeOwnership(table: string): Promise<Ownership> {
     }
     const holder = await holderOfAbstractSocket(name);
     const who = holder === undefined ? 'another sidecar' : `another sidecar (pid ${holder.pid})`;
+    // Without the cause, which says the same again and has the socket's NUL in it.
     throw new LegateError('E_IN_USE', `${who} owns table ip ${table}`, {
       hint: 'stop it, give this one another vip.range, or set vip.mode: off',
-      cause: error,
     });
   }
   server.unref();

@@ -74,7 +74,8 @@ export class FakeEngine {
     const send = (document: unknown, status = 200): void => {
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(document));
     };
-    if (path === '/version') return send({ Version: '20.10.0', ApiVersion: this.api.version, MinAPIVersion: this.api.minimum });
+    if (path === '/version')
+      return send({ Version: '20.10.0', ApiVersion: this.api.version, MinAPIVersion: this.api.minimum });
     if (path === '/networks') return send([{ Id: 'e'.repeat(64), Name: 'host', Driver: 'host' }]);
     if (path === '/containers/json') return send([...this.containers.keys()].map((id) => ({ Id: id })));
     if (path === '/events') {

@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
 import { loadConfig } from '../../../src/config/load.ts';
-import { optionDocuments, optionsText } from '../../../src/config/options-document.ts';
+import { optionDocuments, optionsMarkdown, optionsText } from '../../../src/config/options-document.ts';
 import { treeLimits } from '../../../src/config/tree.ts';
 import { exitStatus } from '../failure.ts';
 import { defaultAddress } from '../machine.ts';
@@ -48,9 +48,11 @@ export function addConfigCommands({ program, session, register }: CommandTools):
   });
 
   const list = config.command('options').description('prints the table of options: key, type, default, flag, variable');
+  list.option('--markdown', "prints README's table");
   list.addHelpText('after', examples('legate config options', "legate config options --json | jq -r '.options[].key'"));
-  register<GlobalOptions>(list, async (options) => {
-    if (options.json) printJson(session.terminal, { options: optionDocuments() });
+  register<GlobalOptions & { markdown?: boolean }>(list, async (options) => {
+    if (options.markdown) session.terminal.write(optionsMarkdown());
+    else if (options.json) printJson(session.terminal, { options: optionDocuments() });
     else session.terminal.write(optionsText());
     return exitStatus.done;
   });
