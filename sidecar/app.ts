@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { NameServer } from '../dns/server.ts';
 import { LinkPlane } from '../proxy/link-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
@@ -32,6 +33,8 @@ import { statusDocument } from './status.ts';
 import { StoreSession } from './store-session.ts';
 import { watchUsable } from './usable-watch.ts';
 
+/** Loops that end with the sidecar; more would be a leak. */
+const maxLoops = 256;
 /** How long the loops in the background may take to end; what they hold is closed then in any case. */
 const closeLimitMs = 5000;
 
@@ -53,6 +56,7 @@ export async function startSidecar(
   const startedAtMs = clock.nowMs();
   const stopping = new AbortController();
   const { signal } = stopping;
+  setMaxListeners(maxLoops, signal);
   const metrics = new Metrics().withRuntimeMetrics();
   const conditions = new Conditions(log, clock, metrics);
   const common = { clock, log, metrics, conditions };
@@ -139,8 +143,14 @@ export async function startSidecar(
       const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
       const opened = await openMesh({ ...known, signal: until });
       await dataDir.rememberMesh(opened.meshId);
-      if (opened.outcome === 'restored')
-        log.warn('the store had come back empty; settings and claims were written back', { 'mesh.id': opened.meshId });
+      if (opened.outcome === 'restored') {
+        conditions.raise(
+          'store.restored',
+          'warning',
+          'the store had come back empty: records, settings and virtual addresses were written back, your own keys (kv) are lost',
+          'restore the keys from where you have them; this is shown until the next start',
+        );
+      }
       const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
       registrar = new Registrar({
         ...common,
@@ -208,7 +218,7 @@ export async function startSidecar(
       parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),
       register: (instance) => own.register(instance),
       deregister: (name) => own.deregister(name),
-      drain: (chosen, on) => own.drain(chosen, on),
+      drain: (chosen, on, wholeHost) => own.drain(chosen, on, wholeHost),
       connectionsTo: (ids) => [...ids].reduce((sum, instance) => sum + links.activeConnections({ instance }), 0),
       status: async () =>
         statusDocument({

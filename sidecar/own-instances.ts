@@ -13,6 +13,7 @@ import { ApiInstances } from '../src/registrar/api-instances.ts';
 import { LocalInstances } from '../src/registrar/local-instances.ts';
 import { staticReset } from '../src/registrar/static-source.ts';
 
+const drainCondition = 'drain.operator';
 const drainedCondition = 'registrar.drained.file';
 const maxDrainedBytes = 4 * 1024 * 1024;
 
@@ -33,11 +34,13 @@ export class OwnInstances {
   readonly #options: OwnInstancesOptions;
   readonly #local: LocalInstances;
   readonly #api: ApiInstances;
+  #wholeHost = false;
   /** Ends when the last drain is on disk: one after the other, so that the newest is what stays. */
   #draining: Promise<void> = Promise.resolve();
 
   constructor(options: OwnInstancesOptions) {
     const { clock, log, metrics, conditions } = options;
+    const kept = readDrained(options.drainedFile, conditions);
     this.#options = options;
     this.#local = new LocalInstances({
       conditions,
@@ -45,9 +48,13 @@ export class OwnInstances {
       health: (onChange) => new HealthRunner({ clock, log, metrics, onChange }),
       remembered: options.remembered,
       sources: ['docker', 'file', 'api'],
-      drained: readDrained(options.drainedFile, conditions),
-      onChange: options.onChange,
+      drained: kept.names,
+      onChange: (change) => {
+        options.onChange(change);
+        this.#afterChange(change);
+      },
     });
+    this.#wholeHost = kept.host;
     this.#api = new ApiInstances({
       path: options.instancesFile,
       conditions,
@@ -82,24 +89,57 @@ export class OwnInstances {
     }
   }
 
-  /** Begins or ends an operator's drain of these names; on disk when it resolves. */
-  drain(names: readonly string[], on: boolean): Promise<void> {
-    const done = this.#draining.then(() => this.#drain(names, on));
+  /**
+   * Begins or ends an operator's drain of these names, with `wholeHost` also of what is registered later; on disk when it
+   * resolves.
+   */
+  drain(names: readonly string[], on: boolean, wholeHost: boolean): Promise<void> {
+    const done = this.#draining.then(() => this.#drain(names, on, wholeHost));
     this.#draining = done.catch(() => undefined);
     return done;
   }
 
-  async #drain(names: readonly string[], on: boolean): Promise<void> {
+  async #drain(names: readonly string[], on: boolean, wholeHost: boolean): Promise<void> {
     const { drainedFile } = this.#options;
-    const before = new Set(this.#local.drained);
+    const before = { names: new Set(this.#local.drained), wholeHost: this.#wholeHost };
+    // To take one of them in again ends the drain of the host as a whole; the others stay drained one by one.
+    this.#wholeHost = wholeHost ? on : this.#wholeHost && on;
     for (const name of names) this.#local.drain(name, on);
+    const content = { v: 1, drained: [...this.#local.drained], host: this.#wholeHost };
     try {
-      await writeFileAtomically(drainedFile, [`${JSON.stringify({ v: 1, drained: [...this.#local.drained] })}\n`]);
+      await writeFileAtomically(drainedFile, [`${JSON.stringify(content)}\n`]);
     } catch (error) {
       // What would not hold over a restart is not begun.
-      for (const name of names) this.#local.drain(name, before.has(name));
+      this.#wholeHost = before.wholeHost;
+      for (const name of names) this.#local.drain(name, before.names.has(name));
       throw cannotWrite(drainedFile, error);
     }
+    this.#report();
+  }
+
+  #afterChange(change: Change<InstanceRecord>): void {
+    if (this.#wholeHost) {
+      for (const { name, draining } of change.kind === 'reset' ? change.items : change.puts) {
+        if (!draining) this.#local.drain(name, true);
+      }
+    }
+    if (this.#local.drained.size > 0) this.#report();
+  }
+
+  /** A drain holds over restarts, so that it is easily forgotten: status shows it while it is in force. */
+  #report(): void {
+    const { conditions } = this.#options;
+    const names = [...this.#local.drained].filter((name) => this.#local.records().has(name));
+    if (names.length === 0 && !this.#wholeHost) {
+      conditions.clear(drainCondition);
+      return;
+    }
+    const shown = names.slice(0, 3).join(', ') + (names.length > 3 ? ', …' : '');
+    const count = names.length === 1 ? '1 instance' : `${names.length} instances`;
+    const message = this.#wholeHost
+      ? `this host is drained by hand: ${count}, and whatever is registered later`
+      : `drained by hand: ${shown} (${count})`;
+    conditions.raise(drainCondition, 'note', message, `legate undrain ${this.#wholeHost ? '--host' : 'ID'} ends it`);
   }
 
   since(name: string): number | undefined {
@@ -119,14 +159,23 @@ export class OwnInstances {
   }
 }
 
-function readDrained(path: string, conditions: Conditions): string[] {
+interface KeptDrains {
+  readonly names: readonly string[];
+  readonly host: boolean;
+}
+
+function readDrained(path: string, conditions: Conditions): KeptDrains {
   try {
     const text = readFileIfAny(path, maxDrainedBytes);
-    if (text === undefined) return [];
+    if (text === undefined) return { names: [], host: false };
     const parsed: unknown = JSON.parse(text);
-    const names = typeof parsed === 'object' && parsed !== null && 'drained' in parsed ? parsed.drained : undefined;
+    if (typeof parsed !== 'object' || parsed === null) throw new Error('it does not hold an object');
+    const names = 'drained' in parsed ? parsed.drained : undefined;
     if (!Array.isArray(names)) throw new Error('it has no list "drained"');
-    return names.filter((name) => typeof name === 'string' && instanceNameFault(name) === undefined);
+    return {
+      names: names.filter((name) => typeof name === 'string' && instanceNameFault(name) === undefined),
+      host: 'host' in parsed && parsed.host === true,
+    };
   } catch (error) {
     conditions.raise(
       drainedCondition,
@@ -134,6 +183,6 @@ function readDrained(path: string, conditions: Conditions): string[] {
       `${path} cannot be read: ${describeError(error)}`,
       'drain again what is to be drained',
     );
-    return [];
+    return { names: [], host: false };
   }
 }

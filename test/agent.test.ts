@@ -150,6 +150,10 @@ t.test('the users own keys', async (t) => {
   t.equal((await agent.cli('kv', 'delete', 'app/colour')).status, 0);
   t.equal((await agent.cli('kv', 'get', 'app/colour')).status, 1);
   t.equal((await agent.api('GET', '/api/kv/..%2f..%2fmeta')).status, 404, 'only below kv/');
+  for (let index = 0; index < 150; index += 1) await agent.api('PUT', `/api/kv/many/${index}`, 'x');
+  await agent.api('PUT', '/api/kv/more', 'x');
+  t.match((await agent.api('DELETE', '/api/kv/many/?recurse=1')).text, '{"deleted":150}');
+  t.equal((await agent.api('GET', '/api/kv/more')).status, 200, 'what only begins alike stays');
 });
 
 t.test('doors: the socket is private, TCP needs the token and the right Host', async (t) => {
@@ -332,6 +336,24 @@ t.test('drain takes an instance out, reports, and holds over a restart', async (
   t.match(await agent.json('/api/services/db'), { usable: 1 });
   t.equal((await agent.cli('undrain', `web-1/db-${one.port}`)).status, 0);
   t.match(await agent.json('/api/services/db'), { usable: 2 });
+  t.same((await agent.json<StatusDocument>('/api/status')).todo, []);
+  t.equal((await agent.cli('drain', '--host')).status, 0);
+  await agent.kill('SIGTERM');
+  await agent.start();
+  const later = await agent.api('PUT', '/api/instances/web-1/later', instance('later', one.port));
+  t.equal(later.status, 200, later.text);
+  await waitFor('what is registered later to be drained too', async () => {
+    return (await agent.api('GET', '/api/services/later')).text.includes('"draining":true');
+  });
+  t.match(
+    (await agent.json<StatusDocument>('/api/status')).todo.find((each) => each.id === 'drain.operator'),
+    {
+      severity: 'note',
+      message: 'this host is drained by hand: 3 instances, and whatever is registered later',
+    },
+  );
+  t.equal((await agent.cli('undrain', '--host')).status, 0);
+  await waitFor('all to be usable', async () => (await agent.json<StatusDocument>('/api/status')).todo.length === 0);
 });
 
 t.test('SIGHUP takes new instances from the file; a faulty file changes nothing', async (t) => {

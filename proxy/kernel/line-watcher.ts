@@ -71,6 +71,8 @@ export class LineWatcher {
       this.#cancelRestart = clock.after(this.#backoff.nextMs(), () => this.#start());
     };
     child.on('error', end);
+    // Somebody who ends the shell alone would leave the monitor behind, with our pipe open.
+    child.on('exit', () => endGroup(child));
     child.stdin?.on('error', () => undefined);
     child.stdout?.on('end', end);
     child.stdout?.on('error', end);
@@ -89,6 +91,15 @@ export class LineWatcher {
       if (this.#closed) return;
       for (const line of lines) this.#options.onLine(line);
     });
+  }
+}
+
+function endGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGTERM');
+  } catch {
+    // Nobody of the group is left, as it should be.
   }
 }
 

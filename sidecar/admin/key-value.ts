@@ -1,7 +1,6 @@
 import { type Context, Hono } from 'hono';
 import { LegateError } from '../../src/base/errors.ts';
-import type { Guard } from '../../src/store/store.ts';
-import { storeLimits } from '../../src/store/store.ts';
+import { type Guard, type Store, storeLimits } from '../../src/store/store.ts';
 import type { AdminBackend } from './backend.ts';
 import type { KvListDocument } from './documents.ts';
 
@@ -10,7 +9,7 @@ const maxListed = 10_000;
 
 /**
  * The users' own keys: raw bytes in and out, the revision in `ETag`, `cas=REVISION` for compare-and-swap (`0`: the key
- * must be absent), `recurse` for all keys under a prefix.
+ * must be absent), `recurse` for all keys under a prefix (GET and DELETE).
  */
 export function keyValueRoutes(backend: AdminBackend): Hono {
   const app = new Hono();
@@ -47,6 +46,9 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
   });
   app.delete('/*', async (context) => {
     const { store, prefix } = backend.userKeys();
+    if ('recurse' in context.req.query()) {
+      return context.json({ deleted: await deleteAll(store, prefix + keyOf(context, false)) });
+    }
     const key = keyOf(context, false);
     const guards = guardsOf(context, prefix + key);
     const found = await store.get(prefix + key);
@@ -56,6 +58,20 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
     return context.json({ key, revision: result.revision });
   });
   return app;
+}
+
+/** Deletes everything under a prefix, a bounded number at a time; how many keys it were. */
+async function deleteAll(store: Store, prefix: string): Promise<number> {
+  let deleted = 0;
+  for (;;) {
+    const { entries } = await store.range(prefix, { limit: storeLimits.txnOperations });
+    if (entries.length === 0) return deleted;
+    await store.txn(
+      [],
+      entries.map(({ key }) => ({ kind: 'delete', key })),
+    );
+    deleted += entries.length;
+  }
 }
 
 function keyOf(context: Context, mayBeEmpty: boolean): string {

@@ -29,9 +29,9 @@ export class Metrics {
   readonly #gauges = new Map<string, { sample: GaugeSample }>();
   readonly #histograms = new Map<string, Histogram>();
 
-  /** Adds the runtime's own metrics (`legate_process_…`), for the one instance that a daemon has. */
+  /** Adds the runtime's own metrics (`legate_process_…`, `legate_nodejs_…`), for the one instance that a daemon has. */
   withRuntimeMetrics(): this {
-    collectDefaultMetrics({ register: this.#registry, prefix: 'legate_process_' });
+    collectDefaultMetrics({ register: this.#registry, prefix: 'legate_' });
     return this;
   }
 

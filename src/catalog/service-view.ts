@@ -51,16 +51,15 @@ function positionOf(sorted: readonly Instance[], instance: Instance): number {
   return low;
 }
 
-/**
- * Whether new connections may go to the instance. A service has one transport, so those of the other are left out. What
- * is spoken above TCP is the service's to say: an instance that only says `tcp`, the default, contradicts nothing.
- */
+/** Whether new connections may go to the instance. */
 function isUsable(instance: Instance, protocol: Protocol): boolean {
-  return (
-    isUsableStatus(instance.status) && !instance.draining && transportOf(instance.protocol) === transportOf(protocol)
-  );
+  return isUsableStatus(instance.status) && !instance.draining && !contradicts(instance, protocol);
 }
 
+/**
+ * Whether the instance says that it speaks something else than the service, and is therefore left out. One that only says
+ * `tcp`, the default, contradicts nothing that is spoken above TCP.
+ */
 function contradicts(instance: Instance, protocol: Protocol): boolean {
   if (instance.protocol === protocol) return false;
   return instance.protocol !== 'tcp' || transportOf(protocol) !== 'tcp';

@@ -76,7 +76,7 @@ export class Agent {
     this.configure(config);
     t.teardown(async () => {
       await this.kill('SIGKILL');
-      if (process.env['LEGATE_TEST_LOG'] !== undefined) process.stderr.write(`${this.log.join('\n')}\n`);
+      if (process.env.LEGATE_TEST_LOG !== undefined) process.stderr.write(`${this.log.join('\n')}\n`);
     });
   }
 

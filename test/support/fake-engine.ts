@@ -69,10 +69,11 @@ export class FakeEngine {
     };
   }
 
-  #answer(request: IncomingMessage, response: ServerResponse): void {
+  #answer(request: IncomingMessage, response: ServerResponse): undefined {
     const path = (request.url ?? '').replace(/^\/v[\d.]+/, '').replace(/\?.*$/, '');
-    const send = (document: unknown, status = 200): void => {
+    const send = (document: unknown, status = 200): undefined => {
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(document));
+      return undefined;
     };
     if (path === '/version')
       return send({ Version: '20.10.0', ApiVersion: this.api.version, MinAPIVersion: this.api.minimum });
