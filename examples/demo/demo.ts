@@ -99,11 +99,10 @@ async function demonstrate(folder: string, closers: Closers, stopped: AbortSigna
   if (stopped.aborted) return 1;
   showMore(steps, status, world.kind, service);
   if (steps.failed === 0 && !endsByItself) {
-    const command = `node ${legate} --admin unix:${sidecar.socket}`;
     if (vips && world.kind === 'containers') {
       steps.note(`Try it: docker run --rm -it --dns ${vipServer(status)} IMAGE sh, and in it reach ${service}:5432`);
     }
-    steps.note(`Try it: ${command} status`);
+    steps.note(`Try it: LEGATE_ADMIN=unix:${sidecar.socket} npx legate status`);
     steps.note('Ctrl-C ends it and leaves nothing behind.');
     await once(stopped, 'abort');
   }

@@ -22,7 +22,8 @@ export class Steps {
     if (this.#stopped.aborted) return false;
     const beganAt = performance.now();
     const seconds = (): string => `${((performance.now() - beganAt) / 1000).toFixed(1)} s`;
-    const terminal = process.stdout.isTTY;
+    // A terminal that does not know its width cannot be redrawn.
+    const terminal = process.stdout.isTTY && process.stdout.columns >= 40;
     const spinner = terminal ? ora({ text: doing, stream: process.stdout, discardStdin: false }).start() : undefined;
     try {
       const [first = doing, ...more] = await unlessStopped(run(), this.#stopped);
