@@ -21,7 +21,7 @@ import { openStore } from '../src/store/backends.ts';
 import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
-import { openAdminServer } from './admin/server.ts';
+import { AdminServer } from './admin/server.ts';
 import { createBackend } from './backend.ts';
 import { openDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
@@ -240,8 +240,9 @@ export async function startSidecar(
         }),
     });
     const token = await loadAdminToken(config.admin.tokenFile);
-    const admin = await openAdminServer({ listen: config.admin.listen, token, backend, log });
+    const admin = new AdminServer({ ...common, listen: config.admin.listen, token, backend });
     closers.push(() => admin.close());
+    await admin.open();
     log.info('the sidecar is up', {
       'host.name': self.hostName,
       'host.id': self.hostId,

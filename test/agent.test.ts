@@ -1,6 +1,6 @@
 import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
@@ -195,6 +195,20 @@ t.test('doors: the socket is private, TCP needs the token and the right Host', a
   t.notMatch(agent.log.join('\n') + metrics.text, token, 'the token is nowhere');
 });
 
+t.test('a busy admin port harms nothing, and a removed socket comes back', async (t) => {
+  const { server, port } = await namedServer(t, 'busy');
+  const agent = new Agent(t);
+  agent.configure({ admin: { listen: [`unix:${agent.socket}`, `127.0.0.1:${port}`] } });
+  await agent.start();
+  await waitFor('the busy port to be told', async () => {
+    const [first] = (await agent.json<StatusDocument>('/api/status')).todo;
+    return /no admin API on 127\.0\.0\.1:\d+.*held by node/.test(first?.message ?? '');
+  });
+  server.close();
+  rmSync(agent.socket);
+  await waitFor('both doors', async () => (await agent.json<StatusDocument>('/api/status')).todo.length === 0);
+});
+
 t.test('bad input is answered and harms nothing', async (t) => {
   const agent = await new Agent(t).start();
   const put = (id: string, body: unknown): Promise<{ status: number; text: string }> =>
@@ -302,7 +316,6 @@ t.test('a store that was emptied gets everything back, with the same virtual add
   await waitFor('the store', settled);
   const before = await agent.json<ServiceDocument>('/api/services/db');
   await agent.kill('SIGTERM');
-  const { rmSync } = await import('node:fs');
   rmSync(join(agent.folder, 'data', 'store'), { recursive: true });
   await agent.start();
   await waitFor('the store', settled);

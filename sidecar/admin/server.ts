@@ -1,10 +1,12 @@
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, rmSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { connect, type Server as NetServer } from 'node:net';
 import { dirname } from 'node:path';
-import { createAdaptorServer } from '@hono/node-server';
-import { Hono } from 'hono';
-import { LegateError } from '../../src/base/errors.ts';
+import { createAdaptorServer, type HttpBindings } from '@hono/node-server';
+import { type Context, Hono } from 'hono';
+import type { Clock } from '../../src/base/clock.ts';
+import type { Conditions } from '../../src/base/conditions.ts';
+import { describeError, isLegateError, LegateError } from '../../src/base/errors.ts';
 import { makePrivateFolder } from '../../src/base/files.ts';
 import type { Log } from '../../src/base/log.ts';
 import { explainListenError } from '../../src/base/sockets.ts';
@@ -16,63 +18,92 @@ import { adminRoutes, answerError } from './routes.ts';
 
 /** Connections open at once on one listener. */
 const maxConnections = 256;
+/** Between looks whether the doors are still there. */
+const watchEveryMs = 5000;
 
-export interface AdminServer {
-  /** Where it really listens; a port 0 is resolved. */
-  readonly listens: readonly AdminListen[];
-  close(): Promise<void>;
-}
-
-/**
- * Opens the admin doors: a unix socket that only its owner can use, and TCP where asked, which always needs the token
- * except for `/healthz` and `/readyz`. One that cannot be opened fails the whole call, with the reason.
- */
-export async function openAdminServer(options: {
+export interface AdminServerOptions {
   readonly listen: readonly AdminListen[];
   readonly token: string;
   readonly backend: AdminBackend;
+  readonly clock: Clock;
   readonly log: Log;
-}): Promise<AdminServer> {
-  const routes = adminRoutes(options.backend, options.log);
-  const servers: Server[] = [];
-  const listens: AdminListen[] = [];
-  const close = async (): Promise<void> => {
-    await Promise.all(servers.map(closeServer));
-    for (const listen of listens) if (listen.kind === 'unix') rmSync(listen.path, { force: true });
-  };
-  try {
-    for (const listen of options.listen) {
-      if (listen.kind === 'unix') {
-        servers.push(await listenUnix(listen.path, routes));
-        listens.push(listen);
-      } else {
-        const bound: { endpoint: Endpoint } = { endpoint: listen };
-        const server = await listenTcp(
-          listen,
-          guarded(routes, () => bound.endpoint, options.token),
-        );
-        servers.push(server);
-        const address = server.address();
-        const port = typeof address === 'object' && address !== null ? address.port : listen.port;
-        bound.endpoint = { address: listen.address, port };
-        listens.push({ kind: 'tcp', ...bound.endpoint });
-      }
-    }
-  } catch (error) {
-    await close();
-    throw error;
-  }
-  return { listens, close };
+  readonly conditions: Conditions;
 }
 
-function guarded(routes: Hono, endpoint: () => Endpoint, token: string): Hono {
+/**
+ * The admin doors: a unix socket that only its owner can use, and TCP where asked, which always needs the token except for
+ * `/healthz` and `/readyz`. A socket that cannot be opened at the start fails `open`; a TCP port that cannot be had is a
+ * condition and is tried again, and a socket that somebody removed is made again: names and links depend on neither.
+ */
+export class AdminServer {
+  readonly #options: AdminServerOptions;
+  readonly #routes: Hono;
+  readonly #servers = new Map<AdminListen, Server>();
+  readonly #stop = new AbortController();
+
+  constructor(options: AdminServerOptions) {
+    this.#options = options;
+    this.#routes = adminRoutes(options.backend, options.log);
+  }
+
+  async open(): Promise<void> {
+    for (const listen of this.#options.listen) {
+      if (listen.kind === 'unix') this.#servers.set(listen, await listenUnix(listen.path, this.#routes));
+      else await this.#openTcp(listen);
+    }
+    this.#watch().catch((error: unknown) => {
+      if (!this.#stop.signal.aborted) throw error;
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await Promise.all([...this.#servers.values()].map(closeServer));
+    for (const listen of this.#servers.keys()) if (listen.kind === 'unix') rmSync(listen.path, { force: true });
+  }
+
+  async #openTcp(listen: AdminListen & { kind: 'tcp' }): Promise<void> {
+    const { conditions, token } = this.#options;
+    const id = `admin.listen.${formatEndpoint(listen)}`;
+    try {
+      const app = guarded(this.#routes, (port) => ({ address: listen.address, port }), token);
+      this.#servers.set(listen, await listenTcp(listen, app));
+      conditions.clear(id);
+    } catch (error) {
+      const hint = isLegateError(error) ? (error.hint ?? '') : '';
+      conditions.raise(id, 'error', `no admin API on ${formatEndpoint(listen)}: ${describeError(error)}`, hint);
+    }
+  }
+
+  /** Looks now and then whether every door is there. */
+  async #watch(): Promise<void> {
+    const { clock, listen, log } = this.#options;
+    for (;;) {
+      await clock.sleep(watchEveryMs, this.#stop.signal);
+      for (const each of listen) {
+        const server = this.#servers.get(each);
+        if (each.kind === 'tcp') {
+          if (server === undefined) await this.#openTcp(each);
+        } else if (!existsSync(each.path)) {
+          log.warn('the admin socket had been removed and is made again', { 'admin.listen': each.path });
+          if (server !== undefined) await closeServer(server);
+          this.#servers.set(each, await listenUnix(each.path, this.#routes));
+        }
+      }
+    }
+  }
+}
+
+/** `endpointOf` makes the listener's endpoint of the port on which the request came in: 0 was resolved by then. */
+function guarded(routes: Hono, endpointOf: (port: number) => Endpoint, token: string): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
-    if (!hostHeaderMatches(context.req.header('host'), endpoint())) {
+    const endpoint = endpointOf(localPort(context));
+    if (!hostHeaderMatches(context.req.header('host'), endpoint)) {
       return answerError(
         context,
         new LegateError('E_UNAUTHORIZED', 'the Host header does not name this sidecar', {
-          hint: `ask http://${formatEndpoint(endpoint())}`,
+          hint: `ask http://${formatEndpoint(endpoint)}`,
         }),
       );
     }
@@ -89,6 +120,12 @@ function guarded(routes: Hono, endpoint: () => Endpoint, token: string): Hono {
   });
   app.route('/', routes);
   return app;
+}
+
+/** The port on which a request came in. */
+function localPort(context: Context): number {
+  const { incoming } = context.env as HttpBindings;
+  return incoming.socket.localPort ?? 0;
 }
 
 function createServer(app: Hono): Server {
