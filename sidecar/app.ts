@@ -20,7 +20,6 @@ import { openStore } from '../src/store/backends.ts';
 import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
-import { openAdminServer } from './admin/server.ts';
 import { createBackend } from './backend.ts';
 import { openDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
@@ -89,12 +88,13 @@ export async function startSidecar(
       onChange: (change) => own.fromDocker(change),
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
-    await topology.refresh();
+    const opening = openVirtualAddresses({ ...common, config: config.vip });
+    closers.push(async () => (await opening).close());
+    own.fromFile(config.instances);
+    const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));
 
     // Names and links, which see nothing but the catalog's snapshots.
-    const vips = await openVirtualAddresses({ ...common, config: config.vip });
-    closers.push(() => vips.close());
     const names = new NameServer({
       ...common,
       snapshots: catalog.snapshots,
@@ -154,8 +154,6 @@ export async function startSidecar(
     const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
     const session = new StoreSession({ ...common, open, begin, signal });
     closers.push(() => session.close());
-    own.fromFile(config.instances);
-    await own.load();
     await session.start();
     background.push(docker.run(signal));
     const kept = new AbortController();
@@ -208,6 +206,7 @@ export async function startSidecar(
         }),
     });
     const token = await loadAdminToken(config.admin.tokenFile);
+    const { openAdminServer } = await import('./admin/server.ts');
     const admin = await openAdminServer({ listen: config.admin.listen, token, backend, log });
     closers.push(() => admin.close());
     log.info('the sidecar is up', {
