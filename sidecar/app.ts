@@ -21,9 +21,16 @@ import { openStore } from '../src/store/backends.ts';
 import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
+
+<<<<<<< HEAD
+
 import { AdminServer } from './admin/server.ts';
+
+=======
+>>>>>>> bench
+
 import { createBackend } from './backend.ts';
-import { openDataDir } from './data-dir.ts';
+import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
 import { NameServers } from './name-servers.ts';
 import { TopologyWatcher } from './network/topology.ts';
@@ -62,7 +69,7 @@ export async function startSidecar(
   const common = { clock, log, metrics, conditions };
   const dataDir = await openDataDir(config.dataDir);
   const closers: (() => unknown)[] = [() => dataDir.release()];
-  const background: Promise<unknown>[] = [];
+  const background: Promise<unknown>[] = [ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal)];
   try {
     const self = { hostId: dataDir.identity.hostId, hostName: config.host };
     const keys = keysOf(config.mesh);
@@ -99,12 +106,13 @@ export async function startSidecar(
       onChange: (change) => own.fromDocker(change),
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
-    await topology.refresh();
+    const opening = openVirtualAddresses({ ...common, config: config.vip });
+    closers.push(async () => (await opening).close());
+    own.fromFile(config.instances);
+    const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));
 
     // Names and links, which see nothing but the catalog's snapshots.
-    const vips = await openVirtualAddresses({ ...common, config: config.vip });
-    closers.push(() => vips.close());
     const names = new NameServer({
       ...common,
       snapshots: catalog.snapshots,
@@ -180,8 +188,6 @@ export async function startSidecar(
     const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
     const session = new StoreSession({ ...common, open, begin, signal });
     closers.push(() => session.close());
-    own.fromFile(config.instances);
-    await own.load();
     await session.start();
     // The embedded store is this host's alone: where it cannot be opened, what this host has is all there is.
     if (session.store === undefined && config.store.kind === 'embedded') catalog.beginAlone();
@@ -240,7 +246,12 @@ export async function startSidecar(
         }),
     });
     const token = await loadAdminToken(config.admin.tokenFile);
+<<<<<<< HEAD
     const admin = new AdminServer({ ...common, listen: config.admin.listen, token, backend });
+=======
+    const { openAdminServer } = await import('./admin/server.ts');
+    const admin = await openAdminServer({ listen: config.admin.listen, token, backend, log });
+>>>>>>> bench
     closers.push(() => admin.close());
     await admin.open();
     log.info('the sidecar is up', {
@@ -272,6 +283,13 @@ export async function startSidecar(
     await closeAll(closers);
     throw error;
   }
+}
+
+/** A loop that ends by the signal has not failed. */
+function ignoringAbort(loop: Promise<void>, signal: AbortSignal): Promise<void> {
+  return loop.catch((error: unknown) => {
+    if (!signal.aborted) throw error;
+  });
 }
 
 /** The one instance of a request's body; its faults are the caller's. */

@@ -1,8 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Clock } from '../src/base/clock.ts';
+import type { Conditions } from '../src/base/conditions.ts';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
+
+/** Between looks whether the directory is still there. */
+const watchEveryMs = 5000;
 
 /** What a host remembers about itself, in `host.json` of its data directory. */
 export interface HostIdentity {
@@ -56,6 +61,25 @@ export async function openDataDir(path: string): Promise<DataDir> {
   } catch (error) {
     rmSync(lock, { force: true });
     throw error;
+  }
+}
+
+/**
+ * Says when somebody removed the directory under a running sidecar: everything goes on, and what is written from then on
+ * is gone at the next start. Runs until aborted.
+ */
+export async function watchDataDir(
+  path: string,
+  { clock, conditions, signal }: { clock: Clock; conditions: Conditions; signal: AbortSignal },
+): Promise<void> {
+  const id = 'agent.data_dir';
+  for (;;) {
+    await clock.sleep(watchEveryMs, signal);
+    if (existsSync(join(path, 'host.json'))) conditions.clear(id);
+    else {
+      const message = `data_dir ${path} was removed while the sidecar runs: what is written now is lost at the next start`;
+      conditions.raise(id, 'error', message, 'put it back from a backup, then restart the sidecar');
+    }
   }
 }
 

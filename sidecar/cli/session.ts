@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { LegateError } from '../../src/base/errors.ts';
-import { AdminClient, defaultAdminAddress, parseAdminAddress, readToken } from './admin-client.ts';
+import type { AdminClient } from './admin-client.ts';
 import type { Terminal, View } from './terminal.ts';
 import { clean, safeJson } from './words.ts';
 
@@ -32,12 +32,16 @@ export interface CommandTools {
   readonly register: Register;
 }
 
-/** Runs `use` with a client for the sidecar that the options mean, and closes it. */
+/**
+ * Runs `use` with a client for the sidecar that the options mean, and closes it. Loaded only here: `legate agent` comes up
+ * quicker without an HTTP client.
+ */
 export async function withClient<T>(
   session: Session,
   options: GlobalOptions,
   use: (client: AdminClient) => Promise<T>,
 ): Promise<T> {
+  const { AdminClient, defaultAdminAddress, parseAdminAddress, readToken } = await import('./admin-client.ts');
   const address = parseAdminAddress(options.admin ?? (session.env.LEGATE_ADMIN || defaultAdminAddress));
   const tokenFile = options.tokenFile ?? session.env.LEGATE_TOKEN_FILE;
   const client = new AdminClient({ address, token: tokenFile ? readToken(tokenFile) : undefined });

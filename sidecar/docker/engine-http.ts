@@ -1,4 +1,4 @@
-import { Client, type Dispatcher, Pool } from 'undici';
+import type { Client, Dispatcher, Pool } from 'undici';
 import { isLegateError, LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import { engineFault, foreignAnswer } from './engine-faults.ts';
@@ -16,19 +16,18 @@ export interface Answer {
 
 /**
  * HTTP over the engine's unix socket, with bounds in time and size on everything and errors that say the likely cause.
- * Nothing is retried here.
+ * Nothing is retried here. The HTTP client is loaded with the first request: names and links are up by then.
  */
 export class EngineHttp {
   readonly socket: string;
   readonly #timeoutMs: number;
-  readonly #pool: Pool;
+  #pool: Promise<Pool> | undefined;
   readonly #streams = new Set<Client>();
   #api: string | undefined;
 
   constructor(socket: string, timeoutMs: number) {
     this.socket = socket;
     this.#timeoutMs = timeoutMs;
-    this.#pool = new Pool('http://docker', { ...this.#connection(), connections });
   }
 
   /** From now on all paths but `/version` are asked for in this version of the API. */
@@ -40,7 +39,7 @@ export class EngineHttp {
   async get(path: string, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
     const deadline = new Deadline(this.#timeoutMs, signal);
     try {
-      const { body, headers } = await this.#request(this.#pool, path, deadline.signal, this.#timeoutMs);
+      const { body, headers } = await this.#request(await this.#openPool(), path, deadline.signal, this.#timeoutMs);
       const text = await readText(body, maxBytes);
       return { document: this.#parse(path, text), date: typeof headers.date === 'string' ? headers.date : undefined };
     } catch (error) {
@@ -69,7 +68,9 @@ export class EngineHttp {
     onBytes: (bytes: Buffer) => void,
     signal: AbortSignal,
   ): Promise<{ ended: Promise<never> }> {
-    const client = new Client('http://docker', this.#connection());
+    const undici = await import('undici');
+    if (signal.aborted) throw signal.reason;
+    const client = new undici.Client('http://docker', this.#connection());
     this.#streams.add(client);
     const close = (): void => {
       this.#streams.delete(client);
@@ -96,7 +97,17 @@ export class EngineHttp {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#pool.destroy(), ...[...this.#streams].map((client) => client.destroy())]);
+    await Promise.all([
+      this.#pool?.then((pool) => pool.destroy()),
+      ...[...this.#streams].map((client) => client.destroy()),
+    ]);
+  }
+
+  #openPool(): Promise<Pool> {
+    this.#pool ??= import('undici').then(
+      ({ Pool }) => new Pool('http://docker', { ...this.#connection(), connections }),
+    );
+    return this.#pool;
   }
 
   #connection(): { socketPath: string; connectTimeout: number; headersTimeout: number; pipelining: number } {

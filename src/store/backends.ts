@@ -4,7 +4,6 @@ import type { Conditions } from '../base/conditions.ts';
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
 import type { StoreConfig } from '../config/config.ts';
-import { openEmbeddedStore } from './embedded/embedded-store.ts';
 import type { Store } from './store.ts';
 
 export interface OpenStoreOptions {
@@ -16,11 +15,13 @@ export interface OpenStoreOptions {
   readonly conditions: Conditions;
 }
 
-/** Opens the store that the configuration names. The only place that knows which there are. */
+/** Opens the store that the configuration names, which is loaded only then. The only place that knows which there are. */
 export async function openStore(config: StoreConfig, options: OpenStoreOptions): Promise<Store> {
   const { dataDir, ...rest } = options;
   switch (config.kind) {
-    case 'embedded':
+    case 'embedded': {
+      const { openEmbeddedStore } = await import('./embedded/embedded-store.ts');
       return await openEmbeddedStore({ path: join(dataDir, 'store'), ...rest });
+    }
   }
 }
