@@ -22,13 +22,6 @@ import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
-<<<<<<< HEAD
-
-import { AdminServer } from './admin/server.ts';
-
-=======
->>>>>>> bench
-
 import { createBackend } from './backend.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
@@ -69,7 +62,9 @@ export async function startSidecar(
   const common = { clock, log, metrics, conditions };
   const dataDir = await openDataDir(config.dataDir);
   const closers: (() => unknown)[] = [() => dataDir.release()];
-  const background: Promise<unknown>[] = [ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal)];
+  const background: Promise<unknown>[] = [
+    ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal),
+  ];
   try {
     const self = { hostId: dataDir.identity.hostId, hostName: config.host };
     const keys = keysOf(config.mesh);
@@ -246,12 +241,9 @@ export async function startSidecar(
         }),
     });
     const token = await loadAdminToken(config.admin.tokenFile);
-<<<<<<< HEAD
+    // The doors open last, so what they are made of is read when names and links already work.
+    const { AdminServer } = await import('./admin/server.ts');
     const admin = new AdminServer({ ...common, listen: config.admin.listen, token, backend });
-=======
-    const { openAdminServer } = await import('./admin/server.ts');
-    const admin = await openAdminServer({ listen: config.admin.listen, token, backend, log });
->>>>>>> bench
     closers.push(() => admin.close());
     await admin.open();
     log.info('the sidecar is up', {
