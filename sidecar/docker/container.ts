@@ -39,6 +39,8 @@ export interface Attachment {
   readonly networkId: string;
   readonly ipv4: string | undefined;
   readonly ipv6: string | undefined;
+  /** Where its IPv4 default route leads; undefined when the engine gives it none. */
+  readonly gateway: string | undefined;
 }
 
 /** The part of `docker inspect` that decides what is registered, checked and bounded. */
@@ -164,11 +166,13 @@ function parseAttachments(value: unknown): readonly Attachment[] {
     const raw = rawRecord(settings);
     const ipv4 = rawText(rawField(raw, 'IPAddress'));
     const ipv6 = rawText(rawField(raw, 'GlobalIPv6Address'));
+    const gateway = rawText(rawField(raw, 'Gateway'));
     attachments.push({
       network,
       networkId: truncate(rawText(rawField(raw, 'NetworkID')), 64),
       ipv4: isIPv4(ipv4) ? ipv4 : undefined,
       ipv6: isIPv6(ipv6) && !ipv6.includes('%') ? ipv6 : undefined,
+      gateway: isIPv4(gateway) ? gateway : undefined,
     });
     if (attachments.length >= maxNetworks) break;
   }

@@ -17,6 +17,7 @@ import type { DockerEvent } from './events.ts';
 import { declaresAnything } from './identity.ts';
 import { ImageCache } from './images.ts';
 import { Inspections } from './inspections.ts';
+import { InternalRoutes } from './internal-routes.ts';
 import { Inventory } from './inventory.ts';
 import type { DockerNetwork } from './network.ts';
 import { NetworkWatch } from './network-watch.ts';
@@ -69,6 +70,7 @@ export class DockerSource {
   readonly #client: DockerClient;
   readonly #inventory: Inventory;
   readonly #drains: Drains;
+  readonly #routes: InternalRoutes;
   readonly #images: ImageCache;
   readonly #networks: NetworkWatch;
   readonly #state: Latest<DockerState>;
@@ -91,6 +93,7 @@ export class DockerSource {
     this.#client = new DockerClient({ socket: config.socket, ...limit });
     this.#images = new ImageCache((id, signal) => this.#client.inspectImage(id, signal));
     this.#networks = new NetworkWatch((signal) => this.#client.networks(signal));
+    this.#routes = new InternalRoutes(options.conditions, () => this.#networks.byId);
     this.#drains = new Drains(clock, (id) => this.#inventory.refresh(id));
     this.#inventory = new Inventory({
       expose: config.expose === 'published' ? 'published' : 'labelled',
@@ -277,6 +280,7 @@ export class DockerSource {
       await this.#networks.refresh(signal);
     return () => {
       this.#drains.inspected(container);
+      this.#routes.inspected(container);
       this.#inventory.put({ container, image });
       this.#options.conditions.clear(`docker.inspect.${shortId(id)}`);
       this.#setState({});
@@ -285,6 +289,7 @@ export class DockerSource {
 
   #gone(id: string): void {
     this.#drains.forget(id);
+    this.#routes.forget(id);
     this.#inventory.remove(id);
     this.#options.conditions.clear(`docker.inspect.${shortId(id)}`);
     this.#setState({});
