@@ -3,7 +3,17 @@ import tap from 'tap';
 import type { ServiceDocument } from '../sidecar/admin/documents.ts';
 import { Agent, type Teardown } from './support/agent.ts';
 import { FakeEngine } from './support/fake-engine.ts';
-import { ask, complaint, cpuMsOf, descriptorsOf, freePort, noComplaint, rssOf, sayingServer, statusOf } from './support/faults.ts';
+import {
+  ask,
+  complaint,
+  cpuMsOf,
+  descriptorsOf,
+  freePort,
+  noComplaint,
+  rssOf,
+  sayingServer,
+  statusOf,
+} from './support/faults.ts';
 import { waitFor } from './support/wait.ts';
 
 /** A Docker Engine that misbehaves in ways that a real one does not on request: one line says so, nothing else suffers. */
@@ -23,7 +33,10 @@ async function scene(t: Teardown): Promise<Scene> {
   const agent = new Agent(t);
   const engine = new FakeEngine(t, join(agent.folder, 'docker.sock'));
   const id = 'c'.repeat(64);
-  engine.containers.set(id, engine.container(id, 'db-1', { 'legate.service': 'db', 'legate.port': String(container.port) }));
+  engine.containers.set(
+    id,
+    engine.container(id, 'db-1', { 'legate.service': 'db', 'legate.port': String(container.port) }),
+  );
   agent.configure({
     docker: { socket: engine.socket, expose: 'labelled' },
     instances: [{ service: 'file', address: '127.0.0.1', port }],
@@ -39,12 +52,11 @@ const usable = (agent: Agent, name: string): Promise<boolean> =>
   );
 
 /** Sees that names and links of what does not come from Docker work, and that waiting costs no CPU time. */
-async function undisturbed(t: Pick<typeof tap, "equal" | "ok">, { agent, link }: Scene, what: string): Promise<void> {
+async function undisturbed(t: Pick<typeof tap, 'equal' | 'ok'>, { agent, link }: Scene, what: string): Promise<void> {
   t.equal(await ask(link), 'file', `${what}: links work`);
   t.ok(await usable(agent, 'file'), `${what}: the catalog works`);
   t.equal((await agent.api('PUT', '/api/kv/a', what)).status, 200, `${what}: the store works`);
 }
-
 
 tap.test('an engine that accepts and never answers, and one that comes back', { timeout: 60_000 }, async (t) => {
   const at = await scene(t);
@@ -83,25 +95,45 @@ tap.test('engines that answer wrongly', { timeout: 60_000 }, async (t) => {
   await agent.start();
   await waitFor('the container', () => usable(agent, 'db'));
   const answers: readonly (readonly [string, RegExp, FakeEngine['misbehave']])[] = [
-    ['HTML', /is not that of a Docker Engine/, (_request, response) => void response.end('<html>nginx</html>') === undefined],
-    ['no HTTP', /Docker/, (request) => {
-      request.socket.write(`SSH-2.0-OpenSSH_9.2\r\n\u0007\u001b[2J`);
-      request.socket.end();
-      return true;
-    }],
-    ['JSON of another form', /is not that of a Docker Engine/, (_request, response) => void response.end('[[[]]]') === undefined],
-    ['500 with control characters', /answers 500/, (_request, response) => {
-      response.writeHead(500).end(JSON.stringify({ message: 'bad\u001b[31m\nthing' }));
-      return true;
-    }],
-    ['an answer without end', /larger than|gave no|10 s|Docker/, (_request, response) => {
-      const more = (): void => {
-        while (!response.destroyed && response.write('x'.repeat(65_536)));
-        if (!response.destroyed) response.once('drain', more);
-      };
-      more();
-      return true;
-    }],
+    [
+      'HTML',
+      /is not that of a Docker Engine/,
+      (_request, response) => void response.end('<html>nginx</html>') === undefined,
+    ],
+    [
+      'no HTTP',
+      /Docker/,
+      (request) => {
+        request.socket.write(`SSH-2.0-OpenSSH_9.2\r\n\u0007\u001b[2J`);
+        request.socket.end();
+        return true;
+      },
+    ],
+    [
+      'JSON of another form',
+      /is not that of a Docker Engine/,
+      (_request, response) => void response.end('[[[]]]') === undefined,
+    ],
+    [
+      '500 with control characters',
+      /answers 500/,
+      (_request, response) => {
+        response.writeHead(500).end(JSON.stringify({ message: 'bad\u001b[31m\nthing' }));
+        return true;
+      },
+    ],
+    [
+      'an answer without end',
+      /larger than|gave no|10 s|Docker/,
+      (_request, response) => {
+        const more = (): void => {
+          while (!response.destroyed && response.write('x'.repeat(65_536)));
+          if (!response.destroyed) response.once('drain', more);
+        };
+        more();
+        return true;
+      },
+    ],
     ['an old API', /speaks API 1\.24, Legate needs 1\.29/, () => false],
   ];
   const rss = rssOf(agent.pid);
@@ -118,7 +150,10 @@ tap.test('engines that answer wrongly', { timeout: 60_000 }, async (t) => {
     engine.api = { version: '1.41', minimum: '1.12' };
     await noComplaint(agent, /Docker/, 15_000);
   }
-  t.ok(rssOf(agent.pid) < rss + 120 * 1024 * 1024, `memory is bounded: ${Math.round((rssOf(agent.pid) - rss) / 1024 / 1024)} MiB more`);
+  t.ok(
+    rssOf(agent.pid) < rss + 120 * 1024 * 1024,
+    `memory is bounded: ${Math.round((rssOf(agent.pid) - rss) / 1024 / 1024)} MiB more`,
+  );
   t.ok(agent.log.length < 120, `${agent.log.length} log lines`);
 });
 
@@ -132,8 +167,17 @@ tap.test('events without end', { timeout: 60_000 }, async (t) => {
   const floods: readonly (readonly [string, (index: number) => string])[] = [
     ['endless line', () => 'x'.repeat(65_536)],
     ['garbage lines', () => `${'{"nonsense":[1,2'.repeat(8)}\n`.repeat(500)],
-    ['unknown containers', (index) => Array.from({ length: 200 }, (_, each) => eventLine('start', (index * 200 + each).toString(16).padStart(64, '0'), index * 200 + each)).join('')],
-    ['one container', (index) => Array.from({ length: 200 }, (_, each) => eventLine('update', id, 1e9 + index * 200 + each)).join('')],
+    [
+      'unknown containers',
+      (index) =>
+        Array.from({ length: 200 }, (_, each) =>
+          eventLine('start', (index * 200 + each).toString(16).padStart(64, '0'), index * 200 + each),
+        ).join(''),
+    ],
+    [
+      'one container',
+      (index) => Array.from({ length: 200 }, (_, each) => eventLine('update', id, 1e9 + index * 200 + each)).join(''),
+    ],
   ];
   const rss = rssOf(agent.pid);
   for (const [what, make] of floods) {
@@ -144,7 +188,12 @@ tap.test('events without end', { timeout: 60_000 }, async (t) => {
     while (performance.now() < until && !stream.destroyed && written < 64 * 1024 * 1024) {
       const chunk = make(index++);
       written += chunk.length;
-      if (!stream.write(chunk)) await Promise.race([new Promise((resolve) => stream.once('drain', resolve)), new Promise((resolve) => stream.once('close', resolve)), new Promise((resolve) => setTimeout(resolve, 100))]);
+      if (!stream.write(chunk))
+        await Promise.race([
+          new Promise((resolve) => stream.once('drain', resolve)),
+          new Promise((resolve) => stream.once('close', resolve)),
+          new Promise((resolve) => setTimeout(resolve, 100)),
+        ]);
     }
     await undisturbed(t, at, what);
     t.ok(written > 100_000, `${what}: ${Math.round(written / 1024)} KiB written`);
@@ -154,7 +203,9 @@ tap.test('events without end', { timeout: 60_000 }, async (t) => {
   }
   const more = (rssOf(agent.pid) - rss) / 1024 / 1024;
   t.ok(more < 150, `memory is bounded: ${Math.round(more)} MiB more`);
-  await waitFor('Docker to be connected', async () => (await statusOf(agent)).docker.state === 'connected', { timeoutMs: 20_000 });
+  await waitFor('Docker to be connected', async () => (await statusOf(agent)).docker.state === 'connected', {
+    timeoutMs: 20_000,
+  });
   engine.containers.delete(id);
   [...engine.streams].at(-1)?.write(eventLine('die', id, Date.now() * 1e6));
   await waitFor('the container to go', async () => !(await usable(agent, 'db')));

@@ -10,7 +10,22 @@ import { Metrics } from '../src/base/metrics.ts';
 import { openEmbeddedStore } from '../src/store/embedded/embedded-store.ts';
 import { keysOf } from '../src/store/keys.ts';
 import { Agent } from './support/agent.ts';
-import { ask, complaint, cpuMsOf, descendantsOf, descriptorsOf, echoServer, freePort, instancesOf, metricOf, mountSmallDisk, noComplaint, type ProcessEntry, sayingServer, statusOf } from './support/faults.ts';
+import {
+  ask,
+  complaint,
+  cpuMsOf,
+  descendantsOf,
+  descriptorsOf,
+  echoServer,
+  freePort,
+  instancesOf,
+  metricOf,
+  mountSmallDisk,
+  noComplaint,
+  type ProcessEntry,
+  sayingServer,
+  statusOf,
+} from './support/faults.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
 
@@ -72,9 +87,14 @@ t.test('a full disk below the data directory', { skip: unless('root', 'netns'), 
   };
   const kept = async (what: string): Promise<void> => {
     const names = new Set((await instancesOf(agent)).map((each) => each.name));
-    t.same([...acknowledged.instances].filter((name) => !names.has(name)), [], `${what}: every acknowledged instance is there`);
+    t.same(
+      [...acknowledged.instances].filter((name) => !names.has(name)),
+      [],
+      `${what}: every acknowledged instance is there`,
+    );
     const lost: string[] = [];
-    for (const [key, value] of acknowledged.keys) if ((await agent.api('GET', `/api/kv/${key}`)).text !== value) lost.push(key);
+    for (const [key, value] of acknowledged.keys)
+      if ((await agent.api('GET', `/api/kv/${key}`)).text !== value) lost.push(key);
     t.same(lost, [], `${what}: every acknowledged key is there`);
   };
 
@@ -91,7 +111,9 @@ t.test('a full disk below the data directory', { skip: unless('root', 'netns'), 
 
   rmSync(filler);
   await noComplaint(agent, /space/, 20_000);
-  await waitFor('the store', async () => (await agent.api('PUT', '/api/kv/after', 'after')).status === 200, { timeoutMs: 20_000 });
+  await waitFor('the store', async () => (await agent.api('PUT', '/api/kv/after', 'after')).status === 200, {
+    timeoutMs: 20_000,
+  });
   await kept('with space again');
   t.equal(await attempts('freed'), 0);
 
@@ -99,20 +121,34 @@ t.test('a full disk below the data directory', { skip: unless('root', 'netns'), 
   await attempts('full-again');
   await agent.kill('SIGKILL');
   await agent.start({ ready: false });
-  const outcome = await Promise.race([agent.ended(), waitFor('an answer', async () => (await agent.api('GET', '/healthz')).status === 200, { timeoutMs: 20_000 }).catch(() => 'no answer')]);
+  const outcome = await Promise.race([
+    agent.ended(),
+    waitFor('an answer', async () => (await agent.api('GET', '/healthz')).status === 200, { timeoutMs: 20_000 }).catch(
+      () => 'no answer',
+    ),
+  ]);
   if (typeof outcome === 'number') {
     t.equal(outcome, 1);
-    t.match(agent.log.at(-1), /^legate agent: .*(space|ENOSPC)/, 'a start on a full disk that is refused says why in one line');
+    t.match(
+      agent.log.at(-1),
+      /^legate agent: .*(space|ENOSPC)/,
+      'a start on a full disk that is refused says why in one line',
+    );
   } else {
     t.equal(await ask(link), 'db', 'a start on a full disk: links go on from what is known');
     await complaint(agent, /space/);
   }
   rmSync(filler);
   if (!agent.running) await agent.start();
-  await waitFor('the store', async () => (await agent.api('PUT', '/api/kv/after', 'after')).status === 200, { timeoutMs: 20_000 });
+  await waitFor('the store', async () => (await agent.api('PUT', '/api/kv/after', 'after')).status === 200, {
+    timeoutMs: 20_000,
+  });
   await kept('after a start on the full disk');
-  t.same((await statusOf(agent)).todo.filter((each) => /space/.test(each.message)), []);
-  t.notMatch(agent.log.join('\n'), /unhandled|TypeError|    at /, 'no stack in the log');
+  t.same(
+    (await statusOf(agent)).todo.filter((each) => /space/.test(each.message)),
+    [],
+  );
+  t.notMatch(agent.log.join('\n'), /unhandled|TypeError| {4}at /, 'no stack in the log');
   t.equal(await agent.kill(), 0);
 });
 
@@ -180,13 +216,25 @@ t.test('descriptors run out', { skip: unless('nft', 'command:prlimit'), timeout:
   await waitFor('virtual addresses to be on', async () => (await statusOf(agent)).vip.state === 'on');
   t.equal(await exchange(5432, vip ?? ''), 'again');
   t.same(await (await resolverOf(agent)).resolve4('db.service.mesh.internal'), ['127.0.0.1']);
-  await waitFor('the monitors to run again', () => helpersOf(agent).filter((each) => /monitor/.test(each.command)).length === 3);
+  await waitFor(
+    'the monitors to run again',
+    () => helpersOf(agent).filter((each) => /monitor/.test(each.command)).length === 3,
+  );
   await noComplaint(agent, /ulimit -n|open files/, 20_000);
   t.equal((await agent.api('PUT', '/api/kv/a', 'b')).status, 200);
   t.equal(await agent.kill(), 0);
 });
 
-const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--no-new-privs', '--inh-caps=-all', '--ambient-caps=-all', '--'];
+const asNobody = [
+  'setpriv',
+  '--reuid=65534',
+  '--regid=65534',
+  '--clear-groups',
+  '--no-new-privs',
+  '--inh-caps=-all',
+  '--ambient-caps=-all',
+  '--',
+];
 
 function giveToNobody(...paths: string[]): void {
   for (const path of paths) chownSync(path, 65_534, 65_534);
@@ -225,15 +273,21 @@ t.test('without any right', { skip: unless('root', 'command:setpriv'), timeout: 
   await t.test('a data directory that it may not write', async (t) => {
     const refusals: readonly (readonly [string, (agent: Agent, data: string) => void])[] = [
       ['of another user', (_agent, data) => mkdirSync(data, { mode: 0o755 })],
-      ['below a folder of another user', (agent, data) => {
-        mkdirSync(join(agent.folder, 'locked'), { mode: 0o755 });
-        agent.configure({ ...config, data_dir: join(agent.folder, 'locked', 'data') });
-        rmSync(data, { force: true, recursive: true });
-      }],
-      ['that is a file', (_agent, data) => {
-        writeFileSync(data, '');
-        giveToNobody(data);
-      }],
+      [
+        'below a folder of another user',
+        (agent, data) => {
+          mkdirSync(join(agent.folder, 'locked'), { mode: 0o755 });
+          agent.configure({ ...config, data_dir: join(agent.folder, 'locked', 'data') });
+          rmSync(data, { force: true, recursive: true });
+        },
+      ],
+      [
+        'that is a file',
+        (_agent, data) => {
+          writeFileSync(data, '');
+          giveToNobody(data);
+        },
+      ],
     ];
     for (const [what, prepare] of refusals) {
       const agent = new Agent(t, config);
@@ -252,7 +306,12 @@ t.test('without any right', { skip: unless('root', 'command:setpriv'), timeout: 
     await waitFor('the snapshot', () => existsSync(join(agent.folder, 'data', 'snapshot.json')));
     t.equal(await agent.kill(), 0);
     const data = join(agent.folder, 'data');
-    giveToNobody(data, ...readdirSync(data).filter((name) => name !== 'store').map((name) => join(data, name)));
+    giveToNobody(
+      data,
+      ...readdirSync(data)
+        .filter((name) => name !== 'store')
+        .map((name) => join(data, name)),
+    );
     chmodSync(join(data, 'store'), 0o700);
     await agent.start({ prefix: asNobody });
     await complaint(agent, /no permission for the store.*run the sidecar as the owner/);
@@ -264,7 +323,10 @@ t.test('without any right', { skip: unless('root', 'command:setpriv'), timeout: 
 t.test('garbage under the mesh in the store', { timeout: 60_000 }, async (t) => {
   const { port } = await sayingServer(t, 'db');
   const link = await freePort();
-  const agent = await new Agent(t, { instances: [{ service: 'db', address: '127.0.0.1', port }], links: [{ service: 'db', listen: `127.0.0.1:${link}` }] }).start();
+  const agent = await new Agent(t, {
+    instances: [{ service: 'db', address: '127.0.0.1', port }],
+    links: [{ service: 'db', listen: `127.0.0.1:${link}` }],
+  }).start();
   await waitFor('the store', async () => (await statusOf(agent)).store.snapshot.origin === 'store');
   t.equal((await agent.api('PUT', '/api/kv/mine', 'mine')).status, 200);
   const { host, mesh } = await statusOf(agent);
@@ -293,12 +355,18 @@ t.test('garbage under the mesh in the store', { timeout: 60_000 }, async (t) => 
   });
   await agent.start();
   await waitFor('the store', async () => (await statusOf(agent)).store.snapshot.origin === 'store');
-  await waitFor('our own damaged record to be written anew', async () => !(await statusOf(agent)).todo.some((each) => each.message.includes(`${host.id}/db-${port}`)));
+  await waitFor(
+    'our own damaged record to be written anew',
+    async () => !(await statusOf(agent)).todo.some((each) => each.message.includes(`${host.id}/db-${port}`)),
+  );
   const quarantined = await metricOf(agent, 'legate_catalog_quarantined_count');
   t.ok(quarantined >= 8, `${quarantined} are quarantined`);
   t.ok((await metricOf(agent, 'legate_catalog_refused_total')) >= quarantined);
   const { todo } = await statusOf(agent);
-  t.ok(todo.some((each) => each.message.includes(`${ofOther}/db-1`)), 'status names the entry');
+  t.ok(
+    todo.some((each) => each.message.includes(`${ofOther}/db-1`)),
+    'status names the entry',
+  );
   for (const each of todo) t.notMatch(each.message, /[\u0000-\u001f]/, 'printable');
   t.equal(await ask(link), 'db');
   t.same(await (await resolverOf(agent)).resolve4('db.service.mesh.internal'), ['127.0.0.1']);
@@ -310,11 +378,23 @@ t.test('garbage under the mesh in the store', { timeout: 60_000 }, async (t) => 
     for (const [key] of garbage) if (key !== keys.instance(host.id, `db-${port}`)) await store.delete(key);
   });
   await agent.start();
-  await waitFor('nothing to be wrong', async () => (await metricOf(agent, 'legate_catalog_quarantined_count')) === 0 && (await statusOf(agent)).todo.length === 0);
+  await waitFor(
+    'nothing to be wrong',
+    async () =>
+      (await metricOf(agent, 'legate_catalog_quarantined_count')) === 0 && (await statusOf(agent)).todo.length === 0,
+  );
 });
 
-async function inStore(agent: Agent, run: (store: Awaited<ReturnType<typeof openEmbeddedStore>>) => Promise<void>): Promise<void> {
-  const store = await openEmbeddedStore({ path: join(agent.folder, 'data', 'store'), clock: systemClock, log: silentLog, metrics: new Metrics() });
+async function inStore(
+  agent: Agent,
+  run: (store: Awaited<ReturnType<typeof openEmbeddedStore>>) => Promise<void>,
+): Promise<void> {
+  const store = await openEmbeddedStore({
+    path: join(agent.folder, 'data', 'store'),
+    clock: systemClock,
+    log: silentLog,
+    metrics: new Metrics(),
+  });
   await run(store);
   await store.close();
 }
@@ -330,7 +410,10 @@ t.test('a reboot: names before Docker runs, then they converge', { timeout: 60_0
   const id = 'c'.repeat(64);
   engine.containers.set(id, engine.container(id, 'db-1', { 'legate.service': 'db', 'legate.port': String(port) }));
   await engine.listen();
-  agent.configure({ docker: { socket: engine.socket, expose: 'labelled' }, links: [{ service: 'db', listen: `127.0.0.1:${link}` }] });
+  agent.configure({
+    docker: { socket: engine.socket, expose: 'labelled' },
+    links: [{ service: 'db', listen: `127.0.0.1:${link}` }],
+  });
   await agent.start();
   const usable = async (): Promise<ServiceDocument | undefined> => {
     const found = await agent.json<ServiceDocument>('/api/services/db').catch(() => undefined);
@@ -338,18 +421,28 @@ t.test('a reboot: names before Docker runs, then they converge', { timeout: 60_0
   };
   const before = await waitFor('the container', usable);
   await waitFor('the snapshot', () => existsSync(join(agent.folder, 'data', 'snapshot.json')));
-  await waitFor('the container in the snapshot', async () => (await import('node:fs')).readFileSync(join(agent.folder, 'data', 'snapshot.json'), 'utf8').includes(id.slice(0, 12)));
+  await waitFor('the container in the snapshot', async () =>
+    (await import('node:fs'))
+      .readFileSync(join(agent.folder, 'data', 'snapshot.json'), 'utf8')
+      .includes(id.slice(0, 12)),
+  );
   await agent.kill('SIGKILL');
   await engine.close();
   rmSync(runFolder, { recursive: true });
   rmSync(agent.socket, { force: true });
 
   await agent.start({ ready: false });
-  await waitFor('the admin door', async () => (await agent.api('GET', '/healthz')).status === 200, { timeoutMs: 20_000 });
-  t.same(await (await resolverOf(agent)).resolve4('db.service.mesh.internal'), ['127.0.0.1'], 'names answer before Docker runs');
+  await waitFor('the admin door', async () => (await agent.api('GET', '/healthz')).status === 200, {
+    timeoutMs: 20_000,
+  });
+  t.same(
+    await (await resolverOf(agent)).resolve4('db.service.mesh.internal'),
+    ['127.0.0.1'],
+    'names answer before Docker runs',
+  );
   t.equal(await ask(link), 'db', 'and links connect');
   await complaint(agent, /no Docker socket/);
-  
+
   mkdirSync(runFolder);
   engine.containers.clear();
   const next = 'd'.repeat(64);
@@ -365,4 +458,3 @@ t.test('a reboot: names before Docker runs, then they converge', { timeout: 60_0
   t.equal((await agent.api('GET', '/readyz')).status, 200);
   t.equal(await agent.kill(), 0);
 });
-
