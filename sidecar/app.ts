@@ -54,6 +54,7 @@ export async function startSidecar(
   { log, clock, version }: { readonly log: Log; readonly clock: Clock; readonly version: string },
 ): Promise<Sidecar> {
   const startedAtMs = clock.nowMs();
+  const startedMonotonicMs = clock.monotonicMs();
   const stopping = new AbortController();
   const { signal } = stopping;
   setMaxListeners(maxLoops, signal);
@@ -227,6 +228,7 @@ export async function startSidecar(
           mesh: config.mesh,
           version,
           startedAtMs,
+          startedMonotonicMs,
           clock,
           conditions,
           snapshot: () => catalog.snapshots.value,
@@ -250,7 +252,7 @@ export async function startSidecar(
       'host.name': self.hostName,
       'host.id': self.hostId,
       'agent.version': version,
-      'agent.startup_ms': Math.round(clock.nowMs() - startedAtMs),
+      'agent.startup_ms': Math.round(clock.monotonicMs() - startedMonotonicMs),
     });
 
     let latest = config;

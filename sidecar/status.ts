@@ -11,6 +11,7 @@ export interface StatusParts {
   readonly mesh: string;
   readonly version: string;
   readonly startedAtMs: number;
+  readonly startedMonotonicMs: number;
   readonly clock: Clock;
   readonly conditions: Conditions;
   readonly snapshot: () => Snapshot;
@@ -44,7 +45,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     version: parts.version,
     pid: process.pid,
     startedAt: new Date(parts.startedAtMs).toISOString(),
-    uptimeMs: nowMs - parts.startedAtMs,
+    uptimeMs: Math.round(parts.clock.monotonicMs() - parts.startedMonotonicMs),
     store: {
       kind: parts.storeKind,
       state: store?.state ?? 'away',

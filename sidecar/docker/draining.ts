@@ -9,7 +9,9 @@ interface Kill {
   readonly signal: number;
   /** The engine's time of the event. */
   readonly eventMs: number;
-  /** Our time by which the container must have gone, without the container's own stop timeout. */
+  /** How old the event was when it was seen; 0 for one from the future, which is a clock that was set back. */
+  readonly ageMs: number;
+  /** When that was, by the clock that never jumps. */
   readonly seenMs: number;
 }
 
@@ -42,7 +44,8 @@ export class Drains {
 
   /** A kill event; `container` is what is known of it, undefined when it has not been inspected. */
   kill(id: string, signal: number, eventMs: number, container: Container | undefined): void {
-    const kill: Kill = { signal, eventMs, seenMs: this.#clock.nowMs() };
+    const ageMs = Math.max(0, this.#clock.nowMs() - eventMs);
+    const kill: Kill = { signal, eventMs, ageMs, seenMs: this.#clock.monotonicMs() };
     if (container !== undefined) this.#decide(container, kill);
     else {
       this.#undecided.set(id, kill);
@@ -78,13 +81,12 @@ export class Drains {
     this.#undecided.clear();
   }
 
-  #decide(container: Container, { signal, eventMs, seenMs }: Kill): void {
+  #decide(container: Container, { signal, eventMs, ageMs, seenMs }: Kill): void {
     if (signal !== container.stopSignal && signal !== sigkill) return;
     // What happened to an earlier run of the container says nothing about this one.
     if (eventMs < Date.parse(container.startedAt)) return;
-    // Events that `since` repeats are old; an event from the future is a clock that was set back.
-    const ageMs = Math.max(0, seenMs - eventMs) + (this.#clock.nowMs() - seenMs);
-    const remainingMs = container.stopTimeoutMs + graceMs - ageMs;
+    // Events that `since` repeats are old.
+    const remainingMs = container.stopTimeoutMs + graceMs - ageMs - (this.#clock.monotonicMs() - seenMs);
     if (remainingMs <= 0) return;
     const { id } = container;
     const running = this.#draining.get(id);

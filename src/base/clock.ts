@@ -45,6 +45,7 @@ export class ManualClock implements Clock {
   #nowMs: number;
   #timers: { dueMs: number; order: number; run: () => void }[] = [];
   #order = 0;
+  #jumpedMs = 0;
   readonly #startMs: number;
 
   constructor(startMs = 1_700_000_000_000) {
@@ -53,7 +54,12 @@ export class ManualClock implements Clock {
   }
 
   nowMs(): number {
-    return this.#nowMs;
+    return this.#nowMs + this.#jumpedMs;
+  }
+
+  /** Sets the wall clock by so much, as an operator or a time service does: no time passes, and no timer comes nearer. */
+  jumpWall(byMs: number): void {
+    this.#jumpedMs += byMs;
   }
 
   monotonicMs(): number {

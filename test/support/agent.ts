@@ -106,6 +106,7 @@ export class Agent {
 
   /** Starts it and waits until it is ready (or, with `ready: false`, only starts it). */
   async start(options: { ready?: boolean; env?: NodeJS.ProcessEnv; prefix?: readonly string[] } = {}): Promise<this> {
+    if (this.running) throw new Error('the sidecar runs already');
     const [command = process.execPath, ...prefix] = [...(options.prefix ?? []), process.execPath];
     const child = spawn(command, [...prefix, legateMain, 'agent', '-c', this.configFile], {
       stdio: ['ignore', 'pipe', 'pipe'],

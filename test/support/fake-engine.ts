@@ -69,25 +69,26 @@ export class FakeEngine {
     };
   }
 
-  #answer(request: IncomingMessage, response: ServerResponse): undefined {
+  #answer(request: IncomingMessage, response: ServerResponse): void {
     const path = (request.url ?? '').replace(/^\/v[\d.]+/, '').replace(/\?.*$/, '');
-    const send = (document: unknown, status = 200): undefined => {
-      response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(document));
-      return undefined;
-    };
-    if (path === '/version')
-      return send({ Version: '20.10.0', ApiVersion: this.api.version, MinAPIVersion: this.api.minimum });
-    if (path === '/networks') return send([{ Id: 'e'.repeat(64), Name: 'host', Driver: 'host' }]);
-    if (path === '/containers/json') return send([...this.containers.keys()].map((id) => ({ Id: id })));
     if (path === '/events') {
       response.writeHead(200, { 'content-type': 'application/json' }).flushHeaders();
       this.streams.add(response);
       response.once('close', () => this.streams.delete(response));
-      return undefined;
+      return;
     }
-    const container = this.containers.get(/^\/containers\/([0-9a-f]+)\/json$/.exec(path)?.[1] ?? '');
-    if (container !== undefined) return send(container);
-    const image = /^\/images\//.test(path);
-    return image ? send({ Config: {} }) : send({ message: 'no such thing' }, 404);
+    const document = this.#document(path);
+    response.writeHead(document === undefined ? 404 : 200, { 'content-type': 'application/json' });
+    response.end(JSON.stringify(document ?? { message: 'no such thing' }));
+  }
+
+  #document(path: string): unknown {
+    if (path === '/version') {
+      return { Version: '20.10.0', ApiVersion: this.api.version, MinAPIVersion: this.api.minimum };
+    }
+    if (path === '/networks') return [{ Id: 'e'.repeat(64), Name: 'host', Driver: 'host' }];
+    if (path === '/containers/json') return [...this.containers.keys()].map((id) => ({ Id: id }));
+    if (/^\/images\//.test(path)) return { Config: {} };
+    return this.containers.get(/^\/containers\/([0-9a-f]+)\/json$/.exec(path)?.[1] ?? '');
   }
 }

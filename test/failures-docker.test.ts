@@ -1,0 +1,230 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import type { InstanceDocument } from '../sidecar/admin/documents.ts';
+import { Agent, must } from './support/agent.ts';
+import { sayOn, TestDocker } from './support/docker.ts';
+import {
+  ask,
+  descendantsOf,
+  descriptorsOf,
+  instancesOf,
+  isRunning,
+  metricOf,
+  rssOf,
+  statusOf,
+} from './support/faults.ts';
+import { unless } from './support/needs.ts';
+import { waitFor } from './support/wait.ts';
+
+/** Death of the sidecar at any moment, and many containers that come and go, on the machine's own engine. */
+const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
+const range = '240.98.0.0/16';
+const table = 'legate_240_98_0_0_16';
+
+/** Names of the tests' own: other tests run containers on the same engine. */
+const named = (name: string): string => `${name}-${process.pid}`;
+const labels = (name: string, port: number): string[] => [
+  '--label',
+  `legate.service=${named(name)}`,
+  '--label',
+  `legate.port=${port}`,
+];
+
+function sidecar(t: { teardown(run: () => void | Promise<void>): void }): Agent {
+  return new Agent(t, {
+    docker: { socket: '/var/run/docker.sock', expose: 'labelled' },
+    vip: { mode: 'auto', range, local_range: '240.99.0.0/16' },
+    services: { [named('kept')]: { port: 80 } },
+  });
+}
+
+const listing = (): Promise<string> => must('nft', 'list', 'table', 'ip', table);
+/** What an instance is, without what differs between two runs. */
+const essence = ({ id, service, address, port }: InstanceDocument): string => `${id} ${service} ${address}:${port}`;
+
+t.test('killed at random moments, 20 times', { skip, timeout: 240_000 }, async (t) => {
+  const docker = await TestDocker.open(t);
+  const agent = sidecar(t);
+  const running = new Map<string, string>();
+  /** By name; `undefined`: under way when the sidecar died, so either is right. */
+  const wanted = new Map<string, number | undefined>();
+  const keys = new Map<string, string>();
+  let serial = 0;
+  let stop = false;
+  const api = async (): Promise<void> => {
+    while (!stop) {
+      serial += 1;
+      const name = `hand-${serial % 7}`;
+      const known = wanted.get(name);
+      const present = known !== undefined && known > 0;
+      wanted.set(name, undefined);
+      try {
+        const port = 1000 + serial;
+        const done = present
+          ? await agent.api('DELETE', `/api/instances/web-1/${name}`)
+          : await agent.api('PUT', `/api/instances/web-1/${name}`, {
+              service: named('hand'),
+              address: '127.0.0.1',
+              port,
+            });
+        if (done.status === 200 || done.status === 204) wanted.set(name, present ? 0 : port);
+        const key = `k/${serial % 50}`;
+        keys.delete(key);
+        if ((await agent.api('PUT', `/api/kv/${key}`, `v${serial}`)).status === 200) keys.set(key, `v${serial}`);
+      } catch {
+        // It has died under the request; the next round goes on.
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    }
+  };
+  const containers = async (): Promise<void> => {
+    for (let index = 0; !stop; index += 1) {
+      const name = `r${index % 3}`;
+      const old = running.get(name);
+      if (old !== undefined) {
+        running.delete(name);
+        await docker.docker('rm', '-f', old);
+      } else running.set(name, await docker.start(`${name}-${index}`, labels('random', 7000), sayOn(7000, name)));
+    }
+  };
+  const kept = await docker.start('kept', labels('kept', 80), sayOn(80, 'kept'));
+  const work = Promise.all([api(), containers()]);
+  // A generator of its own: the moments are the same in each run.
+  let seed = 7;
+  const random = (): number => {
+    seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+    return seed / 2 ** 31;
+  };
+  const helpers: number[] = [];
+  for (let round = 0; round < 20; round += 1) {
+    // Some rounds end while it is still starting.
+    await agent.start({ ready: false });
+    if (round % 4 !== 0)
+      await waitFor('the door', async () => (await agent.api('GET', '/healthz')).status === 200, { timeoutMs: 30_000 });
+    const until = performance.now() + random() * 400;
+    await waitFor('a random moment', () => performance.now() > until, { everyMs: 1 });
+    helpers.push(...descendantsOf(agent.pid).map((each) => each.pid));
+    await agent.kill('SIGKILL');
+  }
+  stop = true;
+  await work;
+  t.ok(helpers.length > 20, `${helpers.length} helpers ran`);
+  await waitFor('all helpers to have ended', () => helpers.every((pid) => !isRunning(pid)));
+
+  await agent.start();
+  const expectedContainers = new Set([kept, ...running.values()].map((id) => id.slice(0, 12)));
+  const instances = await waitFor('what is registered to be what runs', async () => {
+    const all = await instancesOf(agent);
+    const ofDocker = all.filter((each) => each.service === named('random') || each.service === named('kept'));
+    const ids = new Set(ofDocker.map((each) => each.name.slice(0, 12)));
+    if (ids.size !== ofDocker.length || ids.size !== expectedContainers.size)
+      throw new Error(`${ofDocker.length} of ${expectedContainers.size}`);
+    return [...ids].every((id) => expectedContainers.has(id)) && all;
+  });
+  t.pass('neither duplicates nor orphans of containers');
+  const byHand = new Map(
+    instances.filter((each) => each.service === named('hand')).map((each) => [each.name, each.port]),
+  );
+  for (const [name, port] of wanted) {
+    if (port === undefined) continue;
+    t.equal(byHand.get(name) ?? 0, port, `${name} is as it was acknowledged`);
+  }
+  t.ok(
+    [...byHand.keys()].every((name) => wanted.has(name)),
+    'nothing that nobody registered',
+  );
+  const lost: string[] = [];
+  for (const [key, value] of keys) if ((await agent.api('GET', `/api/kv/${key}`)).text !== value) lost.push(key);
+  t.same(lost, [], `${keys.size} acknowledged keys are there`);
+  t.ok(keys.size > 20, 'the test did something');
+  const stored = await agent.json<{ instances: InstanceDocument[] }>('/api/instances');
+  t.equal(new Set(stored.instances.map((each) => each.id)).size, stored.instances.length, 'ids are unique');
+
+  const { vip } = await agent.json<{ vip: string | null }>(`/api/services/${named('kept')}`);
+  t.equal(await ask(80, vip ?? '', '?\n'), 'kept', 'the link works');
+  const rules = await listing();
+  t.equal((rules.match(/chain guard/g) ?? []).length, 1);
+  t.equal(
+    (rules.match(new RegExp(`${vip?.replaceAll('.', '\\.')} \\. 80 : `, 'g')) ?? []).length,
+    1,
+    'its port is mapped once',
+  );
+  const links = (await agent.json<{ links: { kind: string; state: string }[] }>('/api/links')).links;
+  const mapped = (rules.match(/240\.98\.\d+\.\d+ \. \d+ : 240\.98\.\d+\.\d+ \. \d+/g) ?? []).length;
+  // The name server has one mapping for each transport.
+  t.equal(
+    mapped,
+    links.filter((each) => each.kind === 'vip' && each.state !== 'refusing').length + 2,
+    'no mapping but what is served',
+  );
+  t.same(
+    readdirSync(join(agent.folder, 'data')).filter((name) => name.endsWith('.tmp')),
+    [],
+    'no remains of writing',
+  );
+
+  const before = instances.map(essence).sort();
+  await agent.kill('SIGKILL');
+  await agent.start();
+  await waitFor('the store', async () => (await statusOf(agent)).store.snapshot.origin === 'store');
+  t.same((await instancesOf(agent)).map(essence).sort(), before, 'once more, and nothing has changed');
+  const last = descendantsOf(agent.pid);
+  t.equal(await agent.kill(), 0);
+  t.notMatch(await must('nft', 'list', 'tables'), table, 'a clean stop takes the table back');
+  t.notMatch(await must('ip', 'route', 'show', 'table', 'local'), range, 'and the route');
+  await waitFor('all helpers to have ended', () => last.every((each) => !isRunning(each.pid)));
+});
+
+t.test('a hundred containers come and go', { skip, timeout: 240_000 }, async (t) => {
+  const docker = await TestDocker.open(t);
+  const agent = await sidecar(t).start();
+  const own = async (): Promise<InstanceDocument[]> =>
+    (await instancesOf(agent)).filter((each) => each.service === named('churn'));
+  const round = async (count: number, from: number): Promise<void> => {
+    let next = from;
+    const worker = async (): Promise<void> => {
+      for (let index = next++; index < from + count; index = next++) {
+        // Some end by themselves at once, some cannot be registered, the others serve until they are removed.
+        const kind = index % 5;
+        const options = kind === 1 ? ['--label', `legate.service=${named('churn')}`] : labels('churn', 7000);
+        const id = await docker.start(`c${index}`, options, kind === 0 ? ['true'] : sayOn(7000, 'c'));
+        await docker.docker('rm', '-f', id);
+      }
+    };
+    await Promise.all(Array.from({ length: 5 }, worker));
+    await waitFor('all of them to be gone', async () => (await own()).length === 0);
+  };
+  await round(10, 0);
+  const measure = async (): Promise<{ descriptors: number; heap: number; rss: number; conditions: number }> => ({
+    descriptors: descriptorsOf(agent.pid),
+    heap: await metricOf(agent, 'legate_process_nodejs_heap_size_used_bytes'),
+    rss: rssOf(agent.pid),
+    conditions: (await statusOf(agent)).todo.length,
+  });
+  const before = await measure();
+  await round(100, 100);
+  await waitFor('what it holds to be as before', async () => descriptorsOf(agent.pid) <= before.descriptors + 3, {
+    timeoutMs: 20_000,
+  });
+  const after = await measure();
+  t.equal((await own()).length, 0);
+  const ours = (await statusOf(agent)).todo.filter(
+    (each) => each.message.includes(docker.prefix) || each.message.includes(named('churn')),
+  );
+  t.same(ours, [], 'no condition is left');
+  const mib = (bytes: number): string => `${Math.round(bytes / 1024 / 1024)} MiB`;
+  t.ok(
+    after.rss < before.rss + 80 * 1024 * 1024,
+    `memory ${mib(before.rss)} -> ${mib(after.rss)}, heap ${mib(before.heap)} -> ${mib(after.heap)}`,
+  );
+  t.same(
+    descendantsOf(agent.pid).filter((each) => each.state === 'Z'),
+    [],
+    'no child waits to be buried',
+  );
+  t.ok(descendantsOf(agent.pid).length <= 12, 'no more helpers than before');
+  t.equal(await agent.kill(), 0);
+  const log = agent.log.filter((line) => !/"level":"(info|debug)"/.test(line) && !line.includes('churn'));
+  t.ok(log.length < 100, `${log.length} lines of other warnings`);
+});
