@@ -111,6 +111,7 @@ export async function startSidecar(
     const names = new NameServer({
       ...common,
       snapshots: catalog.snapshots,
+      confirmedAtMs: () => catalog.confirmedAtMs,
       topology: topology.topology,
       self,
       domain: config.domain,
