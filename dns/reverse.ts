@@ -1,6 +1,7 @@
 import { SocketAddress } from 'node:net';
 import type { Ipv4Range } from '../src/model/address.ts';
 import type { Name } from './wire/name.ts';
+import { addressOctets } from './wire/resource.ts';
 
 /** The address of a reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5) in its usual text; undefined for others. */
 export function reverseAddress(name: Name): string | undefined {
@@ -17,6 +18,14 @@ export function reverseAddress(name: Name): string | undefined {
     return new SocketAddress({ address, family: 'ipv6' }).address;
   }
   return undefined;
+}
+
+/** The reverse name of an address in its usual text: what a PTR question about it asks for. */
+export function reverseName(address: string): Name {
+  const octets = [...addressOctets(address)].reverse();
+  if (octets.length === 4) return [...octets.map(String), 'in-addr', 'arpa'];
+  const digits = octets.flatMap((octet) => [octet & 15, octet >> 4]);
+  return [...digits.map((digit) => digit.toString(16)), 'ip6', 'arpa'];
 }
 
 /** The owner for a negative answer about an address of the range: the reverse name of its whole octets. */

@@ -1,22 +1,26 @@
+import { isIP } from 'node:net';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
+import { span } from '../src/base/duration.ts';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range, inRange } from '../src/model/address.ts';
+import { transportOf } from '../src/model/instance.ts';
 import type { Topology } from '../src/model/topology.ts';
 import type { LeftOut } from './answer.ts';
 import { CatalogStage } from './catalog-stage.ts';
 import { isUnspecified } from './choose.ts';
 import { ForwardStage } from './forward.ts';
 import { PacketHandler } from './handler.ts';
-import type { Zone } from './name-form.ts';
+import { formInZone, formOfSingleLabel, type Zone, zoneOf } from './name-form.ts';
+import { reverseName } from './reverse.ts';
 import { ConnectionBudget, TcpListener } from './tcp-listener.ts';
 import { encodeOpt } from './template.ts';
 import { UdpListener } from './udp-listener.ts';
-import { headerLength, isMetaType, rcode, rcodeName, typeNumber } from './wire/constants.ts';
+import { headerLength, isMetaType, rcode, rcodeName, recordType, typeNumber } from './wire/constants.ts';
 import { formatName, type Name, parseName } from './wire/name.ts';
 import { type ReadableRecord, readMessage } from './wire/reader.ts';
 import { RecordWriter } from './wire/writer.ts';
@@ -27,6 +31,8 @@ const maxListeners = 256;
 
 export interface NameServerOptions {
   readonly snapshots: Observable<Snapshot>;
+  /** Wall clock of the moment at which the store last confirmed the snapshot; undefined when it never did. */
+  readonly confirmedAtMs?: () => number | undefined;
   readonly topology: Observable<Topology>;
   readonly self: { readonly hostId: string; readonly hostName: string };
   /** Our zone: `mesh.internal`. */
@@ -71,11 +77,13 @@ export interface Resolution {
   readonly status: string;
   readonly answers: readonly ReadableRecord[];
   readonly additionals: readonly ReadableRecord[];
-  /** `snapshot of 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
+  /** `the snapshot, confirmed by the store 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
   readonly origin: string;
   readonly leftOut: readonly LeftOut[];
   /** The extended error's text: `db: 0 of 3 instances usable`. Null when there is none. */
   readonly note: string | null;
+  /** What to ask instead, for people; null where there is nothing better. */
+  readonly hint: string | null;
 }
 
 interface Open extends NameListener {
@@ -91,8 +99,7 @@ export class NameServer {
   readonly #budget = new ConnectionBudget();
   readonly #open = new Set<Open>();
   readonly #log: Log;
-  readonly #unsubscribe: () => void;
-  #snapshotAtMs: number;
+  readonly #zones: readonly [Zone];
   #closed = false;
 
   constructor(options: NameServerOptions) {
@@ -104,6 +111,7 @@ export class NameServer {
       });
     }
     const zones: readonly [Zone] = [{ apex, serviceLabels: 'tag-first' }];
+    this.#zones = zones;
     const vipsOn = typeof options.vipsOn === 'boolean' ? new Latest(options.vipsOn) : options.vipsOn;
     const { hostId } = self;
     const { ttlMs } = options;
@@ -132,10 +140,6 @@ export class NameServer {
       listenerOf,
       recursion,
       metrics,
-    });
-    this.#snapshotAtMs = options.clock.monotonicMs();
-    this.#unsubscribe = snapshots.subscribe(() => {
-      this.#snapshotAtMs = options.clock.monotonicMs();
     });
     metrics.gauge('legate_dns_tcp_connections_count', 'Open TCP connections.', [], () => [[[], this.#budget.open]]);
     metrics.gauge('legate_dns_listeners_count', 'Addresses that are listened on.', [], () => [[[], this.#open.size]]);
@@ -176,14 +180,15 @@ export class NameServer {
 
   /**
    * What an asker at `askerAddress` would be answered, with what was left out of it. A name without a dot at its end is
-   * taken as complete. Rejects with LegateError E_INVALID.
+   * taken as complete; the name of a PTR question may be an IP address. Rejects with LegateError E_INVALID.
    */
   async resolve(
     question: { readonly name: string; readonly type: string },
     askerAddress = '127.0.0.1',
   ): Promise<Resolution> {
-    const name = parseName(question.name);
     const type = typeNumber(question.type);
+    const byAddress = type === recordType.PTR && isIP(question.name) !== 0;
+    const name = byAddress ? reverseName(question.name) : parseName(question.name);
     if (name === undefined)
       throw new LegateError('E_INVALID', 'the name is not a domain name', { hint: 'Labels have 1 to 63 characters.' });
     if (type === undefined || isMetaType(type)) {
@@ -194,6 +199,7 @@ export class NameServer {
     const server = [...this.#open][0]?.endpoint;
     const explanation = await this.#handler.explain(questionPacket(name, type), askerAddress, server?.address);
     const message = explanation === undefined ? undefined : readMessage(explanation.packet);
+    const noData = message?.rcode === rcode.NOERROR && message.answers.length === 0;
     return {
       name: formatName(name),
       type: question.type.toUpperCase(),
@@ -204,12 +210,12 @@ export class NameServer {
       origin: explanation?.upstream === undefined ? this.#snapshotText() : `forwarded to ${explanation.upstream}`,
       leftOut: explanation?.leftOut ?? [],
       note: explanation?.note ?? null,
+      hint: noData && type === recordType.SRV ? this.#serviceNames(name) : null,
     };
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    this.#unsubscribe();
     await Promise.all([...this.#open].map((listener) => listener.close()));
     this.#forward?.close();
   }
@@ -268,12 +274,28 @@ export class NameServer {
     return [...this.#open].some(({ endpoint }) => endpoint.address === address && (gateway || endpoint.port === port));
   }
 
+  /** A link name has no SRV record: which names of its service do. Null for other names. */
+  #serviceNames(name: Name): string | null {
+    const found = zoneOf(this.#zones, name);
+    const apex = this.#zones[0].apex.join('.');
+    const single = name.length === 1 ? formOfSingleLabel(name[0] ?? '') : undefined;
+    const form = found === undefined ? single : formInZone(found.zone, found.inner);
+    if (form?.kind !== 'link') return null;
+    const service = this.#options.snapshots.value.services.get(form.service);
+    const transport = service === undefined ? 'tcp' : transportOf(service.protocol);
+    return `ports are at ${form.service}.service.${apex} and _${form.service}._${transport}.${apex}`;
+  }
+
   #snapshotText(): string {
-    const { snapshots, clock } = this.#options;
+    const { snapshots, clock, confirmedAtMs } = this.#options;
     const { origin } = snapshots.value;
     if (origin === 'none') return 'no snapshot yet';
-    const age = `${((clock.monotonicMs() - this.#snapshotAtMs) / 1000).toFixed(1)} s ago`;
-    return origin === 'disk' ? `snapshot from disk, read ${age}` : `snapshot of ${age}`;
+    const confirmed = confirmedAtMs?.();
+    const ago = confirmed === undefined ? undefined : `${span(clock.nowMs() - confirmed)} ago`;
+    if (origin === 'disk') {
+      return `the snapshot on disk, ${ago === undefined ? 'never confirmed by the store' : `last confirmed ${ago}`}`;
+    }
+    return ago === undefined ? 'the snapshot' : `the snapshot, confirmed by the store ${ago}`;
   }
 }
 

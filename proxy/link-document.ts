@@ -11,6 +11,8 @@ export interface LinkDocument {
   readonly state: 'open' | 'refusing' | 'down';
   readonly problem: string | null;
   readonly balance: Balance;
+  /** How many the service has, usable or not: without any it is refused as a matter of course. */
+  readonly instances: number;
   readonly connections: {
     readonly active: number;
     readonly total: number;

@@ -99,6 +99,7 @@ export class Link implements Route {
       state: this.listener.bound === undefined ? 'down' : this.size === 0 ? 'refusing' : 'open',
       problem: this.problem,
       balance: this.target.service?.balance ?? defaultBalance,
+      instances: this.target.service?.instances.length ?? 0,
       connections: { active, total, failed, retried },
       bytes: { received, sent },
       backends: this.target.backendDocuments(),

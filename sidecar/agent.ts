@@ -6,9 +6,10 @@ import { describeError, isLegateError } from '../src/base/errors.ts';
 import { createLog } from '../src/base/log.ts';
 import type { Config } from '../src/config/config.ts';
 import { startSidecar } from './app.ts';
+import type { ReloadFaults } from './reload-report.ts';
 
-/** Reads the configuration again for SIGHUP; undefined, with its faults told, when it has some. */
-export type Reload = () => Config | undefined;
+/** Reads the configuration again for SIGHUP: it, or its faults. */
+export type Reload = () => { readonly config: Config } | ReloadFaults;
 
 /** The version in package.json, which lies beside `build/`. */
 export function ownVersion(): string {
@@ -47,7 +48,8 @@ export async function runAgent(
   }
   process.on('SIGHUP', () => {
     const next = options.reload();
-    if (next !== undefined) sidecar.reload(next);
+    if ('config' in next) sidecar.reload(next.config);
+    else sidecar.reloadFailed(next);
   });
   const signal = await stopping;
   log.info('stopping', { 'process.signal': signal, 'drain.timeout_ms': config.drainTimeoutMs });

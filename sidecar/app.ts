@@ -29,6 +29,7 @@ import { NameServers } from './name-servers.ts';
 import { TopologyWatcher } from './network/topology.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { statusDocument } from './status.ts';
 import { StoreSession } from './store-session.ts';
 import { watchUsable } from './usable-watch.ts';
@@ -41,6 +42,8 @@ const closeLimitMs = 5000;
 export interface Sidecar {
   /** Takes over what may change while running (instances); says what needs a restart. */
   reload(config: Config): void;
+  /** A configuration with faults, which changes nothing: says so until one without is taken over. */
+  reloadFailed(failure: ReloadFaults): void;
   /** Drains, leaves and closes everything; how many connections had to be cut. */
   stop(): Promise<number>;
 }
@@ -112,6 +115,7 @@ export async function startSidecar(
     const names = new NameServer({
       ...common,
       snapshots: catalog.snapshots,
+      confirmedAtMs: () => catalog.confirmedAtMs,
       topology: topology.topology,
       self,
       domain: config.domain,
@@ -255,13 +259,13 @@ export async function startSidecar(
       'agent.startup_ms': Math.round(clock.monotonicMs() - startedMonotonicMs),
     });
 
-    let latest = config;
+    const report = new ReloadReport({ running: config, conditions, log });
     return {
       reload(next) {
         own.fromFile(next.instances);
-        reportUnapplied(latest, next, log);
-        latest = next;
+        report.succeeded(next);
       },
+      reloadFailed: (failure) => report.failed(failure),
       async stop() {
         const cut = await links.drain(config.drainTimeoutMs);
         await registrar?.leave().catch(() => undefined);
@@ -304,17 +308,4 @@ async function closeAll(closers: (() => unknown)[]): Promise<void> {
     await Promise.resolve()
       .then(close)
       .catch(() => undefined);
-}
-
-/** Says which changes of the configuration wait for the next start. */
-function reportUnapplied(before: Config, after: Config, log: Log): void {
-  const { instances: _old, ...rest } = before;
-  const { instances, ...next } = after;
-  const text = (value: unknown): string =>
-    JSON.stringify(value, (_key, each) => (each instanceof Map ? [...each] : each));
-  const waiting = Object.entries(next).filter(([key, value]) => text(value) !== text(rest[key as keyof typeof rest]));
-  log.info('configuration reloaded', {
-    'config.instances': instances.length,
-    ...(waiting.length > 0 && { 'config.after_restart': waiting.map(([key]) => key).join(' ') }),
-  });
 }

@@ -4,7 +4,12 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, wri
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
-import type { InstanceDocument, ServiceDocument, StatusDocument } from '../sidecar/admin/documents.ts';
+import type {
+  ConditionDocument,
+  InstanceDocument,
+  ServiceDocument,
+  StatusDocument,
+} from '../sidecar/admin/documents.ts';
 import { Agent, legateMain, run, type Teardown } from './support/agent.ts';
 import { waitFor } from './support/wait.ts';
 
@@ -377,8 +382,34 @@ t.test('SIGHUP takes new instances from the file; a faulty file changes nothing'
   await waitFor('the new service', async () =>
     (await agent.api('GET', '/api/services/web')).text.includes('"usable":1'),
   );
-  writeFileSync(agent.configFile, 'nonsense: true\n');
+  writeFileSync(agent.configFile, 'nonsense: true\nmesh: A\n');
   process.kill(agent.pid, 'SIGHUP');
-  await waitFor('the fault to be told', () => agent.log.some((line) => /nonsense/.test(line)));
+  const todo = async (id: string): Promise<ConditionDocument | undefined> =>
+    (await agent.json<StatusDocument>('/api/status')).todo.find((each) => each.id === id);
+  const fault = await waitFor('the fault to be told', () => todo('config.reload'));
+  t.match(fault, {
+    severity: 'error',
+    message: `the configuration file has 2 faults, the running configuration stays: ${agent.configFile}:1:1: unknown key`,
+    hint: `legate config check ${agent.configFile}`,
+  });
   t.match(await agent.json('/api/services/web'), { usable: 1 });
+  rmSync(agent.configFile);
+  process.kill(agent.pid, 'SIGHUP');
+  await waitFor('the missing file to be told', async () =>
+    /cannot be read/.test((await todo('config.reload'))?.message ?? ''),
+  );
+
+  agent.configure({ instances: [instance('web', one.port)], domain: 'other.internal', drain: { timeout: '1s' } });
+  process.kill(agent.pid, 'SIGHUP');
+  t.match(await waitFor('what waits to be told', () => todo('config.restart')), {
+    severity: 'note',
+    message: 'changes of domain, drain.timeout take effect at the next start',
+    hint: 'restart the sidecar',
+  });
+  t.equal(await todo('config.reload'), undefined, 'the fault is over');
+  agent.configure({ instances: [instance('web', one.port)] });
+  process.kill(agent.pid, 'SIGHUP');
+  await waitFor('nothing to wait any more', async () => (await todo('config.restart')) === undefined);
+  t.match(await agent.json('/api/services/web'), { usable: 1 });
+  for (const line of agent.log) t.doesNotThrow(() => JSON.parse(line), `the log is JSON: ${line}`);
 });

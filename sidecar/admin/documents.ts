@@ -148,8 +148,10 @@ export interface ResolveDocument {
     readonly ttl: number;
     readonly data: string;
   }[];
-  /** `snapshot of 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
+  /** `the snapshot, confirmed by the store 0.3 s ago`, `forwarded to 10.0.0.2:53`. */
   readonly origin: string;
   /** Instances that exist and are not in the answer. */
   readonly leftOut: readonly { readonly id: string; readonly reason: string }[];
+  /** What to ask instead; null where there is nothing better. */
+  readonly hint: string | null;
 }

@@ -32,15 +32,18 @@ async function run(args: readonly string[], options: SessionOptions = {}) {
 /** Anything that a terminal would obey, line ends aside. */
 const hostileBytes = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/;
 
-t.test('tables and status in a pipe: aligned, plain, within 100 columns, what is wrong on top', async (t) => {
+/** A terminal of 100 columns without colours and symbols. */
+const plainTerminal = { tty: true, columns: 100, env: { NO_COLOR: '1' } };
+
+t.test('tables and status: aligned, within 100 columns, what is wrong on top', async (t) => {
   const { address } = await fakeAdmin(t, cannedAnswer);
   const expected: Record<string, string> = {
     status: `
  web-1   up 3 d 4 h   legate 0.1.0   mesh home   10.77.0.1
  store   embedded ok, revision 81 204, snapshot 0.2 s old
  here    14 containers, 14 instances, 9 services, 11 links, Docker 20.10.24 ok
- names   x 172.18.0.1:53 (bridge br-shop): port 53 is held by dnsmasq (pid 812), 240.77.0.53:53
-         (virtual address) ok, 127.0.0.1:7753 ok
+ names   x 172.18.0.1:53 (bridge br-shop): port 53 is held by dnsmasq (pid 812),
+         240.77.0.53:53 (virtual address) ok, 127.0.0.1:7753 ok
  links   virtual addresses in 240.77.0.0/16 ok
  todo    1: containers on br-shop get no answers from 172.18.0.1:53: it is held by dnsmasq (pid 812)
          (for 4 min, 12 times) -> set dns.bridges to off, or stop that program`,
@@ -54,8 +57,8 @@ t.test('tables and status in a pipe: aligned, plain, within 100 columns, what is
  mail     25/tcp    -             0 of 1  round-robin        nothing usable: 1 lost
  db       5432/tcp  240.77.118.4  1 of 3  least-connections  1 critical, 1 draining
    x web-1/abc-53-udp speaks udp, the service tcp
- web      80/tcp    -             0 of 0  random             no instances
  cache    6379/tcp  240.77.3.9    1 of 1  round-robin        all passing
+ web      80/tcp    -             0 of 0  random             no instances
 
  refused on this host: 1
  x docker:shop-7f3 (shop): legate.port "54 32" is not a port (1 to 65535); correct the label and
@@ -76,14 +79,90 @@ t.test('tables and status in a pipe: aligned, plain, within 100 columns, what is
  db       240.77.118.4:5432  open             2    64        400       2        7  1.5 KB   96 MB
    x web-1/9c1f00112233-5432 at 172.17.0.5:5432 is avoided for 7 s more: it kept failing
    - last failure 3 s ago: 172.17.0.5:5432: connection refused
- cache    240.77.3.9:6379    open             1    12  1 234 567       0        3  123 MB  4.3 KB`,
+ cache    240.77.3.9:6379    open             1    12  1 234 567       0        3  123 MB  4.3 KB
+ web      240.77.9.8:80      refusing         0     0          0       0        0     0 B     0 B
+   - no instances`,
   };
   for (const [command, text] of Object.entries(expected)) {
-    const { status, stdout, stderr } = await run([...command.split(' '), '--admin', address]);
+    const { status, stdout, stderr } = await run([...command.split(' '), '--admin', address], plainTerminal);
     t.equal(stdout, `${text.slice(1)}\n`, command);
     t.equal(status, 0);
     t.equal(stderr, '');
   }
+});
+
+t.test('in a pipe nothing is cut or wrapped: one row, one line', async (t) => {
+  const long = 'long-'.repeat(60);
+  const words = 'a problem of many words '.repeat(20).trim();
+  const [mail] = canned.links.filter((link) => link.state === 'down');
+  const documents: Record<string, unknown> = {
+    '/api/status': { ...canned.status, todo: canned.status.todo.map((one) => ({ ...one, message: words })) },
+    '/api/hosts': { hosts: canned.hosts.map((host) => ({ ...host, name: `${long}${host.name}`, version: long })) },
+    '/api/services': {
+      services: canned.services.services.map((one) => ({ ...one, name: `${long}${one.name}`, faults: [words] })),
+      refused: canned.services.refused.map((one) => ({ ...one, reason: words })),
+    },
+    '/api/instances': {
+      instances: canned.instances.map((one) => ({ ...one, source: `docker:${long}`, tags: [long], output: words })),
+    },
+    '/api/links': { links: [{ ...mail, service: long, problem: words }] },
+    '/api/resolve': {
+      ...{ name: long, type: 'A', status: 'NOERROR', server: '127.0.0.1:53', origin: words, additionals: [] },
+      ...{ answers: [{ name: long, type: 'TXT', ttl: 5, data: long }], leftOut: [{ id: long, reason: words }] },
+    },
+    '/api/kv/': {
+      revision: '1',
+      entries: [{ key: long, revision: '1', value: Buffer.from(`${words}€`).toString('base64') }],
+    },
+  };
+  const { address } = await fakeAdmin(t, ({ url }) => ({ json: documents[url.split('?', 1)[0] ?? ''] ?? {} }));
+  const expected: [command: string, lines: number, whole: readonly string[]][] = [
+    ['status', 6, [words]],
+    ['hosts', 4, [`${long}web-1`, `${long}web-2`]],
+    ['services', 12, [`${long}db`, words]],
+    ['instances', 7, [`docker:${long}`, words]],
+    ['links', 3, [long, words]],
+    ['resolve x', 6, [long, words]],
+    ['kv list', 2, [long, `${words}€`]],
+  ];
+  for (const [command, lines, whole] of expected) {
+    for (const env of [{}, { COLUMNS: '60' }]) {
+      const { stdout, stderr } = await run([...command.split(' '), '--admin', address], { env });
+      t.equal(stderr, '');
+      t.equal(stdout.split('\n').length - 1, lines, `${command}: the number of lines`);
+      for (const text of whole) t.ok(stdout.includes(text), `${command} has ${text.slice(0, 20)} whole`);
+    }
+  }
+});
+
+t.test('COLUMNS counts on a terminal, when it is a number', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  const widest = async (COLUMNS: string): Promise<number> => {
+    const { stdout } = await run(['instances', '--admin', address], { tty: true, columns: 90, env: { COLUMNS } });
+    return Math.max(...stripVTControlCharacters(stdout).split('\n').map(displayWidth));
+  };
+  const usual = await widest('');
+  t.ok(usual > 72 && usual <= 90, `${usual} of 90`);
+  t.ok((await widest('72')) <= 72);
+  t.ok((await widest('5')) <= 40, 'never below 40');
+  for (const odd of ['0', '-1', 'wide', '1e9', '99999']) t.equal(await widest(odd), usual, odd);
+});
+
+t.test('services and links without any instance are no trouble', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  for (const [command, text] of [
+    ['services', /\n \u001b\[2m·\u001b\[0m {2}web .*\u001b\[2mno instances\u001b\[0m\n\n/],
+    [
+      'links',
+      /\n \u001b\[2m·\u001b\[0m {2}web .*\u001b\[2mrefusing\u001b\[0m.*\n\u001b\[2m {3}· no instances\u001b\[0m\n$/,
+    ],
+  ] as const) {
+    t.match((await run([command, '--admin', address], { tty: true, columns: 100 })).stdout, text);
+  }
+  const services = canned.services.services.map((one) => ({ ...one, faults: ['no address is left'] }));
+  const faulty = await fakeAdmin(t, () => ({ json: { services, refused: [] } }));
+  const { stdout } = await run(['services', '--admin', faulty.address], { tty: true, columns: 100 });
+  t.match(stdout, /✘\u001b\[0m {2}web .*no instances/, 'one with a fault is');
 });
 
 t.test('on a terminal: colours, symbols, and never wider than it', async (t) => {
@@ -106,6 +185,12 @@ t.test('status says what is wrong with the store, Docker and virtual addresses, 
   let document: object = {};
   const { address } = await fakeAdmin(t, () => ({ json: document }));
   const { store, docker, vip } = canned.status;
+  const server = (listen: string, purpose: string) => ({ listen, purpose, state: 'up', problem: null, queries: 0 });
+  const bridges = [0, 1, 2, 3, 4, 5].map((n) => server(`172.24.${n}.1:53`, `bridge br-92e80129357f${n}`));
+  const condition = (id: string, message: string) => ({
+    ...{ id, message, severity: 'warning', hint: 'run as root', count: 1 },
+    since: new Date(canned.nowMs - 4 * 60_000).toISOString(),
+  });
   const cases: [change: object, expected: RegExp][] = [
     [{ todo: [] }, / todo {4}nothing, all is well\n$/],
     [
@@ -126,11 +211,33 @@ t.test('status says what is wrong with the store, Docker and virtual addresses, 
       { vip: { ...vip, state: 'off', reason: 'no right to change nftables' } },
       / links {3}- no virtual addresses: no right to change nftables; consumers need `listen` addresses\n/,
     ],
+    [
+      {
+        vip: { ...vip, state: 'off', reason: 'nft: no right' },
+        todo: [condition('vip.open', 'no addresses: nft: no right')],
+      },
+      / links {3}- no virtual addresses \(see todo\); consumers need `listen` addresses\n/,
+    ],
     [{ names: [] }, / names {3}no name server is configured\n/],
+    [
+      { names: [server('127.0.0.1:53', 'configured'), ...bridges.slice(0, 4)] },
+      / names {3}127\.0\.0\.1:53 ok, 172\.24\.0\.1:53 \(bridge br-92e80129357f0\) ok,\n {9}172\.24\.1\.1:53 \(bridge br-92e80129357f1\) ok, 172\.24\.2\.1:53 \(bridge br-92e80129357f2\) ok,\n {9}172/,
+    ],
+    [{ names: [...bridges, server('127.0.0.1:53', 'configured')] }, / names {3}127\.0\.0\.1:53 ok, 6 bridges ok\n/],
+    [
+      {
+        names: bridges.map((one) => ({ ...one, state: 'down', problem: `cannot listen on ${one.listen}: no right` })),
+        todo: [
+          condition('vip.open', 'no right to change nftables'),
+          ...bridges.map(({ listen }) => condition(`dns.listen.${listen}`, `cannot listen on ${listen}: no right`)),
+        ],
+      },
+      /: cannot listen on 172\.24\.0\.1:53: no right \(and 5\n? *more alike\)\n links[\s\S]*1: no right to[\s\S]*2: cannot listen on 172\.24\.0\.1:53: no right \(for 4 min\), and 5 more like it -> run as root\n$/,
+    ],
   ];
   for (const [change, expected] of cases) {
     document = { ...canned.status, ...change };
-    t.match((await run(['status', '--admin', address])).stdout, expected);
+    t.match((await run(['status', '--admin', address], plainTerminal)).stdout, expected);
   }
   document = { host: 5 };
   const { status, stderr } = await run(['status', '--admin', address]);
@@ -338,7 +445,7 @@ t.test('resolve shows the answer, its origin and what was left out', async (t) =
     name: record.name,
     type: 'A',
     server: '127.0.0.1:7753',
-    origin: 'snapshot of 0.3 s ago',
+    origin: 'the snapshot, confirmed by the store 0.3 s ago',
     additionals: [],
     leftOut: [],
   };
@@ -349,13 +456,18 @@ t.test('resolve shows the answer, its origin and what was left out', async (t) =
       [
         ' NAME                      TYPE  TTL  ANSWER',
         ' db.service.mesh.internal  A     5 s  172.17.0.4',
-        ' answered by 127.0.0.1:7753, snapshot of 0.3 s ago',
+        ' answered by 127.0.0.1:7753 (the snapshot, confirmed by the store 0.3 s ago)',
         ' left out: 1 instance',
         ' ID          WHY',
         ' web-1/db-2  critical',
       ],
     ],
     [{ status: 'NOERROR', answers: [] }, 0, [` - ${record.name} exists, and has no A record now (NODATA)`]],
+    [
+      { status: 'NOERROR', answers: [], hint: 'ports are at _db._tcp.mesh.internal' },
+      0,
+      [` - ${record.name} exists, and has no A record now (NODATA); ports are at _db._tcp.mesh.internal`],
+    ],
     [{ status: 'NXDOMAIN', answers: [] }, 1, [` x ${record.name} A: NXDOMAIN, there is no such name`]],
   ];
   for (const [change, status, lines] of cases) {
@@ -365,6 +477,15 @@ t.test('resolve shows the answer, its origin and what was left out', async (t) =
     t.strictSame(result.stdout.split('\n').slice(0, lines.length), lines);
   }
   t.equal(admin.seen[0]?.url, '/api/resolve?name=db.service.mesh.internal&type=A');
+  for (const [args, query] of [
+    [['db'], 'name=db&type=A'],
+    [['172.17.0.2'], 'name=172.17.0.2&type=PTR'],
+    [['fd00::2'], 'name=fd00%3A%3A2&type=PTR'],
+    [['172.17.0.2', '--type', 'A'], 'name=172.17.0.2&type=A'],
+  ] as const) {
+    await run(['resolve', ...args, '--admin', admin.address]);
+    t.equal(admin.seen.at(-1)?.url, `/api/resolve?${query}`);
+  }
 });
 
 t.test('register sends each entry as the file has it, and says what became of each', async (t) => {

@@ -66,8 +66,8 @@ function createProgram(session: Session, onResult: (status: number) => void): Co
       writeErr: (text) => terminal.error(text.trimEnd()),
       // Errors are thrown as well, and shown in one place.
       outputError: () => undefined,
-      getOutHelpWidth: () => terminal.view().width,
-      getErrHelpWidth: () => terminal.view().width,
+      getOutHelpWidth: () => terminal.proseWidth,
+      getErrHelpWidth: () => terminal.proseWidth,
       getOutHasColors: () => terminal.style.rich,
     })
     .configureHelp({ showGlobalOptions: true })

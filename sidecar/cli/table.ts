@@ -43,7 +43,9 @@ export function renderTable(columns: readonly Column[], rows: readonly Row[], vi
       const cell = row[index] ?? '';
       const width = widths[index] ?? 0;
       const text = cutText(textOf(cell), width, column.cut ?? 'end', view.style);
-      const filling = ' '.repeat(Math.max(0, width - displayWidth(text)));
+      // Nothing is put behind the last column: beside one long value each row would take as much.
+      const last = index === kept.length - 1 && column.align !== 'right';
+      const filling = last ? '' : ' '.repeat(Math.max(0, width - displayWidth(text)));
       const painted = view.style.paint(text, colour ?? (typeof cell === 'string' ? undefined : cell.colour));
       return column.align === 'right' ? filling + painted : painted + filling;
     });
@@ -149,8 +151,28 @@ export function displayWidth(text: string): number {
   return width;
 }
 
+/** Parts in a row, broken into lines between them; within one only where it is wider than a line. */
+export function wrapParts(parts: readonly string[], separator: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const [index, part] of parts.entries()) {
+    const text = index < parts.length - 1 ? part + separator.trimEnd() : part;
+    const longer = line === '' ? text : `${line} ${text}`;
+    if (displayWidth(longer) <= width) {
+      line = longer;
+      continue;
+    }
+    if (line !== '') lines.push(line);
+    const broken = wrap(text, width);
+    line = broken.pop() ?? '';
+    lines.push(...broken);
+  }
+  return [...lines, line];
+}
+
 /** Breaks text into lines of at most `width` columns, between words where there are any. */
 export function wrap(text: string, width: number): string[] {
+  if (displayWidth(text) <= width) return [text];
   const lines: string[] = [];
   let line = '';
   for (const word of text.split(' ')) {

@@ -9,8 +9,8 @@ export interface OutputStream {
 export type Colour = 'red' | 'green' | 'yellow' | 'dim' | 'bold';
 const colourCodes: Readonly<Record<Colour, number>> = { red: 31, green: 32, yellow: 33, dim: 2, bold: 1 };
 
-/** Tables never get wider than this, so that they can be pasted into a ticket. */
-export const maxWidth = 100;
+/** On a terminal nothing gets wider than this, so that it can be pasted into a ticket. */
+const maxWidth = 100;
 const minWidth = 40;
 
 /**
@@ -50,7 +50,7 @@ const richStyle: Style = {
 /** What a view needs to know of where it is shown. */
 export interface View {
   readonly style: Style;
-  /** Columns that lines may take. */
+  /** Columns that lines may take; infinite where nobody looks: programs get each row whole, on one line. */
   readonly width: number;
   readonly nowMs: number;
 }
@@ -63,6 +63,8 @@ export class Terminal {
   readonly #stdout: OutputStream;
   readonly #stderr: OutputStream;
   readonly #nowMs: () => number;
+  /** `COLUMNS`, where it is a number. */
+  readonly #columns: number | undefined;
 
   constructor(options: {
     readonly stdout: OutputStream;
@@ -73,6 +75,8 @@ export class Terminal {
     this.#stdout = options.stdout;
     this.#stderr = options.stderr;
     this.#nowMs = options.nowMs;
+    const { COLUMNS: columns = '' } = options.env;
+    this.#columns = /^[1-9]\d{0,3}$/.test(columns) ? Number(columns) : undefined;
     this.interactive = options.stdout.isTTY === true && options.env.TERM !== 'dumb';
     // NO_COLOR counts when it is set and not empty (no-color.org).
     this.style = this.interactive && (options.env.NO_COLOR ?? '') === '' ? richStyle : plainStyle;
@@ -87,9 +91,15 @@ export class Terminal {
     return this.#stdout.rows ?? 24;
   }
 
+  /** Columns of text for people, such as help, wherever it goes. */
+  get proseWidth(): number {
+    const columns = this.#stdout.isTTY === true ? (this.#columns ?? this.#stdout.columns ?? maxWidth) : maxWidth;
+    return Math.max(minWidth, Math.min(maxWidth, columns));
+  }
+
   view(): View {
-    const columns = this.#stdout.isTTY === true ? (this.#stdout.columns ?? maxWidth) : maxWidth;
-    return { style: this.style, width: Math.max(minWidth, Math.min(maxWidth, columns)), nowMs: this.#nowMs() };
+    const width = this.#stdout.isTTY === true ? this.proseWidth : Number.POSITIVE_INFINITY;
+    return { style: this.style, width, nowMs: this.#nowMs() };
   }
 
   /** To standard output, as it is. What comes from strangers has passed `clean` before. */

@@ -24,3 +24,24 @@ export function formatDuration(durationMs: number): string {
   }
   return `${durationMs}ms`;
 }
+
+const secondMs = 1000;
+const minuteMs = 60 * secondMs;
+const hourMs = 60 * minuteMs;
+const dayMs = 24 * hourMs;
+
+/** A span of time for people, in at most two units: `0.2 s`, `12 s`, `4 min`, `3 h 20 min`, `3 d 4 h`. */
+export function span(durationMs: number): string {
+  const ms = Math.max(0, durationMs);
+  if (!Number.isFinite(ms)) return '?';
+  if (ms < 10 * secondMs) return `${Number((ms / secondMs).toFixed(1))} s`;
+  if (ms < minuteMs) return `${Math.floor(ms / secondMs)} s`;
+  if (ms < hourMs) return `${Math.floor(ms / minuteMs)} min`;
+  if (ms < dayMs) return two(ms, hourMs, 'h', minuteMs, 'min');
+  return two(ms, dayMs, 'd', hourMs, 'h');
+}
+
+function two(ms: number, large: number, largeWord: string, small: number, smallWord: string): string {
+  const rest = Math.floor((ms % large) / small);
+  return `${Math.floor(ms / large)} ${largeWord}${rest > 0 ? ` ${rest} ${smallWord}` : ''}`;
+}

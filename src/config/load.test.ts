@@ -197,6 +197,26 @@ t.test('each fault names its place, path, value and what was expected', async (t
       'admin: {listen: ["0.0.0.0:7710"]}',
       '1:18: admin.listen: "0.0.0.0:7710" is beyond loopback: not yet in this version (it needs the host\'s certificate)',
     ],
+    [
+      'store: {kind: etcdd}',
+      '1:15: store.kind: "etcdd" is not one of embedded (etcd, consul are not yet in this version)',
+    ],
+    [
+      'dns: {listen: ["0.0.0.0:53", "[::]:53", "[0:0::0]:53", "127.0.0.1:53"]}',
+      '1:16: dns.listen[0]: "0.0.0.0:53" is a wildcard address: an answer must come from the address that was asked; name concrete ones (containers are served by dns.bridges and the virtual address anyway)',
+      '1:30: dns.listen[1]: "[::]:53" is a wildcard address',
+      '1:41: dns.listen[2]: "[0:0::0]:53" is a wildcard address',
+    ],
+    ['dns: {listen: "0.0.0.0:53"}', '1:15: dns.listen: "0.0.0.0:53" is a wildcard address'],
+    ['dns: {listen: ["0.0.0.0:53"]}', '1:16: dns.listen[0]: "0.0.0.0:53" is a wildcard address'],
+    [
+      'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: tcpp}]}]',
+      '1:70: instances[0].checks[0].kind: "tcpp" is not one of docker, tcp, http (grpc, ttl, exec are not yet in this version); did you mean `tcp`?',
+    ],
+    [
+      'services: {a: {balance: hsah}}',
+      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, random (p2c-latency, hash are not yet in this version)',
+    ],
     ['store: {kind: consul}', '1:15: store.kind: "consul" is not yet in this version; it has embedded'],
     ['store: {tls: {ca: /x}}', '1:19: store.tls.ca: "/x" is not yet in this version; leave it out'],
     [

@@ -61,7 +61,11 @@ const adminListenType: ValueType<AdminListen> = {
   },
 };
 
-const listenType = endpointType({ zero: true });
+const nameListenType = endpointType({
+  zero: true,
+  noWildcard:
+    'an answer must come from the address that was asked; name concrete ones (containers are served by dns.bridges and the virtual address anyway)',
+});
 const upstreamType = wordOrListType(['auto', 'off'], listType(endpointType({ zero: false, defaultPort: 53 }), 16));
 
 /**
@@ -103,7 +107,7 @@ export const options = {
     'false',
     "whether a service's identity may come from labels and environment of the image",
   ),
-  'dns.listen': option(listType(listenType, 64), '127.0.0.1:7753', 'where the name server listens, UDP and TCP'),
+  'dns.listen': option(listType(nameListenType, 64), '127.0.0.1:7753', 'where the name server listens, UDP and TCP'),
   'dns.bridges': option(
     choiceType(['auto', 'off']),
     'auto',

@@ -108,9 +108,12 @@ export function choiceType<const T extends string>(words: readonly T[], supporte
     const word = words.find((candidate) => candidate === text);
     if (word !== undefined && supported.includes(word)) return { value: word };
     if (word !== undefined) return { fault: `is not yet in this version; it has ${supported.join(', ')}` };
-    const near = nearest(text.toLowerCase(), words);
+    const near = nearest(text.toLowerCase(), supported);
     const hint = near === undefined ? '' : `; did you mean \`${near}\`?`;
-    return { fault: `is not one of ${words.join(', ')}${hint}` };
+    const later = words.filter((candidate) => !supported.includes(candidate));
+    const are = later.length === 1 ? 'is' : 'are';
+    const notYet = later.length === 0 ? '' : ` (${later.join(', ')} ${are} not yet in this version)`;
+    return { fault: `is not one of ${supported.join(', ')}${notYet}${hint}` };
   });
 }
 
@@ -119,18 +122,34 @@ export const booleanType: ValueType<boolean> = textType('true or false', (text) 
   return /^(false|no|off|0)$/i.test(text) ? { value: false } : { fault: 'is not true or false' };
 });
 
-/** `address:port`; port 0, any free one, only for listeners. */
-export function endpointType(options: { zero: boolean; defaultPort?: number }): ValueType<Endpoint> {
+export interface EndpointRules {
+  /** Whether port 0, any free one, is allowed: for listeners. */
+  readonly zero: boolean;
+  readonly defaultPort?: number;
+  /** Why 0.0.0.0 and :: are refused, and what to write instead; without it they are allowed. */
+  readonly noWildcard?: string;
+}
+
+/** `address:port`. */
+export function endpointType(options: EndpointRules): ValueType<Endpoint> {
   const form = options.defaultPort === undefined ? 'address:port' : 'address[:port]';
   return textType(form, (text) => {
     const plain = options.defaultPort !== undefined && isIP(text) !== 0;
     const endpoint = plain ? { address: text, port: options.defaultPort ?? 0 } : parseEndpoint(text);
-    if (endpoint !== undefined && (options.zero || endpoint.port > 0)) return { value: endpoint };
+    if (endpoint !== undefined && (options.zero || endpoint.port > 0)) {
+      const refused = options.noWildcard !== undefined && isWildcard(endpoint.address);
+      return refused ? { fault: `is a wildcard address: ${options.noWildcard}` } : { value: endpoint };
+    }
     const port = /^(?:\[[^\]]*\]|[^:]*):(.*)$/.exec(text)?.[1];
     const badPort = port !== undefined && !(/^\d{1,5}$/.test(port) && Number(port) <= 65535 && Number(port) > 0);
     if (badPort) return { fault: `is not ${article(form)}: ${quoted(port)} is not a port (1 to 65535)` };
     return { fault: `is not ${article(form)} (such as 127.0.0.1:7753 or [::1]:7753; an address, not a name)` };
   });
+}
+
+/** Whether it stands for all addresses of the host. */
+function isWildcard(address: string): boolean {
+  return address === '0.0.0.0' || /^(?:[0:]+|[0:]*:0\.0\.0\.0)$/.test(address);
 }
 
 /** An address that can be dialled: not 0.0.0.0, ::, broadcast or multicast. */
@@ -176,7 +195,9 @@ export function listType<T>(item: ValueType<T>, maximum = 256): ValueType<readon
       const before = faults.count;
       const values: Located<T>[] = [];
       for (const [index, part] of items.entries()) {
-        const value = item.parse(part, items.length === 1 ? path : `${path}[${index}]`, faults);
+        // One that is written as plain text, without commas, does not look like a list.
+        const alone = tree.kind === 'scalar' && items.length === 1;
+        const value = item.parse(part, alone ? path : `${path}[${index}]`, faults);
         if (value !== undefined) values.push({ value, at: part.at });
       }
       return faults.count === before ? values : undefined;

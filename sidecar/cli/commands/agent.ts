@@ -1,9 +1,10 @@
 import { hostname } from 'node:os';
 import { Option } from 'commander';
-import type { Config } from '../../../src/config/config.ts';
+import { describeError } from '../../../src/base/errors.ts';
 import { type LoadResult, loadConfig } from '../../../src/config/load.ts';
 import { optionDocuments } from '../../../src/config/options-document.ts';
-import { exitStatus, showFailure } from '../failure.ts';
+import type { Reload } from '../../agent.ts';
+import { exitStatus } from '../failure.ts';
 import { defaultAddress } from '../machine.ts';
 import { type CommandTools, examples, type GlobalOptions, type Session } from '../session.ts';
 import { readConfigFile } from './config.ts';
@@ -49,8 +50,6 @@ async function startAgent(
   flags: Record<string, string>,
 ): Promise<number> {
   const { terminal } = session;
-  const tell = (result: Extract<LoadResult, { faults: unknown }>, consequence: string): void =>
-    printFaults((line) => terminal.error(line), result.faults, result.count, consequence);
   const load = (): LoadResult =>
     loadConfig({
       ...(configFile === undefined ? {} : { file: readConfigFile(configFile) }),
@@ -60,18 +59,17 @@ async function startAgent(
     });
   const first = load();
   if ('faults' in first) {
-    tell(first, 'nothing started.');
+    printFaults((line) => terminal.error(line), first.faults, first.count, 'nothing started.');
     return exitStatus.usage;
   }
-  const reload = (): Config | undefined => {
+  const reload: Reload = () => {
     try {
       const next = load();
-      if ('config' in next) return next.config;
-      tell(next, 'the running configuration stays.');
+      if ('config' in next) return next;
+      return { faults: next.faults.map((fault) => fault.text), count: next.count, file: configFile };
     } catch (error) {
-      terminal.error(`${showFailure(error, 'legate agent').line}; the running configuration stays`);
+      return { faults: [describeError(error)], count: 1, file: configFile };
     }
-    return undefined;
   };
   const { runAgent } = await import('../../agent.ts');
   return runAgent(first.config, { configFile, reload });

@@ -19,6 +19,8 @@ import { bytes, safeJson } from '../words.ts';
 import { readInputBytes } from './input.ts';
 
 const watchPollMs = 500;
+/** Bytes of a value that lists on a terminal and `watch` show of it. */
+const previewBytes = 400;
 
 interface CasOptions extends GlobalOptions {
   readonly cas?: string;
@@ -133,9 +135,10 @@ function writeValue({ terminal }: Session, key: string, value: Buffer): void {
   terminal.lines(text.replace(/\n$/, '').split('\n').map(printable));
 }
 
-function textOf(value: Buffer): string | undefined {
+/** Undefined when it is no text. Of a value that is `cut` off the last character may be incomplete. */
+function textOf(value: Buffer, cut = false): string | undefined {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(value);
+    return new TextDecoder('utf-8', { fatal: true }).decode(value, { stream: cut });
   } catch {
     return undefined;
   }
@@ -173,7 +176,7 @@ function listLines({ entries }: KvListDocument, view: View): string[] {
   ] as const;
   const rows = entries.map(({ key, value, revision }) => {
     const content = Buffer.from(value, 'base64');
-    const text = textOf(content.subarray(0, 400));
+    const text = Number.isFinite(view.width) ? textOf(content.subarray(0, previewBytes), true) : textOf(content);
     return { cells: [key, revision, bytes(content.length), text === undefined ? '(no text)' : printable(text)] };
   });
   return renderTable(columns, rows, view);
@@ -198,7 +201,7 @@ async function watchKey(session: Session, options: GlobalOptions, client: AdminC
 }
 
 function changeText({ body, revision }: RawAnswer): string {
-  const text = textOf(body.subarray(0, 400));
+  const text = textOf(body.subarray(0, previewBytes), true);
   return `revision ${revision}, ${bytes(body.length)}: ${text === undefined ? '(no text)' : printable(text)}`;
 }
 

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import type { Command } from 'commander';
 import type {
   HostDocument,
@@ -109,19 +110,16 @@ function addResolve({ program, session, register }: CommandTools): void {
   const command = program
     .command('resolve')
     .description("asks this host's name server, and says where the answer came from and what was left out")
-    .argument('<name>')
-    .option('-t, --type <type>', 'record type: A, AAAA, SRV, TXT, PTR, SOA, NS', 'A')
+    .argument('<name>', 'a domain name, or an IP address')
+    .option('-t, --type <type>', 'record type: A, AAAA, SRV, TXT, PTR, SOA, NS (default: A; of an IP address PTR)')
     .addHelpText(
       'after',
-      examples(
-        'legate resolve db',
-        'legate resolve db.service.mesh.internal',
-        'legate resolve _db._tcp.mesh.internal --type SRV',
-      ),
+      examples('legate resolve db', 'legate resolve 172.17.0.2', 'legate resolve _db._tcp.mesh.internal --type SRV'),
     );
-  register<GlobalOptions & { type: string }>(command, async (options, name = '') => {
+  register<GlobalOptions & { type?: string }>(command, async (options, name = '') => {
     const { terminal } = session;
-    const query = new URLSearchParams({ name, type: options.type.toUpperCase() });
+    const type = options.type?.toUpperCase() ?? (isIP(name) === 0 ? 'A' : 'PTR');
+    const query = new URLSearchParams({ name, type });
     const document = await withClient(session, options, (client) =>
       client.json<ResolveDocument>(`/api/resolve?${query.toString()}`),
     );

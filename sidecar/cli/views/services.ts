@@ -11,11 +11,11 @@ interface Judged {
   readonly state: string;
 }
 
-/** Services, those in trouble first, then what this host refused to register and why. */
+/** Services, those in trouble first and those without any instance last, then what this host refused to register and why. */
 export function serviceLines({ services, refused }: ServicesDocument, view: View): string[] {
   const { style } = view;
   const judged = services.map(judge).sort((a, b) => a.rank - b.rank || compare(a.service.name, b.service.name));
-  const symbols = [style.bad, style.bad, style.note, style.good];
+  const symbols = [style.bad, style.bad, style.good, style.note];
   const rows = judged.map(({ service, rank, colour, state }) => ({
     cells: [
       { text: style.rich ? (symbols[rank] ?? '') : '', colour },
@@ -24,7 +24,7 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
       service.vip ?? '-',
       `${service.usable} of ${service.instances.length}`,
       service.balance,
-      { text: state, colour: rank === 3 ? undefined : colour },
+      { text: state, colour: rank === 2 ? undefined : colour },
     ],
     below: service.faults.map((fault) => ({ text: `${style.bad} ${fault}`, colour: 'red' as const })),
   }));
@@ -49,13 +49,18 @@ function judge(service: ServiceDocument): Judged {
     if (instance.draining) count('draining');
   }
   const troubles = [...counts].map(([word, number]) => `${number} ${word}`).join(', ');
-  if (service.instances.length === 0) return { service, rank: 2, colour: 'yellow', state: 'no instances' };
+  if (service.instances.length === 0) {
+    const state = 'no instances';
+    return service.faults.length > 0
+      ? { service, rank: 1, colour: 'yellow', state }
+      : { service, rank: 3, colour: 'dim', state };
+  }
   if (service.usable === 0)
     return { service, rank: 0, colour: 'red', state: `nothing usable: ${troubles || 'see instances'}` };
   if (service.faults.length > 0 || service.usable < service.instances.length) {
     return { service, rank: 1, colour: 'yellow', state: troubles || plural(service.faults.length, 'fault') };
   }
-  return { service, rank: 3, colour: 'green', state: troubles || 'all passing' };
+  return { service, rank: 2, colour: 'green', state: troubles || 'all passing' };
 }
 
 function refusalLines(refused: ServicesDocument['refused'], view: View): string[] {

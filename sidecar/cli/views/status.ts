@@ -1,18 +1,20 @@
-import type { NameServerDocument, StatusDocument } from '../../admin/documents.ts';
-import { wrap } from '../table.ts';
+import type { ConditionDocument, NameServerDocument, StatusDocument } from '../../admin/documents.ts';
+import { wrap, wrapParts } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
 import { grouped, plural, since, span } from '../words.ts';
 
 const labelWidth = 8;
+/** More bridges than these are counted instead of named. */
+const maxBridgesNamed = 4;
 
 /** The state of this host on one screen: about five lines, then what to do. */
 export function statusLines(status: StatusDocument, view: View): string[] {
   return [
     ...headLine(status, view),
-    ...field('store', storeText(status, view), view),
-    ...field('here', hereText(status, view), view),
-    ...field('names', namesText(status.names, view), view),
-    ...field('links', linksText(status, view), view),
+    ...field('store', storeParts(status, view), view),
+    ...field('here', hereParts(status, view), view),
+    ...field('names', nameParts(status.names, view), view),
+    ...field('links', [linksText(status, view)], view),
     ...todoLines(status, view),
   ];
 }
@@ -23,29 +25,31 @@ function headLine({ host, mesh, version, uptimeMs }: StatusDocument, view: View)
   return lines.map((line) => view.style.paint(` ${line}`, 'bold'));
 }
 
-/** A label and its text, wrapped beside it. */
-function field(label: string, text: string, view: View, colour?: Colour): string[] {
-  const lines = wrap(text, view.width - labelWidth - 1);
+/** A label and what there is to say, wrapped beside it between its parts where that can be. */
+function field(label: string, parts: readonly string[], view: View, colour?: Colour): string[] {
+  const lines = wrapParts(parts, view.style.separator, view.width - labelWidth - 1);
   return lines.map((line, index) => {
     const start = ` ${(index === 0 ? label : '').padEnd(labelWidth)}`;
     return start + view.style.paint(line, colour);
   });
 }
 
-function storeText({ store }: StatusDocument, view: View): string {
+function storeParts({ store }: StatusDocument, view: View): string[] {
   const { style } = view;
   const { origin, ageMs } = store.snapshot;
   const picture =
     origin === 'none' ? 'nothing is known yet' : `snapshot ${span(ageMs)} old${origin === 'disk' ? ', from disk' : ''}`;
   if (store.state === 'connected') {
-    return `${store.kind} ${style.good}${style.separator}revision ${grouped(store.revision)}${style.separator}${picture}`;
+    return [`${store.kind} ${style.good}`, `revision ${grouped(store.revision)}`, picture];
   }
   const problem = store.problem === null ? '' : `: ${store.problem}`;
   const going = origin === 'none' ? '' : '; names and links go on from it';
-  return `${style.bad} ${store.kind} ${store.state} for ${since(store.since, view.nowMs)}${problem}; ${picture}${going}`;
+  return [
+    `${style.bad} ${store.kind} ${store.state} for ${since(store.since, view.nowMs)}${problem}; ${picture}${going}`,
+  ];
 }
 
-function hereText({ here, docker }: StatusDocument, view: View): string {
+function hereParts({ here, docker }: StatusDocument, view: View): string[] {
   const { style } = view;
   const counts = [
     plural(here.containers, 'container'),
@@ -58,37 +62,62 @@ function hereText({ here, docker }: StatusDocument, view: View): string {
   const good = docker.state === 'connected' || docker.state === 'off';
   const engine = good ? '' : `${style.bad} `;
   const state = docker.state === 'connected' ? ` ${style.good}` : ` ${docker.state}`;
-  return [...counts, `${engine}Docker${version}${state}${problem}`].join(style.separator);
+  return [...counts, `${engine}Docker${version}${state}${problem}`];
 }
 
-/** Which name servers answer; those that cannot come first and say why. */
-function namesText(names: readonly NameServerDocument[], view: View): string {
+/** Which name servers answer; those that cannot come first and say why, the same reason once. */
+function nameParts(names: readonly NameServerDocument[], view: View): string[] {
   const { style } = view;
-  if (names.length === 0) return 'no name server is configured';
+  if (names.length === 0) return ['no name server is configured'];
   const text = ({ listen, purpose, state, problem }: NameServerDocument): string => {
     const where = purpose === 'configured' ? listen : `${listen} (${purpose})`;
     return state === 'up' ? `${where} ${style.good}` : `${style.bad} ${where}: ${problem ?? 'it does not listen'}`;
   };
   const down = names.filter((server) => server.state !== 'up');
   const up = names.filter((server) => server.state === 'up');
-  return [...down, ...up].map(text).join(style.separator);
+  const reasonOf = ({ listen, problem }: NameServerDocument): string => (problem ?? '').replaceAll(listen, '');
+  const troubles = grouping(down, reasonOf).map(
+    ([first, ...others]) => text(first) + (others.length === 0 ? '' : ` (and ${others.length} more alike)`),
+  );
+  const bridges = up.filter(({ purpose }) => purpose.startsWith('bridge '));
+  if (bridges.length <= maxBridgesNamed) return [...troubles, ...up.map(text)];
+  const others = up.filter((server) => !bridges.includes(server));
+  return [...troubles, ...others.map(text), `${bridges.length} bridges ${style.good}`];
 }
 
-function linksText({ vip }: StatusDocument, view: View): string {
+function linksText({ vip, todo }: StatusDocument, view: View): string {
   const { style } = view;
   if (vip.state === 'on') return `virtual addresses in ${vip.range} ${style.good}`;
-  const reason = vip.reason === null ? '' : `: ${vip.reason}`;
+  const { reason: cause } = vip;
+  const told = cause !== null && todo.some(({ message }) => message.includes(cause));
+  const reason = cause === null ? '' : told ? ' (see todo)' : `: ${cause}`;
   return `${style.note} no virtual addresses${reason}; consumers need \`listen\` addresses`;
 }
 
 const colours = { error: 'red', warning: 'yellow', note: 'dim' } as const;
 
+/** What is to be done; of several addresses that the name server lacks for the same reason only the first is told. */
 function todoLines({ todo }: StatusDocument, view: View): string[] {
-  if (todo.length === 0) return field('todo', 'nothing, all is well', view, 'green');
-  return todo.flatMap(({ severity, message, hint, since: begun, count }, index) => {
+  if (todo.length === 0) return field('todo', ['nothing, all is well'], view, 'green');
+  const kindOf = ({ id, severity, hint }: ConditionDocument): string =>
+    id.startsWith('dns.listen.') ? JSON.stringify([severity, hint]) : id;
+  return grouping(todo, kindOf).flatMap(([first, ...others], index) => {
+    const { severity, message, hint, since: begun, count } = first;
     const repeated = count > 1 ? `, ${grouped(String(count))} times` : '';
+    const alike = others.length === 0 ? '' : `, and ${others.length} more like it`;
     const advice = hint === '' ? '' : ` → ${hint}`.replace('→', view.style.rich ? '→' : '->');
-    const text = `${index + 1}: ${message} (for ${since(begun, view.nowMs)}${repeated})${advice}`;
-    return field(index === 0 ? 'todo' : '', text, view, colours[severity]);
+    const text = `${index + 1}: ${message} (for ${since(begun, view.nowMs)}${repeated})${alike}${advice}`;
+    return field(index === 0 ? 'todo' : '', [text], view, colours[severity]);
   });
+}
+
+/** Items of equal key together, in the order of the first of each. */
+function grouping<T>(items: readonly T[], keyOf: (item: T) => string): [T, ...T[]][] {
+  const groups = new Map<string, [T, ...T[]]>();
+  for (const item of items) {
+    const group = groups.get(keyOf(item));
+    if (group === undefined) groups.set(keyOf(item), [item]);
+    else group.push(item);
+  }
+  return [...groups.values()];
 }
