@@ -237,7 +237,7 @@ export class ServiceClaims {
       id,
       'warning',
       message,
-      `set vip.range as on the other hosts, or run legate service forget ${name}`,
+      `set vip.range as on the other hosts; for another address stop its instances, then legate service forget ${name}`,
     );
   }
 

@@ -124,7 +124,8 @@ export class ServiceOrders {
     }
     if (!(await store.txn(guards, writes)).ok) return undefined;
     const addresses = held.map(({ entry: { key } }) => key.slice(keys.vips.length));
-    log.info('service forgotten', { 'service.name': name, 'service.vip': addresses.join(' ') });
+    const freed = addresses.length > 0 && { 'service.vip': addresses.join(' ') };
+    log.info('service forgotten', { 'service.name': name, ...freed });
     return addresses;
   }
 
