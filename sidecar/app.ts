@@ -13,10 +13,13 @@ import { SnapshotFile } from '../src/catalog/disk.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
+import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
+import type { ServiceSettings } from '../src/model/service.ts';
 import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
+import { ServiceOrders } from '../src/registrar/service-orders.ts';
 import { openStore } from '../src/store/backends.ts';
 import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
@@ -147,6 +150,7 @@ export async function startSidecar(
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
     // The store, and what lives on it.
+    let orders: ServiceOrders | undefined;
     const begin = async (store: Store, until: AbortSignal): Promise<void> => {
       const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
       const opened = await openMesh({ ...known, signal: until });
@@ -169,17 +173,18 @@ export async function startSidecar(
         mayDelete: (record) => own.mayDelete(record),
       });
       registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
-      const claims = new ServiceClaims({
+      const services = {
         ...common,
         store,
         keys,
-        hostId: self.hostId,
         snapshots: catalog.snapshots,
         settings: config.services,
         links: config.links,
         vip: { on: vips.table !== undefined, range: config.vip.range },
-        ...(saved && { remembered: rememberedVips(saved) }),
-      });
+      };
+      const remembered = saved && rememberedVips(saved);
+      const claims = new ServiceClaims({ ...services, hostId: self.hostId, ...(remembered && { remembered }) });
+      orders = new ServiceOrders({ ...services, hostName: config.host, adopt: (name) => claims.adopt(name) });
       background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
       background.push(
         keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
@@ -224,6 +229,8 @@ export async function startSidecar(
       parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),
       register: (instance) => own.register(instance),
       deregister: (name) => own.deregister(name),
+      parseSettings: (body) => givenSettings(parseSettingsValue(body)),
+      orders: () => (session.store === undefined ? undefined : orders),
       drain: (chosen, on, wholeHost) => own.drain(chosen, on, wholeHost),
       connectionsTo: (ids) => [...ids].reduce((sum, instance) => sum + links.activeConnections({ instance }), 0),
       status: async () =>
@@ -300,6 +307,14 @@ function onlyInstance(result: InstancesResult): StaticInstance {
   const [instance] = result.instances;
   if (instance === undefined) throw new Error('a body became no instance');
   return instance;
+}
+
+/** The settings of a request's body; its faults are the caller's. */
+function givenSettings(result: SettingsResult): ServiceSettings {
+  if ('settings' in result) return result.settings;
+  throw new LegateError('E_INVALID', result.faults.map((fault) => fault.text).join('; '), {
+    hint: 'the fields are those of an entry of `services:` in the configuration',
+  });
 }
 
 /** Closes in the reverse of the order of opening; one that fails keeps none of the others open. */

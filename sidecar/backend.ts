@@ -7,6 +7,8 @@ import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { StaticInstance } from '../src/config/config.ts';
 import type { Instance, Refusal } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
+import type { ServiceSettings } from '../src/model/service.ts';
+import type { ServiceOrders } from '../src/registrar/service-orders.ts';
 import type { Keys } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import type { AdminBackend } from './admin/backend.ts';
@@ -17,6 +19,7 @@ import type {
   LinkDocument,
   RegisterDocument,
   ResolveDocument,
+  ServiceSettingsDocument,
   StatusDocument,
 } from './admin/documents.ts';
 import { hostDocuments, instanceDocuments, serviceDocument, serviceOf, servicesDocument } from './admin/views.ts';
@@ -44,6 +47,10 @@ export interface BackendParts {
   readonly register: (instance: StaticInstance) => Promise<void>;
   /** E_NOT_FOUND when no instance of the API has this name. */
   readonly deregister: (name: string) => Promise<void>;
+  /** Checks a service's settings as the configuration file would; E_INVALID names every fault. */
+  readonly parseSettings: (body: ServiceSettingsDocument) => ServiceSettings;
+  /** Undefined while the store is not open. */
+  readonly orders: () => ServiceOrders | undefined;
   /** Drains own instances by name; with `host` also those that come later. */
   readonly drain: (names: readonly string[], on: boolean, wholeHost: boolean) => Promise<void>;
   readonly connectionsTo: (ids: ReadonlySet<string>) => number;
@@ -79,6 +86,14 @@ export function createBackend(parts: BackendParts): AdminBackend {
     instanceDocuments(snapshot()).filter((instance) => instance.hostId === parts.self.hostId);
   const ownInstance = (name: string): Instance | undefined => ownInstances().find((instance) => instance.name === name);
 
+  /** What lives on the store, which has to be open for it. */
+  const opened = <T>(part: T | undefined): T => {
+    if (part !== undefined) return part;
+    throw new LegateError('E_STORE_AWAY', `the store is not open: ${parts.storeProblem() ?? 'it is being opened'}`, {
+      hint: 'legate status says what to do',
+    });
+  };
+
   return {
     metrics: parts.metrics,
     changes: parts.changes,
@@ -87,11 +102,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     links: parts.links,
     resolve: parts.resolve,
     userKeys() {
-      const store = parts.store();
-      if (store !== undefined) return { store, prefix: parts.keys.kv };
-      throw new LegateError('E_STORE_AWAY', `the store is not open: ${parts.storeProblem() ?? 'it is being opened'}`, {
-        hint: 'legate status says what to do',
-      });
+      return { store: opened(parts.store()), prefix: parts.keys.kv };
     },
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),
     services: () => servicesDocument(snapshot(), parts.refusals()),
@@ -122,6 +133,12 @@ export function createBackend(parts: BackendParts): AdminBackend {
         });
       }
       await parts.deregister(name);
+    },
+    async setService(name, body) {
+      return serviceDocument(await opened(parts.orders()).set(name, parts.parseSettings(body)));
+    },
+    async forgetService(name) {
+      return { forgotten: name, vips: await opened(parts.orders()).forget(name) };
     },
     async drain(body: DrainDocument): Promise<DrainResultDocument> {
       const chosen = chooseToDrain(body, snapshot(), ownInstances(), ownName);

@@ -4,12 +4,14 @@ import type { Store } from '../../src/store/store.ts';
 import type {
   DrainDocument,
   DrainResultDocument,
+  ForgottenDocument,
   HostDocument,
   InstanceDocument,
   LinkDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceDocument,
+  ServiceSettingsDocument,
   ServicesDocument,
   StatusDocument,
 } from './documents.ts';
@@ -33,5 +35,9 @@ export interface AdminBackend {
   /** `id` is `host/name` or only the name. */
   register(id: string, body: RegisterDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;
+  /** Sets what is given, for the whole mesh. */
+  setService(name: string, body: ServiceSettingsDocument): Promise<ServiceDocument>;
+  /** E_CONFLICT while the service has instances or this host's configuration names it. */
+  forgetService(name: string): Promise<ForgottenDocument>;
   drain(body: DrainDocument): Promise<DrainResultDocument>;
 }

@@ -108,6 +108,20 @@ export interface RegisterDocument {
   readonly checks?: readonly unknown[];
 }
 
+/** Body of `PUT /api/services/NAME`; the same fields as an entry of `services:`, at least one. The answer is the service. */
+export interface ServiceSettingsDocument {
+  readonly port?: number;
+  readonly protocol?: string;
+  readonly balance?: string;
+}
+
+/** Answer of `DELETE /api/services/NAME`. */
+export interface ForgottenDocument {
+  readonly forgotten: string;
+  /** The virtual addresses that other services may get now; one, or none. */
+  readonly vips: readonly string[];
+}
+
 /** Body of `POST /api/drain`: one of these. `undrain` ends it. */
 export interface DrainDocument {
   readonly id?: string;

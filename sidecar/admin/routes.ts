@@ -62,6 +62,12 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.get('/api/hosts', (context) => context.json({ hosts: backend.hosts() }));
   app.get('/api/services', (context) => context.json(backend.services()));
   app.get('/api/services/:name', (context) => context.json(backend.service(context.req.param('name'))));
+  app.put('/api/services/:name', async (context) =>
+    context.json(await backend.setService(context.req.param('name'), await jsonObject(context))),
+  );
+  app.delete('/api/services/:name', async (context) =>
+    context.json(await backend.forgetService(context.req.param('name'))),
+  );
   app.get('/api/instances', (context) => context.json({ instances: backend.instances(context.req.query('service')) }));
   app.get('/api/links', (context) => context.json({ links: backend.links() }));
   app.get('/api/resolve', async (context) => {

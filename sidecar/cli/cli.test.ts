@@ -379,6 +379,19 @@ t.test('exit statuses, and one line that says what, where, why and what to do', 
     [['drain', 'db', '--timeout', 'soon'], 2, /--timeout "soon" is not a duration/],
     [['kv', 'put', 'a', 'b', '--lease-ttl', '5s'], 2, /--lease-ttl is not yet/],
     [['kv', 'get', '../x'], 2, /is not a key/],
+    [['service', 'set', 'db'], 2, /^legate service set: missing required argument 'settings'/],
+    [['service', 'set', 'db', 'port'], 2, /^legate service set: "port" is not key=value; such as port=5432\n$/],
+    [['service', 'set', 'db', 'port=1', 'port=2'], 2, /port is given twice/],
+    [
+      ['service', 'set', 'db', 'port=54 32', 'balance=hash'],
+      2,
+      /service.port: "54 32" is not a port .*; service.balance/,
+    ],
+    [['service', 'set', 'db', 'blance=random'], 2, /unknown key `blance`; did you mean `balance`/],
+    [['service', 'set', 'DB', 'port=1'], 2, /the service's name "DB" has characters/],
+    [['service', 'forget', '..'], 2, /the service's name "\.\." has characters/],
+    [['service', 'forget', 'db', '--admin', address], 1, /^legate service forget: there is no \/api\/services\/db/],
+    [['service'], 2, /^Usage: legate service/],
     [['deregister', '../x', '--admin', address], 2, /is not an id/],
     [['kv'], 2, /^Usage: legate kv/],
     [[], 2, /^Usage: legate/],
@@ -416,6 +429,9 @@ t.test('every command has help with two or three examples', async (t) => {
   names.push(
     'drain',
     'undrain',
+    'service',
+    'service set',
+    'service forget',
     'kv',
     'kv get',
     'kv put',
@@ -545,6 +561,24 @@ t.test('register sends each entry as the file has it, and says what became of ea
     t.equal(admin.seen.at(-1)?.url, '/api/instances/web-1/db-5432', result.stderr);
     t.equal(admin.seen.at(-1)?.method, 'DELETE');
   }
+});
+
+t.test('service set and forget say what holds now', async (t) => {
+  const [, db] = canned.services.services;
+  const admin = await fakeAdmin(t, ({ method }): Answer => {
+    if (method === 'DELETE') return { json: { forgotten: 'db', vips: ['240.77.118.4'] } };
+    return { json: db };
+  });
+  const go = (...args: string[]) => run(['service', ...args, '--admin', admin.address]);
+  const set = await go('set', 'db', 'port=5432', 'balance=least-connections');
+  t.match(set, { status: 0, stdout: ' ok db is set: port 5432/tcp, least-connections, at 240.77.118.4\n' });
+  t.match(admin.seen[0], { method: 'PUT', url: '/api/services/db' });
+  t.strictSame(JSON.parse(String(admin.seen[0]?.body)), { port: 5432, balance: 'least-connections' });
+  t.strictSame(JSON.parse((await go('set', 'db', 'protocol=http', '--json')).stdout), db);
+  const forgotten = await go('forget', 'db');
+  t.match(forgotten, { status: 0, stdout: ' ok db is forgotten; 240.77.118.4 may go to another service\n' });
+  t.match(admin.seen.at(-1), { method: 'DELETE', url: '/api/services/db' });
+  t.strictSame(JSON.parse((await go('forget', 'db', '--json')).stdout), { forgotten: 'db', vips: ['240.77.118.4'] });
 });
 
 t.test('drain waits until the last connection has ended, and knows when it does not', async (t) => {

@@ -7,26 +7,14 @@ import { addConfigCommands } from './commands/config.ts';
 import { addDrainCommands } from './commands/drain.ts';
 import { addKvCommands } from './commands/kv.ts';
 import { addRegisterCommands } from './commands/register.ts';
+import { addServiceCommands } from './commands/service.ts';
 import { addShowCommands } from './commands/show.ts';
 import { exitStatus, showFailure } from './failure.ts';
 import { examples, type GlobalOptions, type Register, type Session } from './session.ts';
 import { safeJson } from './words.ts';
 
 /** Commands that later versions bring: asking for one is answered as such. */
-const laterCommands = [
-  'init',
-  'join',
-  'token',
-  'service',
-  'store',
-  'intent',
-  'host',
-  'why',
-  'split',
-  'env',
-  'run',
-  'scan',
-];
+const laterCommands = ['init', 'join', 'token', 'store', 'intent', 'host', 'why', 'split', 'env', 'run', 'scan'];
 
 /**
  * Runs one command line (without node and script) and gives the exit status: 0 done, 1 failed, 2 wrong usage or
@@ -80,7 +68,8 @@ function createProgram(session: Session, onResult: (status: number) => void): Co
     run: (options: O, ...args: (string | undefined)[]) => Promise<number>,
   ) => {
     command.action(async (...parts: unknown[]) => {
-      const args = parts.slice(0, command.registeredArguments.length);
+      // The words of a variadic argument come as one list.
+      const args = parts.slice(0, command.registeredArguments.length).flat();
       const texts = args.map((arg) => (typeof arg === 'string' ? arg : undefined));
       onResult(await run(command.optsWithGlobals<O & Record<string, unknown>>(), ...texts));
     });
@@ -89,6 +78,7 @@ function createProgram(session: Session, onResult: (status: number) => void): Co
   addAgentCommand(tools);
   addShowCommands(tools);
   addRegisterCommands(tools);
+  addServiceCommands(tools);
   addDrainCommands(tools);
   addKvCommands(tools);
   addConfigCommands(tools);

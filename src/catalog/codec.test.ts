@@ -47,6 +47,12 @@ t.test('each record comes back as it was', async (t) => {
     const service = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', ...(vip && { vip }) } as const;
     t.same(decodeService(encodeService(service), 'db'), { ok: true, value: service });
   }
+  const derived = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', derived: ['port', 'balance'] } as const;
+  t.same(decodeService(encodeService(derived), 'db'), { ok: true, value: derived });
+  t.match(decodeService(json({ v: 1, ...derived, derived: ['later', 'balance', 'balance'] }), 'db'), {
+    value: { derived: ['balance'] },
+  });
+  t.match(decodeService(json({ v: 1, ...derived, derived: 'port' }), 'db'), { ok: false, reason: /^derived/ });
   const claim = { service: 'db', claimedAtMs: 5, releasedAtMs: 7 };
   t.same(decodeVipClaim(encodeVipClaim(claim)), { ok: true, value: claim });
   t.same(decodeAlive(encodeAlive({ sinceMs: 9 })), { ok: true, value: { sinceMs: 9 } });

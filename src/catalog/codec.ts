@@ -3,7 +3,7 @@ import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
-import { balances, type ServiceRecord } from '../model/service.ts';
+import { balances, type ServiceField, type ServiceRecord, serviceFields } from '../model/service.ts';
 import { FieldFault, Fields } from './fields.ts';
 
 /**
@@ -46,6 +46,8 @@ export const recordLimits = {
   outputLength: 500,
   sourceLength: 300,
   incarnationLength: 200,
+  derived: 32,
+  derivedLength: 60,
 } as const;
 
 const storedStatuses: readonly StoredStatus[] = ['starting', 'passing', 'warning', 'critical'];
@@ -91,8 +93,16 @@ export function hostDocument(record: HostRecord): object {
 }
 
 export function serviceDocument(record: ServiceRecord): object {
-  const { name, port, protocol, balance, vip } = record;
-  return { v: formatVersion, name, port, protocol, balance, ...(vip !== undefined && { vip }) };
+  const { name, port, protocol, balance, vip, derived } = record;
+  return {
+    v: formatVersion,
+    name,
+    port,
+    protocol,
+    balance,
+    ...(vip !== undefined && { vip }),
+    ...(derived !== undefined && { derived }),
+  };
 }
 
 export function vipClaimDocument(claim: VipClaim): object {
@@ -171,8 +181,15 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
       protocol: fields.oneOf('protocol', protocols),
       balance: fields.oneOf('balance', balances),
       ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
+      ...(fields.has('derived') && { derived: readDerived(fields) }),
     }),
   );
+}
+
+/** Words that are no settings of this version are left out. */
+function readDerived(fields: Fields): readonly ServiceField[] {
+  const words = new Set(fields.texts('derived', recordLimits.derived, recordLimits.derivedLength));
+  return Object.freeze(serviceFields.filter((field) => words.has(field)));
 }
 
 export function readVipClaim(document: unknown): Decoded<VipClaim> {

@@ -73,7 +73,7 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
   return complete ? config : undefined;
 }
 
-function settingsOf(draft: ServiceDraft): ServiceSettings {
+export function settingsOf(draft: ServiceDraft): ServiceSettings {
   return {
     ...(draft.port === undefined ? {} : { port: draft.port }),
     ...(draft.protocol === undefined ? {} : { protocol: draft.protocol.value }),

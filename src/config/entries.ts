@@ -230,7 +230,8 @@ function emptyValuesKept(tree: Tree): Tree {
   return { ...tree, entries };
 }
 
-function serviceDraft(name: string, tree: Tree, path: string, faults: Faults): ServiceDraft {
+/** One entry of `services:`. */
+export function serviceDraft(name: string, tree: Tree, path: string, faults: Faults): ServiceDraft {
   const fields = new FieldReader(tree, path, faults, ['port', 'protocol', 'balance', 'external']);
   const external = fields.optional('external', listType(textOption));
   if (external !== undefined && external.value.length > 0) {

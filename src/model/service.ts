@@ -15,6 +15,10 @@ export interface ServiceSettings {
   readonly balance?: Balance;
 }
 
+/** The settings of a service by name. */
+export const serviceFields = ['port', 'protocol', 'balance'] as const;
+export type ServiceField = (typeof serviceFields)[number];
+
 /** What is stored at `services/<name>`: port and protocol are those configured, else of the first instance. */
 export interface ServiceRecord {
   readonly name: string;
@@ -23,4 +27,6 @@ export interface ServiceRecord {
   readonly balance: Balance;
   /** The virtual address claimed for it, if any. */
   readonly vip?: string;
+  /** The settings that nobody chose: taken from an instance, or the default. Where it is absent all were chosen. */
+  readonly derived?: readonly ServiceField[];
 }

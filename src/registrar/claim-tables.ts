@@ -17,6 +17,12 @@ export interface ClaimRow {
   readonly revision: string;
 }
 
+/** A claim that goes with the record of its service. */
+export interface WrittenClaim {
+  readonly address: string;
+  readonly claim: VipClaim;
+}
+
 /** What the store has under `services/` and `vips/`, with the revisions that transactions are guarded by. */
 export class ClaimTables {
   readonly #store: Store;
@@ -62,9 +68,9 @@ export class ClaimTables {
   }
 
   /** Takes what we have just written, which the watch will tell later. */
-  written(record: ServiceRecord, address: string | undefined, revision: string, claimedAtMs: number): void {
+  written(record: ServiceRecord, claimed: WrittenClaim | undefined, revision: string): void {
     this.#services.set(record.name, { record, fault: undefined, revision });
-    if (address !== undefined) this.#setClaim(address, { claim: { service: record.name, claimedAtMs }, revision });
+    if (claimed !== undefined) this.#setClaim(claimed.address, { claim: claimed.claim, revision });
   }
 
   /** Reads a service and an address from the store, because a guard told that we do not know them as they are. */

@@ -4,17 +4,19 @@ import type { Conditions } from '../base/conditions.ts';
 import { describeError, isLegateError } from '../base/errors.ts';
 import type { Observable } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
-import type { CounterCell, Metrics } from '../base/metrics.ts';
+import type { Metrics } from '../base/metrics.ts';
 import { Bell } from '../catalog/bell.ts';
-import { encodeService, encodeVipClaim, newerVersionReason } from '../catalog/codec.ts';
-import { emptySnapshot, type Service, type Snapshot } from '../catalog/snapshot.ts';
+import { newerVersionReason } from '../catalog/codec.ts';
+import { emptySnapshot, type Snapshot } from '../catalog/snapshot.ts';
 import type { Ipv4Range } from '../model/address.ts';
 import { transportOf } from '../model/instance.ts';
 import type { LinkListener } from '../model/link.ts';
-import { defaultBalance, type ServiceRecord, type ServiceSettings } from '../model/service.ts';
+import type { ServiceRecord, ServiceSettings } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
-import type { Guard, Store, Write } from '../store/store.ts';
-import { type ClaimRow, ClaimTables, type ServiceRow } from './claim-tables.ts';
+import type { Store } from '../store/store.ts';
+import { ClaimTables, type ServiceRow } from './claim-tables.ts';
+import { agreed, contradictions, followingInstances, freshRecord, withAbsentSettings } from './service-record.ts';
+import { ServiceWriter } from './service-writer.ts';
 import { chooseVip, isAllowed } from './vip-choice.ts';
 
 const writeId = 'services.write';
@@ -40,18 +42,25 @@ export interface ServiceClaimsOptions {
 
 /**
  * Gives the services that this host has something to do with (an instance, a link, settings) their record and their
- * virtual address in the store. Both are made once, by transactions that hold only if nobody was faster, and are never
- * changed here afterwards. While the store is away a new service has no virtual address yet.
+ * virtual address in the store, by transactions that hold only if nobody was faster. Of a record that is there only what
+ * nobody chose is changed: by the settings of the configuration, else with the instances. An address stays for ever,
+ * unless the service turns to datagrams. While the store is away a new service has no virtual address yet.
  */
 export class ServiceClaims {
   readonly #options: ServiceClaimsOptions;
   readonly #tables: ClaimTables;
+  readonly #writer: ServiceWriter;
   readonly #bell = new Bell();
   readonly #random: () => number;
-  readonly #claimed: CounterCell;
-  readonly #lost: CounterCell;
   /** Services with an instance on this host. */
   readonly #local = new Set<string>();
+  /**
+   * Services that were seen with instances at several ports. Who is left of them does not move the service's port, at
+   * which consumers may have connected to all.
+   */
+  readonly #apart = new Set<string>();
+  /** Services that were set on this host, for which perhaps nobody else cares; as long as they have a record. */
+  readonly #adopted = new Set<string>();
   /** Services to look at. */
   #due = new Set<string>();
   #seen: Snapshot = emptySnapshot;
@@ -60,12 +69,7 @@ export class ServiceClaims {
     this.#options = options;
     this.#random = options.random ?? Math.random;
     this.#tables = new ClaimTables(options.store, options.keys);
-    const { metrics } = options;
-    this.#claimed = metrics.counter(
-      'legate_registrar_claims_total',
-      'Virtual addresses that this host claimed for services.',
-    );
-    this.#lost = metrics.counter('legate_registrar_claim_conflicts_total', 'Claims in which another host was faster.');
+    this.#writer = new ServiceWriter({ ...options, tables: this.#tables, vipsOn: options.vip.on });
   }
 
   /** Runs until aborted. Throws only when the store was closed or something of ours is broken. */
@@ -80,7 +84,10 @@ export class ServiceClaims {
     try {
       await Promise.all([
         this.#tables.follow(until, (services) => {
-          for (const name of services) if (this.#isOurs(name)) this.#due.add(name);
+          for (const name of services) {
+            if (this.#tables.service(name) === undefined) this.#adopted.delete(name);
+            if (this.#isOurs(name)) this.#due.add(name);
+          }
           this.#bell.ring();
         }),
         this.#work(until),
@@ -93,15 +100,29 @@ export class ServiceClaims {
     }
   }
 
+  /** Cares for a service that was set here, too: without an instance anywhere it would have no virtual address. */
+  adopt(name: string): void {
+    this.#adopted.add(name);
+    this.#due.add(name);
+    this.#bell.ring();
+  }
+
   #isOurs(name: string): boolean {
     const { settings, links } = this.#options;
-    return this.#local.has(name) || settings.has(name) || links.some(({ service }) => service === name);
+    return (
+      this.#local.has(name) ||
+      settings.has(name) ||
+      this.#adopted.has(name) ||
+      links.some(({ service }) => service === name)
+    );
   }
 
   #look(snapshot: Snapshot): void {
     for (const { key, after } of snapshot.services.changesSince(this.#seen.services)) {
       if (after?.instances.some(({ hostId }) => hostId === this.#options.hostId)) this.#local.add(key);
       else this.#local.delete(key);
+      if (after === undefined || after.instances.length === 0) this.#apart.delete(key);
+      else if (agreed(after.instances, 'port') === undefined) this.#apart.add(key);
       if (this.#isOurs(key)) this.#due.add(key);
     }
     this.#seen = snapshot;
@@ -140,22 +161,31 @@ export class ServiceClaims {
   async #settle(name: string, signal: AbortSignal): Promise<boolean> {
     const row = this.#tables.service(name);
     if (row?.fault?.startsWith(newerVersionReason)) return true;
-    const record = row?.record ?? this.#fresh(name);
-    if (record === undefined) return true;
-    this.#compareSettings(name, row?.record);
+    const record = row?.record === undefined ? this.#fresh(name, row) : this.#current(row.record);
+    if (record === undefined) {
+      this.#options.conditions.clear(rangeId(name));
+      return true;
+    }
+    this.#compareSettings(record);
     const address = this.#vipFor(record);
-    if (row?.record !== undefined && (address === undefined || this.#holds(row.record, address))) return true;
-    return await this.#write(record, row, address, signal);
+    if (record === row?.record && this.#holds(record, address)) return true;
+    return await this.#writer.write(record, row, address, signal);
   }
 
-  /** A record for a service that has none: as configured, else as it was known, else as its first instance is. */
-  #fresh(name: string): ServiceRecord | undefined {
-    const settings = this.#options.settings.get(name);
-    const known: Service | undefined = this.#options.snapshots.value.services.get(name);
-    const port = settings?.port ?? known?.port;
-    if (port === undefined) return undefined;
-    const protocol = settings?.protocol ?? known?.protocol ?? 'tcp';
-    return { name, port, protocol, balance: settings?.balance ?? known?.balance ?? defaultBalance };
+  #fresh(name: string, row: ServiceRow | undefined): ServiceRecord | undefined {
+    const { settings, snapshots } = this.#options;
+    const service = snapshots.value.services.get(name);
+    return freshRecord(name, settings.get(name) ?? {}, { service, isDamaged: row !== undefined });
+  }
+
+  /** The record with what the configuration says and nobody has chosen yet, and moved where its instances moved. */
+  #current(record: ServiceRecord): ServiceRecord {
+    const { settings, snapshots } = this.#options;
+    const chosen = withAbsentSettings(record, settings.get(record.name) ?? {});
+    const { origin, services } = snapshots.value;
+    // Before the store has told of all instances, those of this host would seem to be all.
+    if (origin !== 'store' || !this.#local.has(record.name) || this.#apart.has(record.name)) return chosen;
+    return followingInstances(chosen, services.get(record.name)?.instances ?? []);
   }
 
   /** The address that the service should have; undefined when it is to have none, or all are taken. */
@@ -190,45 +220,14 @@ export class ServiceClaims {
   }
 
   /** Whether record and claim both say so already. */
-  #holds(record: ServiceRecord, address: string): boolean {
+  #holds(record: ServiceRecord, address: string | undefined): boolean {
+    if (address === undefined) return !this.#writer.isSurplus(record);
     return record.vip === address && this.#tables.claim(address) !== undefined;
-  }
-
-  async #write(
-    record: ServiceRecord,
-    row: ServiceRow | undefined,
-    address: string | undefined,
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    const { store, keys, clock, log } = this.#options;
-    const wanted: ServiceRecord = { ...record, ...(address !== undefined && { vip: address }) };
-    const serviceKey = keys.service(record.name);
-    // Without `meta` the store is new or came back empty: what was stored in it before is to be written back first.
-    const guards: Guard[] = [{ kind: 'exists', key: keys.meta }, unchanged(serviceKey, row)];
-    const writes: Write[] = [{ kind: 'put', key: serviceKey, value: encodeService(wanted) }];
-    if (address !== undefined) {
-      const claim: ClaimRow | undefined = this.#tables.claim(address);
-      guards.push(unchanged(keys.vip(address), claim));
-      const value = encodeVipClaim({ service: record.name, claimedAtMs: clock.nowMs() });
-      writes.push({ kind: 'put', key: keys.vip(address), value });
-    }
-    const result = await store.txn(guards, writes, { signal });
-    if (!result.ok) {
-      this.#lost.value += 1;
-      await this.#tables.readAgain(record.name, address, signal);
-      return false;
-    }
-    this.#tables.written(wanted, address, result.revision, clock.nowMs());
-    if (address !== undefined) {
-      this.#claimed.value += 1;
-      log.info('virtual address claimed', { 'service.name': record.name, 'service.vip': address });
-    }
-    return true;
   }
 
   #checkRange(name: string, address: string): void {
     const { conditions, vip } = this.#options;
-    const id = `services.range.${name}`;
+    const id = rangeId(name);
     if (isAllowed(vip.range, address)) {
       conditions.clear(id);
       return;
@@ -238,28 +237,32 @@ export class ServiceClaims {
       id,
       'warning',
       message,
-      `set vip.range as on the other hosts, or run legate service forget ${name}`,
+      `set vip.range as on the other hosts; for another address stop its instances, then legate service forget ${name}`,
     );
   }
 
   /** The store's settings are the mesh's; a file that says otherwise is told of, not obeyed. */
-  #compareSettings(name: string, record: ServiceRecord | undefined): void {
+  #compareSettings(record: ServiceRecord): void {
+    const { conditions } = this.#options;
+    const { name } = record;
     const settings = this.#options.settings.get(name);
-    const id = `services.settings.${name}`;
     if (settings === undefined) return;
-    const different = (['port', 'protocol', 'balance'] as const)
-      .filter((key) => record !== undefined && settings[key] !== undefined && settings[key] !== record[key])
-      .map(
-        (key) => `services.${name}.${key} is ${settings[key]} in the configuration and ${record?.[key]} in the mesh`,
-      );
-    if (different.length === 0) this.#options.conditions.clear(id);
-    else {
-      const hint = `run legate service set ${name} key=value for the whole mesh, or correct the configuration`;
-      this.#options.conditions.raise(id, 'note', different.join('; '), hint);
+    const id = `services.settings.${name}`;
+    const different = contradictions(record, settings);
+    if (different.length === 0) {
+      conditions.clear(id);
+      return;
     }
+    const message = different.map(
+      (field) =>
+        `services.${name}.${field} is ${settings[field]} in the configuration and ${record[field]} in the mesh`,
+    );
+    const words = different.map((field) => `${field}=${settings[field]}`).join(' ');
+    const hint = `run legate service set ${name} ${words} for the whole mesh, or correct the configuration`;
+    conditions.raise(id, 'note', message.join('; '), hint);
   }
 }
 
-function unchanged(key: string, row: { readonly revision: string } | undefined): Guard {
-  return row === undefined ? { kind: 'absent', key } : { kind: 'revision', key, revision: row.revision };
+function rangeId(name: string): string {
+  return `services.range.${name}`;
 }

@@ -1,0 +1,220 @@
+import { Backoff } from '../base/backoff.ts';
+import type { Clock } from '../base/clock.ts';
+import { LegateError } from '../base/errors.ts';
+import type { Observable } from '../base/feed.ts';
+import type { Log } from '../base/log.ts';
+import { printable, truncate } from '../base/text.ts';
+import {
+  decodeService,
+  decodeVipClaim,
+  encodeService,
+  encodeVipClaim,
+  newerVersionReason,
+  type VipClaim,
+} from '../catalog/codec.ts';
+import type { Service, Snapshot } from '../catalog/snapshot.ts';
+import { transportOf } from '../model/instance.ts';
+import type { LinkListener } from '../model/link.ts';
+import { nameFault } from '../model/names.ts';
+import { type ServiceRecord, type ServiceSettings, serviceFields } from '../model/service.ts';
+import type { Keys } from '../store/keys.ts';
+import type { Entry, Guard, Store, Write } from '../store/store.ts';
+import { freshRecord, withSettings } from './service-record.ts';
+import { unchanged } from './service-writer.ts';
+
+/** Transactions that are tried before somebody else is said to change the service all the time. */
+const maxTries = 6;
+/** How long an order waits until this host's own picture shows what was written. */
+const seenLimitMs = 2000;
+/** Claims that one transaction gives back; a service has one, more only after damage. */
+const maxReleased = 50;
+const namesShown = 3;
+
+export interface ServiceOrdersOptions {
+  readonly store: Store;
+  readonly keys: Keys;
+  readonly snapshots: Observable<Snapshot>;
+  /** The `services:` and `links:` of the configuration, and its host's name for people. */
+  readonly settings: ReadonlyMap<string, ServiceSettings>;
+  readonly links: readonly LinkListener[];
+  readonly hostName: string;
+  readonly vip: { readonly on: boolean };
+  /** Gets the names of services that were set: they are to have a virtual address. */
+  readonly adopt: (name: string) => void;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/**
+ * Changes services for the whole mesh, because somebody ordered it. An order is done when this host shows it. Errors:
+ * E_INVALID, E_NOT_FOUND, E_CONFLICT, E_TIMEOUT when it was written and is not seen yet, and the store's.
+ */
+export class ServiceOrders {
+  readonly #options: ServiceOrdersOptions;
+
+  constructor(options: ServiceOrdersOptions) {
+    this.#options = options;
+  }
+
+  /** Sets what is given; a service that does not exist yet is made. */
+  async set(name: string, settings: ServiceSettings): Promise<Service> {
+    checkName(name);
+    if (serviceFields.every((field) => settings[field] === undefined)) {
+      throw new LegateError('E_INVALID', 'there is nothing to set', { hint: `give ${serviceFields.join(', ')}` });
+    }
+    const record = await this.#persist(name, () => this.#trySet(name, settings));
+    this.#options.adopt(name);
+    const isTaken = (service: Service | undefined): service is Service =>
+      service !== undefined && serviceFields.every((field) => service[field] === record[field]);
+    const needsVip = this.#options.vip.on && transportOf(record.protocol) === 'tcp';
+    // No address may be left, which is a condition of its own.
+    const service = await this.#seen(name, (each) => isTaken(each) && (each.vip !== undefined || !needsVip));
+    if (isTaken(service)) return service;
+    throw notSeen(name);
+  }
+
+  /** Removes a service that nobody has anything to do with; the virtual addresses that it gives back. */
+  async forget(name: string): Promise<readonly string[]> {
+    checkName(name);
+    const addresses = await this.#persist(name, () => this.#tryForget(name));
+    if ((await this.#seen(name, (service) => service === undefined)) === undefined) return addresses;
+    throw notSeen(name);
+  }
+
+  async #trySet(name: string, settings: ServiceSettings): Promise<ServiceRecord | undefined> {
+    const { store, keys, snapshots, log } = this.#options;
+    const entry = await store.get(keys.service(name));
+    const before = readRecord(name, entry);
+    const record =
+      before === undefined
+        ? freshRecord(name, settings, { service: snapshots.value.services.get(name), isDamaged: entry !== undefined })
+        : withSettings(before, settings);
+    if (record === undefined) {
+      throw new LegateError('E_INVALID', `there is no service ${name} yet, so it needs a port`, {
+        hint: `legate service set ${name} port=NUMBER`,
+      });
+    }
+    if (record === before) return record;
+    const { ok } = await store.txn(
+      [{ kind: 'exists', key: keys.meta }, unchanged(keys.service(name), entry)],
+      [{ kind: 'put', key: keys.service(name), value: encodeService(record) }],
+    );
+    if (!ok) return undefined;
+    const { port, protocol, balance } = record;
+    const fields = { 'service.port': port, 'service.protocol': protocol, 'service.balance': balance };
+    log.info('service set', { 'service.name': name, ...fields });
+    return record;
+  }
+
+  async #tryForget(name: string): Promise<readonly string[] | undefined> {
+    const { store, keys, clock, log } = this.#options;
+    this.#checkUnused(name);
+    const entry = await store.get(keys.service(name));
+    readRecord(name, entry);
+    const held = (await this.#claimsOf(name)).slice(0, maxReleased);
+    if (entry === undefined && held.length === 0) {
+      throw new LegateError('E_NOT_FOUND', `there is no service ${name}`, { hint: 'legate services lists them' });
+    }
+    const guards: Guard[] = [unchanged(keys.service(name), entry)];
+    const writes: Write[] = entry === undefined ? [] : [{ kind: 'delete', key: keys.service(name) }];
+    for (const { claim, entry: claimed } of held) {
+      guards.push(unchanged(claimed.key, claimed));
+      const value = encodeVipClaim({ ...claim, releasedAtMs: clock.nowMs() });
+      writes.push({ kind: 'put', key: claimed.key, value });
+    }
+    if (!(await store.txn(guards, writes)).ok) return undefined;
+    const addresses = held.map(({ entry: { key } }) => key.slice(keys.vips.length));
+    const freed = addresses.length > 0 && { 'service.vip': addresses.join(' ') };
+    log.info('service forgotten', { 'service.name': name, ...freed });
+    return addresses;
+  }
+
+  /** Throws when the service has instances anywhere, or this host's configuration would bring it back. */
+  #checkUnused(name: string): void {
+    const { snapshots, settings, links, hostName } = this.#options;
+    const { origin, services } = snapshots.value;
+    if (origin !== 'store') {
+      throw new LegateError('E_STORE_AWAY', 'the store has not yet told which instances there are', {
+        hint: 'try again in a moment; legate status says how the store is',
+      });
+    }
+    const instances = services.get(name)?.instances ?? [];
+    if (instances.length > 0) {
+      const shown = instances.slice(0, namesShown).map(({ id, status }) => `${id} (${status})`);
+      const more = instances.length > namesShown ? ` and ${instances.length - namesShown} more` : '';
+      throw new LegateError('E_CONFLICT', `${name} has instances: ${printable(shown.join(', '))}${more}`, {
+        hint: 'stop the containers, or take the instances back with legate deregister, before it is forgotten',
+      });
+    }
+    const places = [
+      ...(settings.has(name) ? [`services.${name}`] : []),
+      ...links.flatMap(({ service }, index) => (service === name ? [`links[${index}]`] : [])),
+    ];
+    if (places.length === 0) return;
+    throw new LegateError('E_CONFLICT', `the configuration of ${hostName} names ${name}: ${places.join(', ')}`, {
+      hint: 'remove it there and start the sidecar again, or the service would come back',
+    });
+  }
+
+  async #claimsOf(name: string): Promise<{ readonly claim: VipClaim; readonly entry: Entry }[]> {
+    const { store, keys } = this.#options;
+    const { entries } = await store.range(keys.vips);
+    return entries.flatMap((entry) => {
+      const decoded = decodeVipClaim(entry.value);
+      if (!decoded.ok || decoded.value.service !== name || decoded.value.releasedAtMs !== undefined) return [];
+      return [{ claim: decoded.value, entry }];
+    });
+  }
+
+  /** Tries until nobody was faster. */
+  async #persist<T>(name: string, attempt: () => Promise<T | undefined>): Promise<T> {
+    const backoff = new Backoff(10, 200);
+    for (let tries = 0; tries < maxTries; tries += 1) {
+      const result = await attempt();
+      if (result !== undefined) return result;
+      await this.#options.clock.sleep(backoff.nextMs());
+    }
+    throw new LegateError('E_CONFLICT', `${name} was changed by others at every one of ${maxTries} tries`, {
+      hint: 'try again; legate services shows what others have set',
+    });
+  }
+
+  /** The service as this host shows it once `isDone`, or as it is when the time is over. */
+  async #seen(name: string, isDone: (service: Service | undefined) => boolean): Promise<Service | undefined> {
+    const { snapshots, clock } = this.#options;
+    const done = new AbortController();
+    const look = (): void => {
+      if (isDone(snapshots.value.services.get(name))) done.abort();
+    };
+    const unsubscribe = snapshots.subscribe(look);
+    look();
+    await clock.sleep(seenLimitMs, done.signal).catch(() => undefined);
+    unsubscribe();
+    return snapshots.value.services.get(name);
+  }
+}
+
+function checkName(name: string): void {
+  const fault = nameFault(name);
+  if (fault === undefined) return;
+  const shown = JSON.stringify(printable(truncate(name, 80)));
+  throw new LegateError('E_INVALID', `the service's name ${shown} ${fault}`, {
+    hint: 'legate services lists the names that there are',
+  });
+}
+
+/** The stored record; undefined when there is none, or none that can be read. */
+function readRecord(name: string, entry: Entry | undefined): ServiceRecord | undefined {
+  const decoded = entry && decodeService(entry.value, name);
+  if (decoded === undefined || decoded.ok) return decoded?.value;
+  if (!decoded.reason.startsWith(newerVersionReason)) return undefined;
+  throw new LegateError('E_CONFLICT', `the record of ${name} cannot be changed here: ${decoded.reason}`, {
+    hint: 'run the command on a host that has the newer version of Legate',
+  });
+}
+
+function notSeen(name: string): LegateError {
+  return new LegateError('E_TIMEOUT', `${name} is written, but this host does not show it after ${seenLimitMs} ms`, {
+    hint: 'legate services shows when it has; legate status says how the store is',
+  });
+}

@@ -1,0 +1,68 @@
+import type { Service } from '../catalog/snapshot.ts';
+import type { Instance } from '../model/instance.ts';
+import {
+  defaultBalance,
+  type ServiceField,
+  type ServiceRecord,
+  type ServiceSettings,
+  serviceFields,
+} from '../model/service.ts';
+
+/** How a service's stored record comes to be and changes. Pure: an unchanged record is the same object. */
+
+/**
+ * The record of a service that has none: as set, else as its first instance is. One that cannot be read (`isDamaged`) is
+ * made anew from what was known of it; one that is gone was perhaps forgotten a moment ago, and does not come back
+ * without a reason. Undefined without a port.
+ */
+export function freshRecord(
+  name: string,
+  settings: ServiceSettings,
+  { service, isDamaged }: { readonly service: Service | undefined; readonly isDamaged: boolean },
+): ServiceRecord | undefined {
+  const known = isDamaged || (service !== undefined && service.instances.length > 0) ? service : undefined;
+  const port = settings.port ?? known?.port;
+  if (port === undefined) return undefined;
+  const protocol = settings.protocol ?? known?.protocol ?? 'tcp';
+  const balance = settings.balance ?? known?.balance ?? defaultBalance;
+  const derived = serviceFields.filter((field) => settings[field] === undefined);
+  return { name, port, protocol, balance, ...(derived.length > 0 && { derived }) };
+}
+
+/** The record with these settings as chosen ones. */
+export function withSettings(record: ServiceRecord, settings: ServiceSettings): ServiceRecord {
+  const given = serviceFields.filter((field) => settings[field] !== undefined);
+  if (given.every((field) => settings[field] === record[field] && !isDerived(record, field))) return record;
+  const { derived: before = [], ...rest } = record;
+  const derived = before.filter((field) => !given.includes(field));
+  return { ...rest, ...settings, ...(derived.length > 0 && { derived }) };
+}
+
+/** The record with those of the settings that nobody has chosen yet. */
+export function withAbsentSettings(record: ServiceRecord, settings: ServiceSettings): ServiceRecord {
+  const absent = Object.entries(settings).filter(([field]) => isDerived(record, field as ServiceField));
+  return absent.length === 0 ? record : withSettings(record, Object.fromEntries(absent));
+}
+
+/** The record with the port and the protocol, where nobody chose them, that all instances have by now. */
+export function followingInstances(record: ServiceRecord, instances: readonly Instance[]): ServiceRecord {
+  const port = isDerived(record, 'port') ? agreed(instances, 'port') : undefined;
+  const protocol = isDerived(record, 'protocol') ? agreed(instances, 'protocol') : undefined;
+  const next = { ...record, port: port ?? record.port, protocol: protocol ?? record.protocol };
+  return next.port === record.port && next.protocol === record.protocol ? record : next;
+}
+
+/** The settings that somebody else has chosen otherwise. */
+export function contradictions(record: ServiceRecord, settings: ServiceSettings): ServiceField[] {
+  return serviceFields.filter((field) => settings[field] !== undefined && settings[field] !== record[field]);
+}
+
+/** What all instances have; undefined when they differ, or there is none. */
+export function agreed<K extends 'port' | 'protocol'>(instances: readonly Instance[], key: K): Instance[K] | undefined {
+  const value = instances[0]?.[key];
+  return instances.every((instance) => instance[key] === value) ? value : undefined;
+}
+
+function isDerived(record: ServiceRecord, field: ServiceField): boolean {
+  return record.derived?.includes(field) ?? false;
+}
