@@ -97,7 +97,10 @@ export class EngineHttp {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#pool?.then((pool) => pool.destroy()), ...[...this.#streams].map((client) => client.destroy())]);
+    await Promise.all([
+      this.#pool?.then((pool) => pool.destroy()),
+      ...[...this.#streams].map((client) => client.destroy()),
+    ]);
   }
 
   #openPool(): Promise<Pool> {

@@ -66,12 +66,7 @@ async function measure(withVips: boolean, t: Teardown, say: Say): Promise<Figure
 }
 
 /** Milliseconds from the start of the process to its first right answer, once a round. */
-async function starts(
-  agent: Agent,
-  dns: Endpoint,
-  fresh: boolean,
-  tell: (ms: number) => void,
-): Promise<number[]> {
+async function starts(agent: Agent, dns: Endpoint, fresh: boolean, tell: (ms: number) => void): Promise<number[]> {
   const results: number[] = [];
   for (let round = 0; round < rounds; round += 1) {
     if (fresh) rmSync(join(agent.folder, 'data'), { recursive: true, force: true });
