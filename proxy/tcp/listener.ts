@@ -2,7 +2,7 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { Backoff } from '../../src/base/backoff.ts';
 import type { Clock } from '../../src/base/clock.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
-import { keepAliveMs, writeHighWaterMark } from './relay-bounds.ts';
+import { writeHighWaterMark } from './relay-bounds.ts';
 
 export interface TcpListenerOptions {
   /** Port 0 takes any free port, and keeps it. */
@@ -90,10 +90,7 @@ export class TcpListener {
 
   #createServer(): Server {
     const halves = { allowHalfOpen: true, pauseOnConnect: true, highWaterMark: writeHighWaterMark };
-    return createServer(
-      { ...halves, noDelay: true, keepAlive: true, keepAliveInitialDelay: keepAliveMs },
-      this.#options.onConnection,
-    );
+    return createServer({ ...halves, noDelay: true }, this.#options.onConnection);
   }
 
   /** For messages: what it tries to listen on. */

@@ -11,6 +11,11 @@ export const roundAgainMs = [50, 100, 150] as const;
 export const lingerMs = 2000;
 /** Idle time until the kernel probes whether the other end still exists. */
 export const keepAliveMs = 30_000;
+/**
+ * How often connections are asked to begin with that. It takes four system calls a socket, which short connections need
+ * not pay; the kernel counts idle time from the last byte, so nothing is lost by asking late.
+ */
+export const keepAliveSweepMs = 10_000;
 /** Bytes at which a write counts as waiting: any that the kernel did not take at once. */
 export const writeHighWaterMark = 1;
 

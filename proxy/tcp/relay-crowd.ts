@@ -7,6 +7,7 @@ import type { Link } from '../link.ts';
 import { AcceptGate } from './accept-gate.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
+import { keepAliveSweepMs } from './relay-bounds.ts';
 
 export interface RelayCrowdOptions {
   readonly clock: Clock;
@@ -32,6 +33,7 @@ export class RelayCrowd {
   readonly #environment;
   #atLimit = false;
   #cancelQuiet: (() => void) | undefined;
+  #sweeping = false;
 
   constructor(options: RelayCrowdOptions) {
     this.#options = options;
@@ -58,6 +60,7 @@ export class RelayCrowd {
     target.active += 1;
     const connection = new RelayConnection(client, link, this.#environment);
     this.#connections.set(connection, link);
+    if (!this.#sweeping) this.#sweepLater();
     this.#gate.accepted(() => connection.start());
   }
 
@@ -114,6 +117,15 @@ export class RelayCrowd {
     this.#cancelQuiet = clock.after(RelayCrowd.descriptorsQuietMs, () =>
       conditions.clear(RelayCrowd.descriptorsCondition),
     );
+  }
+
+  #sweepLater(): void {
+    this.#sweeping = true;
+    this.#options.clock.after(keepAliveSweepMs, () => {
+      this.#sweeping = false;
+      for (const connection of this.#connections.keys()) connection.keepAlive();
+      if (this.#connections.size > 0) this.#sweepLater();
+    });
   }
 
   #refuse(client: Socket, link: Link): void {

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { ManualClock } from '../../src/base/clock.ts';
@@ -107,6 +107,24 @@ t.test('each direction ends by itself', async (t) => {
     t.equal((await heard)?.data.toString(), 'said after the end');
     await quiet(bed);
   });
+});
+
+t.test('the kernel watches the ends of connections that last', { skip: process.platform !== 'linux' }, async (t) => {
+  const clock = new ManualClock();
+  const { port } = await startBackend(t, (socket) => socket.pipe(socket));
+  const bed = await startBed(t, { clock, services: [serviceOf([instanceOf({ name: 'a', port })])] });
+  const client = dial(t, bed.port);
+  client.write('x');
+  await once(client, 'data');
+  // proc_net_tcp(5): local address, remote address, state (01 is established), queues, timer (02 is keep-alive).
+  const hex = (value: number): string => value.toString(16).toUpperCase().padStart(4, '0');
+  const watched = (): number =>
+    readFileSync('/proc/net/tcp', 'utf8').match(
+      new RegExp(`: \\w+:(${hex(bed.port)} \\w+:\\w+|\\w+ \\w+:${hex(port)}) 01 \\w+:\\w+ 02:`, 'g'),
+    )?.length ?? 0;
+  t.equal(watched(), 0, 'short ones are spared the calls');
+  await clock.advance(10_000);
+  await waitFor('both sockets', () => watched() === 2);
 });
 
 t.test('a reset stays a reset', async (t) => {

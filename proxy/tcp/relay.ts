@@ -54,6 +54,7 @@ export class RelayConnection {
   /** A direction has ended, and its end is passed on when what was written before it has left. */
   #endClient = false;
   #endUpstream = false;
+  #keptAlive = false;
   #buffer: Buffer | undefined;
 
   constructor(client: Socket, route: Route, environment: RelayEnvironment) {
@@ -75,6 +76,14 @@ export class RelayConnection {
   /** The id of the instance that it goes to now. */
   get backendId(): string | undefined {
     return this.#backend?.id;
+  }
+
+  /** Lets the kernel look now and then whether both ends still exist. */
+  keepAlive(): void {
+    if (this.#keptAlive || !this.#open) return;
+    this.#keptAlive = true;
+    this.#client.setKeepAlive(true, keepAliveMs);
+    this.#upstream?.setKeepAlive(true, keepAliveMs);
   }
 
   /** Resets both sides. */
@@ -114,8 +123,6 @@ export class RelayConnection {
       port: backend.endpoint.port,
       allowHalfOpen: true,
       noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: keepAliveMs,
       highWaterMark: writeHighWaterMark,
       onread: {
         buffer: (): Buffer => {
@@ -155,6 +162,7 @@ export class RelayConnection {
     this.#upstream = undefined;
     this.#backend = undefined;
     this.#open = false;
+    this.#keptAlive = false;
     upstream.destroy();
     this.#route.ended(backend);
     const again = this.#againMs();
