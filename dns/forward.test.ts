@@ -1,6 +1,7 @@
-import { createSocket } from 'node:dgram';
+import { createSocket, type Socket } from 'node:dgram';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import dnsPacket from 'dns-packet';
 import t, { type Test } from 'tap';
@@ -34,8 +35,6 @@ async function upstream(t: Test, behave: Behaviour): Promise<Fake> {
     const answer = behave(packet, 'udp');
     if (answer !== undefined) udp.send(answer, peer.port, peer.address);
   });
-  await new Promise<void>((resolve) => udp.bind(0, '127.0.0.1', resolve));
-  const endpoint = { address: '127.0.0.1', port: udp.address().port };
   const tcp = createServer((socket) => {
     socket.on('error', () => undefined);
     socket.on('data', (chunk) => {
@@ -47,12 +46,31 @@ async function upstream(t: Test, behave: Behaviour): Promise<Fake> {
       socket.write(answer);
     });
   });
-  await new Promise<void>((resolve) => tcp.listen(endpoint.port, endpoint.address, resolve));
+  const endpoint = { address: '127.0.0.1', port: await samePort(tcp, udp) };
   t.teardown(() => {
     udp.close();
     tcp.close();
   });
   return { endpoint, questions };
+}
+
+/** Listens on one port that is free for both; one that is free for TCP may be taken for UDP. */
+async function samePort(tcp: Server, udp: Socket): Promise<number> {
+  for (let attempt = 0; attempt < 50; attempt += 1) {
+    tcp.listen(0, '127.0.0.1');
+    await once(tcp, 'listening');
+    const address = tcp.address();
+    const port = typeof address === 'object' && address !== null ? address.port : 0;
+    udp.bind(port, '127.0.0.1');
+    const taken = await once(udp, 'listening').then(
+      () => false,
+      () => true,
+    );
+    if (!taken) return port;
+    tcp.close();
+    await once(tcp, 'close');
+  }
+  throw new Error('no port is free for both TCP and UDP');
 }
 
 /** An answer to the query with so many addresses. */

@@ -24,6 +24,12 @@ export function temporaryFolder(t: Teardown, name = 'legate-test-'): string {
   return folder;
 }
 
+/**
+ * In front of every command: the test runner has its own module loaded into every Node process that is started, by
+ * NODE_OPTIONS. That is for test files, not for what they start.
+ */
+const plain = ['env', '-u', 'NODE_OPTIONS'] as const;
+
 export interface Ran {
   readonly status: number;
   readonly stdout: string;
@@ -37,9 +43,10 @@ export function run(
   options: { timeoutMs?: number; input?: string; env?: NodeJS.ProcessEnv } = {},
 ): Promise<Ran> {
   return new Promise((resolve) => {
+    const [first, ...words] = [...plain, command, ...args];
     const child = execFile(
-      command,
-      [...args],
+      first,
+      words,
       {
         timeout: options.timeoutMs ?? 60_000,
         maxBuffer: 64 * 1024 * 1024,
@@ -107,8 +114,8 @@ export class Agent {
   /** Starts it and waits until it is ready (or, with `ready: false`, only starts it). */
   async start(options: { ready?: boolean; env?: NodeJS.ProcessEnv; prefix?: readonly string[] } = {}): Promise<this> {
     if (this.running) throw new Error('the sidecar runs already');
-    const [command = process.execPath, ...prefix] = [...(options.prefix ?? []), process.execPath];
-    const child = spawn(command, [...prefix, legateMain, 'agent', '-c', this.configFile], {
+    const [command, ...words] = [...plain, ...(options.prefix ?? []), process.execPath, legateMain, 'agent'];
+    const child = spawn(command, [...words, '-c', this.configFile], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...options.env },
     });
