@@ -82,7 +82,10 @@ export class Agent {
     this.configFile = join(this.folder, 'legate.yaml');
     this.configure(config);
     t.teardown(async () => {
-      await this.kill('SIGKILL');
+      // In order, so that it takes its table and route back; one that does not end by itself is ended.
+      const last = setTimeout(() => this.#child?.kill('SIGKILL'), 15_000);
+      await this.kill('SIGTERM');
+      clearTimeout(last);
       if (process.env.LEGATE_TEST_LOG !== undefined) process.stderr.write(`${this.log.join('\n')}\n`);
     });
   }
