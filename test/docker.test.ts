@@ -112,9 +112,12 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
       [other, 'other'],
       [same, 'same'],
     ] as const) {
-      const asked = open(found.vip ?? '', port);
-      await asked.closed;
-      t.equal(asked.text().trim(), name, `two services on port ${port} side by side`);
+      // The catalog knows of it a moment before the kernel does.
+      await waitFor(`${name} to answer on port ${port}, beside the other`, async () => {
+        const asked = open(found.vip ?? '', port);
+        await asked.closed;
+        return asked.text().trim() === name;
+      });
       t.equal(await docker.runOnce(withNames, 'ask-musl', named(name), String(port)), name);
     }
     t.match(other.instances, [{ reach: 'mesh', published: { port } }]);

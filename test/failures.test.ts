@@ -144,9 +144,10 @@ t.test('a full disk below the data directory', { skip: unless('root', 'netns'), 
     timeoutMs: 20_000,
   });
   await kept('after a start on the full disk');
-  t.same(
-    (await statusOf(agent)).todo.filter((each) => /space/.test(each.message)),
-    [],
+  await waitFor(
+    'nothing of it to be left in status',
+    async () => !(await statusOf(agent)).todo.some((each) => /space/.test(each.message)),
+    { timeoutMs: 30_000 },
   );
   t.notMatch(agent.log.join('\n'), /unhandled|TypeError| {4}at /, 'no stack in the log');
   t.equal(await agent.kill(), 0);
@@ -208,7 +209,6 @@ t.test('descriptors run out', { skip: unless('nft', 'command:prlimit'), timeout:
   const cpu = cpuMsOf(agent.pid) - cpuBefore;
   t.ok(cpu < 1000, `no busy loop: ${cpu} ms of CPU time in 2 s`);
   t.ok(agent.running);
-  t.ok(full(), 'for all that time');
   t.ok(agent.log.length < 400, `the log is no flood: ${agent.log.length} lines`);
   for (const socket of held) socket.destroy();
   await waitFor('the descriptors to return', () => descriptorsOf(agent.pid) <= before + 6);
