@@ -77,6 +77,10 @@ export async function startSidecar(
     const keys = keysOf(config.mesh);
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
+    // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
+    const opening = openVirtualAddresses({ ...common, config: config.vip });
+    closers.push(async () => (await opening).close());
+
     // The catalog begins with what the last run knew.
     const catalog = new Catalog({ ...common, keys, self });
     const meshId = dataDir.identity.meshId;
@@ -108,8 +112,6 @@ export async function startSidecar(
       onChange: (change) => own.fromDocker(change),
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
-    const opening = openVirtualAddresses({ ...common, config: config.vip });
-    closers.push(async () => (await opening).close());
     own.fromFile(config.instances);
     const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));

@@ -217,8 +217,11 @@ export class KernelVipTable implements VipTable {
     this.#dirty.clear();
     try {
       await this.#session.load(buildScript(this.#name, this.#range, content));
-      await runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']);
-      this.#shape = parseListing(await this.#session.list(this.#name, true)).shape;
+      const [listing] = await Promise.all([
+        this.#session.list(this.#name, true),
+        runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']),
+      ]);
+      this.#shape = parseListing(listing).shape;
     } catch (error) {
       this.#state.set({ state: 'off', reason: describeError(error) });
       throw error;

@@ -3,12 +3,6 @@ import { Command, CommanderError } from 'commander';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable } from '../../src/base/text.ts';
 import { addAgentCommand } from './commands/agent.ts';
-import { addConfigCommands } from './commands/config.ts';
-import { addDrainCommands } from './commands/drain.ts';
-import { addKvCommands } from './commands/kv.ts';
-import { addRegisterCommands } from './commands/register.ts';
-import { addServiceCommands } from './commands/service.ts';
-import { addShowCommands } from './commands/show.ts';
 import { exitStatus, showFailure } from './failure.ts';
 import { examples, type GlobalOptions, type Register, type Session } from './session.ts';
 import { safeJson } from './words.ts';
@@ -23,7 +17,7 @@ const laterCommands = ['init', 'join', 'token', 'store', 'intent', 'host', 'why'
 export async function runCommandLine(args: readonly string[], session: Session): Promise<number> {
   const { terminal } = session;
   let status: number = exitStatus.done;
-  const program = createProgram(session, (result) => {
+  const program = await createProgram(args, session, (result) => {
     status = result;
   });
   try {
@@ -43,7 +37,11 @@ export async function runCommandLine(args: readonly string[], session: Session):
   }
 }
 
-function createProgram(session: Session, onResult: (status: number) => void): Command {
+async function createProgram(
+  args: readonly string[],
+  session: Session,
+  onResult: (status: number) => void,
+): Promise<Command> {
   const { terminal } = session;
   const program = new Command('legate')
     .description('names, links and failover for containers on plain Docker hosts')
@@ -76,12 +74,7 @@ function createProgram(session: Session, onResult: (status: number) => void): Co
   };
   const tools = { program, session, register };
   addAgentCommand(tools);
-  addShowCommands(tools);
-  addRegisterCommands(tools);
-  addServiceCommands(tools);
-  addDrainCommands(tools);
-  addKvCommands(tools);
-  addConfigCommands(tools);
+  if (args[0] !== 'agent') (await import('./commands/others.ts')).addOtherCommands(tools);
   for (const name of laterCommands) addLater(program, name);
   return program;
 }

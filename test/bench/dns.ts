@@ -88,7 +88,8 @@ async function startOurs(): Promise<Peer> {
   return { name: 'legate', port: Number(port), child };
 }
 
-async function startDnsmasq(): Promise<Peer> {
+/** A port that is free over UDP may be taken over TCP, or be taken meanwhile: dnsmasq then ends, and tries another one. */
+async function startDnsmasq(triesLeft = 2): Promise<Peer> {
   const port = await freePort();
   const records = ['db.mesh.internal,240.77.0.5', 'db-1.mesh.internal,172.17.0.2', 'db-2.mesh.internal,172.17.0.3'];
   const child = spawn(
@@ -102,8 +103,16 @@ async function startDnsmasq(): Promise<Peer> {
     { stdio: 'ignore' },
   );
   const peer = { name: 'dnsmasq', port, child };
-  await waitFor('dnsmasq', () => answersRight(peer, questions[0]).then(() => true));
-  return peer;
+  try {
+    const ended = (): boolean => child.exitCode !== null || child.signalCode !== null;
+    await waitFor('dnsmasq', () => ended() || answersRight(peer, questions[0]).then(() => true));
+    if (!ended()) return peer;
+  } catch (error) {
+    child.kill('SIGKILL');
+    throw error;
+  }
+  if (triesLeft === 0) throw new Error(`dnsmasq ended with ${child.exitCode ?? child.signalCode}`);
+  return startDnsmasq(triesLeft - 1);
 }
 
 /** A server that answers quickly and wrongly would win. */

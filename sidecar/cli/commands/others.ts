@@ -1,0 +1,17 @@
+import type { CommandTools } from '../session.ts';
+import { addConfigCommands } from './config.ts';
+import { addDrainCommands } from './drain.ts';
+import { addKvCommands } from './kv.ts';
+import { addRegisterCommands } from './register.ts';
+import { addServiceCommands } from './service.ts';
+import { addShowCommands } from './show.ts';
+
+/** All commands but `agent`, which is to come up quickly and comes without them and their views. */
+export function addOtherCommands(tools: CommandTools): void {
+  addShowCommands(tools);
+  addRegisterCommands(tools);
+  addServiceCommands(tools);
+  addDrainCommands(tools);
+  addKvCommands(tools);
+  addConfigCommands(tools);
+}
