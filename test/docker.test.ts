@@ -35,6 +35,14 @@ async function usable(agent: Agent, name: string, count: number): Promise<Servic
   });
 }
 
+/** As `usable`, with the virtual address, which is claimed a moment later. */
+async function linked(agent: Agent, name: string, count: number): Promise<ServiceDocument & { readonly vip: string }> {
+  return waitFor(`a virtual address of ${name}`, async () => {
+    const { vip, ...found } = await usable(agent, name, count);
+    return vip === null ? undefined : { ...found, vip };
+  });
+}
+
 /** Names of the tests' own: other tests run containers on the same engine at the same time. */
 const named = (name: string): string => `${name}-${process.pid}`;
 const dbName = named('db');
@@ -73,7 +81,7 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
   t.equal(status.vip.state, 'on', status.vip.reason ?? '');
   await docker.start('db-1', db(), sayOn(5432, 'db-1'));
   await docker.start('db-2', db(), sayOn(5432, 'db-2'));
-  const { vip } = await usable(agent, 'db', 2);
+  const { vip } = await linked(agent, 'db', 2);
   t.ok(vip?.startsWith('240.88.'));
   const net = await docker.network('shop');
 
@@ -105,8 +113,8 @@ t.test('containers on real bridges', { skip, timeout: 240_000 }, async (t) => {
     const port = 25_432;
     await docker.start('other', ['-p', `${port}:${port}`, ...labels('other', port)], sayOn(port, 'other'));
     await docker.start('same', labels('same', port), sayOn(port, 'same'));
-    const other = await usable(agent, 'other', 1);
-    const same = await usable(agent, 'same', 1);
+    const other = await linked(agent, 'other', 1);
+    const same = await linked(agent, 'same', 1);
     t.not(other.vip, same.vip);
     for (const [found, name] of [
       [other, 'other'],
@@ -255,7 +263,7 @@ t.test('stopping and killing containers under traffic', { skip, timeout: 240_000
   const agent = await sidecar(t, {
     vip: { mode: 'auto', range: '240.90.0.0/16', local_range: '240.91.0.0/16' },
   }).start();
-  const vipOf = async (): Promise<string> => (await service(agent, 'db')).vip ?? '';
+  const vipOf = async (): Promise<string> => (await linked(agent, 'db', 2)).vip;
 
   await t.test('docker kill under 64 busy connections: nothing new fails', async (t) => {
     await docker.start('k1', db(), sayOn(5432, '-'));
