@@ -1,6 +1,6 @@
 export type { LinkDocument } from '../../proxy/link-document.ts';
 
-import type { Instance, Protocol, Refusal } from '../../src/model/instance.ts';
+import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
 import type { Balance } from '../../src/model/service.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
@@ -12,6 +12,40 @@ export interface ErrorDocument {
 export interface InstanceDocument extends Instance {
   /** Since when it has this status, where that is known. */
   readonly since?: string;
+  /** Each check's own word; only of instances of the host that answers. */
+  readonly checks?: readonly CheckDocument[];
+  /** The last changes of its status in this run of the sidecar, at most ten, newest first; only as `checks`. */
+  readonly history?: readonly HealthChangeDocument[];
+}
+
+export interface CheckDocument {
+  readonly kind: string;
+  /** What is asked: `GET http://172.17.0.2:80/health`, `exec pg_isready`. */
+  readonly target: string;
+  readonly status: Status;
+  readonly output: string;
+  readonly since: string;
+}
+
+export interface HealthChangeDocument {
+  readonly at: string;
+  readonly status: Status;
+  readonly output: string;
+}
+
+/** A link that a container of this host declares with `legate.links`. */
+export interface DeclaredLinkDocument {
+  /** The container's name. */
+  readonly container: string;
+  /** Who it is when it calls; null: anonymous. */
+  readonly consumer: string | null;
+  readonly alias: string;
+  readonly service: string;
+  /** What the alias leads to: `240.77.118.4:6379`; null while there is nothing to dial. */
+  readonly address: string | null;
+  /** `waiting`: there is no such service yet. `refusing`: nothing usable is behind it. `down`: `problem` says why. */
+  readonly state: 'open' | 'refusing' | 'waiting' | 'down';
+  readonly problem: string | null;
 }
 
 export interface HostDocument {

@@ -8,6 +8,7 @@ import { signalNumber, sigterm } from './signals.ts';
 
 /** Keys and values of `legate.*` and `SERVICE_*` that one container may have, in UTF-16 units. */
 export const maxLabelUnits = 64 * 1024;
+const macPattern = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/;
 const maxPorts = 1024;
 const maxNetworks = 64;
 const maxOutputLength = 500;
@@ -39,6 +40,8 @@ export interface Attachment {
   readonly networkId: string;
   readonly ipv4: string | undefined;
   readonly ipv6: string | undefined;
+  /** Lower case, with colons; undefined when the engine names none. */
+  readonly mac: string | undefined;
   /** Where its IPv4 default route leads; undefined when the engine gives it none. */
   readonly gateway: string | undefined;
 }
@@ -54,6 +57,8 @@ export interface Container {
   readonly imageId: string;
   readonly running: boolean;
   readonly paused: boolean;
+  /** Of its first process, as the engine sees it; 0 when it does not run. */
+  readonly pid: number;
   /** RFC 3339 in nanoseconds, as Docker writes it. */
   readonly startedAt: string;
   /** What its own HEALTHCHECK says; undefined when it has none. */
@@ -96,6 +101,7 @@ export function parseContainer(document: unknown): Container | undefined {
     imageId: truncate(rawText(rawField(raw, 'Image')), 128),
     running: isTrue('Running') && !isTrue('Restarting') && !isTrue('Dead'),
     paused: isTrue('Paused'),
+    pid: pidOf(rawField(state, 'Pid')),
     startedAt: printable(truncate(rawText(rawField(state, 'StartedAt')), 64)),
     health: parseHealth(rawField(state, 'Health')),
     declarations: parseDeclarations(config),
@@ -167,16 +173,22 @@ function parseAttachments(value: unknown): readonly Attachment[] {
     const ipv4 = rawText(rawField(raw, 'IPAddress'));
     const ipv6 = rawText(rawField(raw, 'GlobalIPv6Address'));
     const gateway = rawText(rawField(raw, 'Gateway'));
+    const mac = rawText(rawField(raw, 'MacAddress')).toLowerCase();
     attachments.push({
       network,
       networkId: truncate(rawText(rawField(raw, 'NetworkID')), 64),
       ipv4: isIPv4(ipv4) ? ipv4 : undefined,
+      mac: macPattern.test(mac) ? mac : undefined,
       ipv6: isIPv6(ipv6) && !ipv6.includes('%') ? ipv6 : undefined,
       gateway: isIPv4(gateway) ? gateway : undefined,
     });
     if (attachments.length >= maxNetworks) break;
   }
   return attachments.sort((a, b) => (a.network < b.network ? -1 : 1));
+}
+
+function pidOf(value: unknown): number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 ? value : 0;
 }
 
 function stopTimeoutMs(value: unknown): number {

@@ -211,6 +211,7 @@ t.test('a complete instance', async (t) => {
       draining: false,
       source: 'docker:room-published',
       incarnation: `${subject.startedAt} ${subject.id.slice(0, 12)}`,
+      container: subject.id,
       checks: [],
     },
   ]);

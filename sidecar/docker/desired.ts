@@ -1,5 +1,6 @@
 import { type Endpoint, isLoopback } from '../../src/model/address.ts';
 import { type DesiredInstance, type Protocol, type Refusal, transportOf } from '../../src/model/instance.ts';
+import type { DeclaredLink } from '../../src/model/link.ts';
 import {
   type Container,
   type ContainerPort,
@@ -12,7 +13,7 @@ import { Findings } from './findings.ts';
 import { health } from './health.ts';
 import { type OwnDeclarations, ownDeclarations } from './identity.ts';
 import { labelFault, quoted } from './label-values.ts';
-import { type LegateLabels, type LinkWish, type Offer, parseLegateLabels, withoutService } from './labels.ts';
+import { type LegateLabels, type Offer, parseLegateLabels, withoutService } from './labels.ts';
 import { type Place, placeOf, type Surroundings, sharedNetworkOf } from './place.ts';
 import { namesService, registratorOffers, serviceKeys, speaksOfService } from './registrator.ts';
 
@@ -30,7 +31,7 @@ export interface DesiredContext extends Surroundings {
 export interface Consumer {
   /** Undefined: anonymous. */
   readonly name: string | undefined;
-  readonly links: readonly LinkWish[];
+  readonly links: readonly DeclaredLink[];
 }
 
 export interface Desired {
@@ -198,6 +199,7 @@ function instanceOf(offer: PortedOffer, situation: Situation, before: readonly D
     draining: false,
     source: situation.source,
     incarnation: `${container.startedAt} ${shortId(container.id)}`,
+    container: container.id,
     ...health(offer.check, container, transport),
   };
 }

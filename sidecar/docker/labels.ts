@@ -1,5 +1,6 @@
 import { nearest } from '../../src/base/text.ts';
 import type { Protocol } from '../../src/model/instance.ts';
+import type { DeclaredLink } from '../../src/model/link.ts';
 import { nameFault } from '../../src/model/names.ts';
 import type { Findings } from './findings.ts';
 import {
@@ -31,21 +32,13 @@ export interface Offer {
   readonly name: string | undefined;
 }
 
-/** A consumer's named dependency: it says `alias`, and means `service` at `port`. */
-export interface LinkWish {
-  readonly alias: string;
-  readonly service: string;
-  /** The port that the consumer uses; undefined: the service's own. */
-  readonly port: number | undefined;
-}
-
 export interface LegateLabels {
   readonly offers: readonly Offer[];
   /** Whether a service was asked for, even when the request has faults. */
   readonly asked: boolean;
   readonly network: string | undefined;
   readonly consumer: string | undefined;
-  readonly links: readonly LinkWish[];
+  readonly links: readonly DeclaredLink[];
 }
 
 const maxOffers = 64;
@@ -170,8 +163,8 @@ function consumerOf(general: Scope, findings: Findings): string | undefined {
 }
 
 /** Parses `db,cache=redis@6379`: alias=service@port, of which only the service is needed. */
-function linksValue(text: string): readonly LinkWish[] {
-  const links: LinkWish[] = [];
+function linksValue(text: string): readonly DeclaredLink[] {
+  const links: DeclaredLink[] = [];
   for (const part of text.split(',')) {
     const entry = part.trim();
     if (entry === '') continue;

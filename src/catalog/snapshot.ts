@@ -34,10 +34,23 @@ export interface Service {
   readonly vip: string | undefined;
   /** All of them, by id. */
   readonly instances: readonly Instance[];
-  /** Those that new connections may go to: passing or warning, not draining, of the service's protocol. By id. */
+  /**
+   * Those that new connections may go to: passing or warning, not draining, of the service's protocol; while the brake
+   * holds also those whose turn to critical or lost set it off. By id.
+   */
   readonly usable: readonly Instance[];
+  /** Set while the brake on mass withdrawal holds. */
+  readonly brake?: Brake;
   /** What is contradictory about it, for people: `web-1/abc-53-udp speaks udp, the service tcp`. */
   readonly faults: readonly string[];
+}
+
+/** More than half of a service's instances turned critical or lost within a short time: they go on being used. */
+export interface Brake {
+  /** Wall clock, milliseconds. */
+  readonly sinceMs: number;
+  /** When it ends at the latest, wall clock in milliseconds. */
+  readonly untilMs: number;
 }
 
 export const emptySnapshot: Snapshot = Object.freeze({

@@ -68,6 +68,8 @@ export interface DesiredInstance extends Omit<InstanceRecord, 'status' | 'output
   readonly checks: readonly CheckSpec[];
   /** What Docker's own HEALTHCHECK says, for checks of kind `docker`. */
   readonly reported?: { readonly status: StoredStatus; readonly output: string };
+  /** The container's id, for checks of kind `exec`. */
+  readonly container?: string;
   /** Why nothing can answer at present (a paused container): critical with this text, and nobody asks. */
   readonly suspended?: string;
 }

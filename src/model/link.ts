@@ -1,5 +1,13 @@
 import type { Endpoint } from './address.ts';
 
+/** A consumer's named dependency (`legate.links`): it says `alias`, and means `service` at `port`. */
+export interface DeclaredLink {
+  readonly alias: string;
+  readonly service: string;
+  /** The port that the consumer uses; undefined: the service's own. */
+  readonly port: number | undefined;
+}
+
 /** A listener of the configuration: consumers on this host reach `service` there. */
 export interface LinkListener {
   readonly service: string;

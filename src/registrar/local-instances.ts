@@ -144,7 +144,7 @@ export class LocalInstances {
   }
 
   #take(source: SourceName, wishes: Map<string, Wish>, desired: DesiredInstance): void {
-    const { checks: _checks, reported: _reported, suspended: _suspended, ...fields } = desired;
+    const { checks: _checks, reported: _reported, suspended: _suspended, container: _container, ...fields } = desired;
     const checked = checkedInstance({ ...fields, status: 'starting', output: '' });
     const id = refusalId(source, desired.name);
     if (checked.ok) {
