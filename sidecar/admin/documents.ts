@@ -176,6 +176,16 @@ export interface KvListDocument {
   readonly entries: readonly { readonly key: string; readonly value: string; readonly revision: string }[];
 }
 
+/** The data of an event `reset` of `GET /api/kv/KEY?watch=1`: the watched keys that exist; their values follow. */
+export interface KvResetDocument {
+  readonly keys: readonly string[];
+}
+
+/** The data of an event `change`: the key's value in base64, or that it is absent. */
+export type KvChangeDocument =
+  | { readonly key: string; readonly value: string; readonly revision: string }
+  | { readonly key: string; readonly deleted: true };
+
 /** What `GET /api/resolve?name=&type=` adds to the name server's answer. */
 export interface ResolveDocument {
   readonly name: string;

@@ -1,22 +1,29 @@
 import { type Context, Hono } from 'hono';
 import { LegateError } from '../../src/base/errors.ts';
-import { type Guard, type Store, storeLimits } from '../../src/store/store.ts';
+import { type Guard, type Lease, type Store, storeLimits, type TxnResult } from '../../src/store/store.ts';
 import type { AdminBackend } from './backend.ts';
 import type { KvListDocument } from './documents.ts';
+import { KeyLeases } from './key-leases.ts';
+import { KeyWatches } from './key-watch.ts';
 
 /** Most entries that one listing returns. */
 const maxListed = 10_000;
 
 /**
  * The users' own keys: raw bytes in and out, the revision in `ETag`, `cas=REVISION` for compare-and-swap (`0`: the key
- * must be absent), `recurse` for all keys under a prefix (GET and DELETE).
+ * must be absent), `recurse` for all keys under a prefix (GET and DELETE), `lease_ttl` for a key that vanishes so long
+ * after it was last written, `watch` for a stream of what a key becomes.
  */
 export function keyValueRoutes(backend: AdminBackend): Hono {
   const app = new Hono();
+  const leases = new KeyLeases();
+  const watches = new KeyWatches();
   app.get('/*', async (context) => {
     const { store, prefix } = backend.userKeys();
-    const key = keyOf(context, 'recurse' in context.req.query());
-    if ('recurse' in context.req.query()) {
+    const recurse = 'recurse' in context.req.query();
+    const key = keyOf(context, recurse);
+    if ('watch' in context.req.query()) return watches.stream(context, { store, prefix, key, recurse });
+    if (recurse) {
       const found = await store.range(prefix + key, { limit: maxListed });
       const entries = found.entries.map((entry) => ({
         key: entry.key.slice(prefix.length),
@@ -34,13 +41,15 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
   app.put('/*', async (context) => {
     const { store, prefix } = backend.userKeys();
     const key = keyOf(context, false);
-    if (context.req.query('lease_ttl') !== undefined) {
-      throw new LegateError('E_INVALID', 'lease_ttl is not yet in this version');
-    }
+    const leaseTtl = context.req.query('lease_ttl');
+    const ttlMs = leaseTtl === undefined ? undefined : KeyLeases.ttlMs(leaseTtl);
     const value = new Uint8Array(await context.req.arrayBuffer());
     const guards = guardsOf(context, prefix + key);
-    const result = await store.txn(guards, [{ kind: 'put', key: prefix + key, value }]);
+    const write = (lease?: Lease): Promise<TxnResult> =>
+      store.txn(guards, [{ kind: 'put', key: prefix + key, value, ...(lease && { lease }) }]);
+    const result = await (ttlMs === undefined ? write() : leases.with(store, key, ttlMs, write));
     if (!result.ok) throw changed(key);
+    if (ttlMs === undefined) await leases.forget(key);
     context.header('ETag', `"${result.revision}"`);
     return context.json({ key, revision: result.revision });
   });
@@ -55,6 +64,7 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
     if (found === undefined) throw absent(key);
     const result = await store.txn(guards, [{ kind: 'delete', key: prefix + key }]);
     if (!result.ok) throw changed(key);
+    await leases.forget(key);
     return context.json({ key, revision: result.revision });
   });
   return app;

@@ -14,7 +14,10 @@ const answerTimeoutMs = 15_000;
 const maxAnswerBytes = 64 * 1024 * 1024;
 const maxTokenBytes = 4096;
 /** A line of a stream of events is a few bytes. */
-const maxEventLineBytes = 64 * 1024;
+/** A value of the store in base64, with its wrapping. */
+const maxEventLineBytes = 2 * 1024 * 1024;
+/** A stream says something at least this often. */
+const streamSilenceMs = 45_000;
 
 export interface AdminAddress {
   /** For people: `unix:/run/legate/admin.sock`, `127.0.0.1:7710`. */
@@ -128,16 +131,36 @@ export class AdminClient {
 
   /** Yields once for each event `change` of /api/events. Ends when the stream does; throws as `json` does. */
   async *changes(signal: AbortSignal): AsyncGenerator<void, void, undefined> {
+    for await (const line of this.#lines('/api/events', signal)) if (/^event: ?change$/.test(line)) yield;
+  }
+
+  /** Yields the data of each event of a stream, as JSON. Ends when the stream does; throws as `json` does. */
+  async *events<T>(path: string, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+    for await (const line of this.#lines(path, signal)) {
+      const [, data] = /^data: ?(.*)$/.exec(line) ?? [];
+      if (data === undefined) continue;
+      let document: T;
+      try {
+        document = JSON.parse(data) as T;
+      } catch (error) {
+        throw this.#strange('an event is not JSON', error);
+      }
+      yield document;
+    }
+  }
+
+  async *#lines(path: string, signal: AbortSignal): AsyncGenerator<string, void, undefined> {
     try {
-      // The stream may be silent for long; whether the sidecar lives is seen by the requests beside it.
-      const answer = await this.#send('/api/events', { signal }, 0);
+      // The stream may be silent for long; the sidecar's comment lines show that it lives.
+      const answer = await this.#send(path, { signal }, streamSilenceMs);
       if (answer.statusCode !== 200)
         throw this.#refusal(answer.statusCode, await readBody(answer.body, maxAnswerBytes));
       let rest = '';
       for await (const chunk of answer.body) {
         const lines = (rest + String(chunk)).split(/\r?\n/);
-        rest = (lines.pop() ?? '').slice(0, maxEventLineBytes);
-        for (const line of lines) if (/^event: ?change$/.test(line)) yield;
+        rest = lines.pop() ?? '';
+        if (rest.length > maxEventLineBytes) throw this.#strange('a line of its events does not end');
+        yield* lines;
       }
     } catch (error) {
       throw this.#explain(error, signal);

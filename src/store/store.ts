@@ -34,8 +34,11 @@ export interface Store {
   delete(key: string, options?: OperationOptions): Promise<Revision | undefined>;
   /** All writes at one revision if every guard holds, nothing otherwise. A key is written at most once in it. */
   txn(guards: readonly Guard[], writes: readonly Write[], options?: OperationOptions): Promise<TxnResult>;
-  /** Begins a lease and keeps it alive until it is revoked, lost, or the store is closed. */
-  lease(ttlMs: number, options?: OperationOptions): Promise<Lease>;
+  /**
+   * Begins a lease and keeps it alive until it is revoked, lost, or the store is closed. With `keepAlive: false` nobody
+   * does: it lapses after its TTL, whatever becomes of this client; a backend that is restarted may begin the TTL anew.
+   */
+  lease(ttlMs: number, options?: OperationOptions & { readonly keepAlive?: boolean }): Promise<Lease>;
   /**
    * Follows the entries under `prefix`. Without `from` it begins with a reset of what is there; with `from` it continues
    * after that revision if the store still can, else with a reset. `deletes` holds keys. Ends when aborted; it hides

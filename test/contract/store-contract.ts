@@ -425,6 +425,19 @@ export function storeContract(t: Test, name: string, open: () => Promise<StoreHa
     t.equal(await store.get(at('l/3')), undefined);
   });
 
+  check('leases: one that nobody keeps alive lapses after its TTL', async (t, { store, advance }, at) => {
+    const lease = await store.lease(features.leaseTtlMs, { keepAlive: false });
+    await store.put(at('brief/1'), bytes('1'), { lease });
+    await store.put(at('brief/moved'), bytes('1'), { lease });
+    await store.put(at('brief/moved'), bytes('2'));
+    const follower = new Follower(store, at('brief/'));
+    await waitFor('a first change', () => follower.changes.length > 0);
+    await advance(lease.ttlMs * features.lapseFactor);
+    await follower.has(new Map([[at('brief/moved'), '2']]));
+    await follower.stop();
+    t.ok(lease.lost.aborted);
+  });
+
   check('leases: lapse when their holder has died', async (t, { die, advance }, at) => {
     if (die === undefined) return await skipped(t, 'no client of this backend can be made to die');
     let ttlMs = 0;

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isLegateError, LegateError } from '../../../src/base/errors.ts';
+import { Backoff } from '../../../src/base/backoff.ts';
+import { LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
-import type { KvListDocument } from '../../admin/documents.ts';
+import type { KvChangeDocument, KvListDocument, KvResetDocument } from '../../admin/documents.ts';
 import type { AdminClient, RawAnswer } from '../admin-client.ts';
 import { exitStatus } from '../failure.ts';
 import {
@@ -18,13 +19,18 @@ import type { View } from '../terminal.ts';
 import { bytes, safeJson } from '../words.ts';
 import { readInputBytes } from './input.ts';
 
-const watchPollMs = 500;
+const firstRetryMs = 200;
+const maxRetryMs = 5000;
 /** Bytes of a value that lists on a terminal and `watch` show of it. */
 const previewBytes = 400;
 
-interface CasOptions extends GlobalOptions {
+interface WriteOptions extends GlobalOptions {
   readonly cas?: string;
   readonly leaseTtl?: string;
+}
+
+interface WatchOptions extends GlobalOptions {
+  readonly prefix?: boolean;
 }
 
 /** The users' own keys in the store. */
@@ -52,19 +58,18 @@ export function addKvCommands({ program, session, register }: CommandTools): voi
     .argument('<key>')
     .argument('<value>', 'the value; - reads standard input')
     .option('--cas <revision>', 'only if the key is still at this revision; 0: only if it is absent')
-    .option('--lease-ttl <duration>', 'not yet in this version')
+    .option('--lease-ttl <duration>', 'it vanishes so long after it was last written: 1s to 7d')
     .addHelpText(
       'after',
       examples(
         'legate kv put app/colour blue',
-        'legate kv put app/blob - < blob',
         'legate kv put app/colour green --cas 42',
+        'legate kv put jobs/leader web-1 --cas 0 --lease-ttl 30s',
       ),
     );
-  register<CasOptions>(put, async (options, key = '', value = '') => {
-    if (options.leaseTtl !== undefined) throw new LegateError('E_USAGE', '--lease-ttl is not yet in this version');
+  register<WriteOptions>(put, async (options, key = '', value = '') => {
     const body = value === '-' ? await readInputBytes(session.stdin) : Buffer.from(value);
-    const path = keyPath(key) + casQuery(options);
+    const path = keyPath(key) + writeQuery(options);
     const call = { method: 'PUT', body, contentType: 'application/octet-stream' } as const;
     const answer = await withClient(session, options, (client) => client.raw(path, call));
     reportWrite(session, options, key, answer, 'is written');
@@ -74,8 +79,8 @@ export function addKvCommands({ program, session, register }: CommandTools): voi
   const remove = kv.command('delete').description('deletes a key').argument('<key>');
   remove.option('--cas <revision>', 'only if the key is still at this revision');
   remove.addHelpText('after', examples('legate kv delete app/colour', 'legate kv delete app/colour --cas 42'));
-  register<CasOptions>(remove, async (options, key = '') => {
-    const path = keyPath(key) + casQuery(options);
+  register<WriteOptions>(remove, async (options, key = '') => {
+    const path = keyPath(key) + writeQuery(options);
     const answer = await withClient(session, options, (client) => client.raw(path, { method: 'DELETE' }));
     reportWrite(session, options, key, answer, 'is deleted');
     return exitStatus.done;
@@ -95,10 +100,14 @@ export function addKvCommands({ program, session, register }: CommandTools): voi
     return exitStatus.done;
   });
 
-  const watch = kv.command('watch').description('prints a key whenever it changes, until Ctrl-C').argument('<key>');
-  watch.addHelpText('after', examples('legate kv watch app/colour', 'legate kv watch app/colour --json'));
-  register<GlobalOptions>(watch, async (options, key = '') => {
-    await withClient(session, options, (client) => watchKey(session, options, client, key));
+  const watch = kv.command('watch').description('prints a key now and whenever it changes, until Ctrl-C');
+  watch.argument('<key>').option('--prefix', 'all keys that begin so');
+  watch.addHelpText(
+    'after',
+    examples('legate kv watch app/colour', 'legate kv watch app/ --prefix', 'legate kv watch app/colour --json'),
+  );
+  register<WatchOptions>(watch, async (options, key = '') => {
+    await withClient(session, options, (client) => watchKeys(session, options, client, key));
     return exitStatus.done;
   });
 }
@@ -112,8 +121,9 @@ function keyPath(key: string): string {
   return `/api/kv/${parts.map((part) => encodeURIComponent(Buffer.from(part).toString())).join('/')}`;
 }
 
-function casQuery({ cas }: CasOptions): string {
-  return cas === undefined ? '' : `?${new URLSearchParams({ cas }).toString()}`;
+function writeQuery({ cas, leaseTtl }: WriteOptions): string {
+  const query = { ...(cas !== undefined && { cas }), ...(leaseTtl !== undefined && { lease_ttl: leaseTtl }) };
+  return Object.keys(query).length === 0 ? '' : `?${new URLSearchParams(query).toString()}`;
 }
 
 function entryOf(key: string, { body, revision }: RawAnswer): object {
@@ -182,34 +192,42 @@ function listLines({ entries }: KvListDocument, view: View): string[] {
   return renderTable(columns, rows, view);
 }
 
-async function watchKey(session: Session, options: GlobalOptions, client: AdminClient, key: string): Promise<void> {
+/** Follows the stream of changes; when it breaks off after it had begun, it is begun again. */
+async function watchKeys(session: Session, options: WatchOptions, client: AdminClient, key: string): Promise<void> {
   const signal = session.interruption();
-  const { terminal } = session;
-  let last: string | undefined;
+  const backoff = new Backoff(firstRetryMs, maxRetryMs);
+  const shown = new Map<string, string>();
+  const show = (change: KvChangeDocument): void => {
+    const revision = 'revision' in change ? change.revision : 'absent';
+    if (shown.get(change.key) === revision) return;
+    shown.set(change.key, revision);
+    session.terminal.lines([options.json ? safeJson(change, 0) : changeLine(change)]);
+  };
+  let begun = false;
   while (!signal.aborted) {
-    const answer = await readKey(client, key, signal);
-    if (signal.aborted) return;
-    const revision = answer?.revision ?? 'absent';
-    if (revision !== last) {
-      last = revision;
-      if (options.json)
-        terminal.lines([safeJson(answer === undefined ? { key, deleted: true } : entryOf(key, answer), 0)]);
-      else terminal.lines([` ${printable(key)}  ${answer === undefined ? 'is absent' : changeText(answer)}`]);
+    try {
+      const path = `${keyPath(key)}?watch=1${options.prefix ? '&recurse=1' : ''}`;
+      for await (const event of client.events<KvChangeDocument | KvResetDocument>(path, signal)) {
+        begun = true;
+        backoff.reset();
+        if (!('keys' in event)) show(event);
+        else {
+          const present = new Set(event.keys);
+          for (const name of shown.keys()) if (!present.has(name)) show({ key: name, deleted: true });
+        }
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!begun) throw error;
     }
-    await sleep(watchPollMs, undefined, { signal }).catch(() => undefined);
+    await sleep(backoff.nextMs(), undefined, { signal }).catch(() => undefined);
   }
 }
 
-function changeText({ body, revision }: RawAnswer): string {
-  const text = textOf(body.subarray(0, previewBytes), true);
-  return `revision ${revision}, ${bytes(body.length)}: ${text === undefined ? '(no text)' : printable(text)}`;
-}
-
-async function readKey(client: AdminClient, key: string, signal: AbortSignal): Promise<RawAnswer | undefined> {
-  try {
-    return await client.raw(keyPath(key), { signal });
-  } catch (error) {
-    if (signal.aborted || isLegateError(error, 'E_NOT_FOUND')) return undefined;
-    throw error;
-  }
+function changeLine(change: KvChangeDocument): string {
+  if (!('revision' in change)) return ` ${printable(change.key)}  is absent`;
+  const value = Buffer.from(change.value, 'base64');
+  const text = textOf(value.subarray(0, previewBytes), true);
+  const shown = text === undefined ? '(no text)' : printable(text);
+  return ` ${printable(change.key)}  revision ${printable(change.revision)}, ${bytes(value.length)}: ${shown}`;
 }

@@ -188,9 +188,9 @@ class LevelStore implements EmbeddedStore {
     return await this.#committer.submit(request, options.signal);
   }
 
-  async lease(ttlMs: number, options: OperationOptions = {}): Promise<Lease> {
+  async lease(ttlMs: number, options: OperationOptions & { readonly keepAlive?: boolean } = {}): Promise<Lease> {
     const { id } = await this.leases.grant(ttlMs, options.signal);
-    return this.leases.hold(id);
+    return options.keepAlive === false ? this.leases.handle(id) : this.leases.hold(id);
   }
 
   watch(prefix: string, options: { readonly signal: AbortSignal; readonly from?: Revision }): Feed<Entry> {

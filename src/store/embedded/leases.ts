@@ -149,9 +149,16 @@ export class Leases {
 
   /** The lease as its holder in this process has it: it lives until it is revoked or the process ends. */
   hold(id: string): Lease {
+    const lease = this.handle(id);
+    const entry = this.#entries.get(id);
+    if (entry !== undefined) entry.deadlineMs = Number.POSITIVE_INFINITY;
+    return lease;
+  }
+
+  /** The lease as somebody has it who does not keep it alive. */
+  handle(id: string): Lease {
     const entry = this.#entries.get(id);
     if (entry === undefined) throw lapsedError(id);
-    entry.deadlineMs = Number.POSITIVE_INFINITY;
     return {
       id,
       ttlMs: entry.ttlMs,
