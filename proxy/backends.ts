@@ -1,5 +1,6 @@
 import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
+import { compareInstances } from '../src/catalog/members.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Instance } from '../src/model/instance.ts';
@@ -17,15 +18,20 @@ export interface BackendsOptions {
   readonly dial: (instance: Instance) => Endpoint | undefined;
 }
 
+const noInstances: readonly Instance[] = [];
+
 /** The instances of one service as this host's links see them: who may get the next connection, and who had how many. */
 export class Backends {
   readonly #options: BackendsOptions;
   readonly #outlier: Outlier;
   #balance: Balance | undefined;
   #balancer: Balancer;
+  /** The service's usable instances as last taken over, and the backend of each; undefined where it cannot be dialled. */
+  #instances: readonly Instance[] = [];
+  #slots: readonly (Backend | undefined)[] = [];
   /** Usable and dialable. */
-  #usable: Backend[] = [];
-  #byId = new Map<string, Backend>();
+  #usable: readonly Backend[] = [];
+  readonly #byId = new Map<string, Backend>();
   /** No longer usable, with connections that still run. */
   readonly #leaving = new Map<string, Backend>();
   /** Those to choose from: not ejected, of weight above 0 if there is any. */
@@ -50,21 +56,56 @@ export class Backends {
       this.#balance = service.balance;
       this.#balancer = createBalancer(service.balance, this.#options.random);
     }
-    const previous = this.#byId;
-    this.#byId = new Map();
-    this.#usable = [];
-    for (const instance of service?.usable ?? []) {
-      const endpoint = this.#options.dial(instance);
-      if (endpoint === undefined) continue;
-      const backend = adopt(previous.get(instance.id) ?? this.#leaving.get(instance.id), instance, endpoint);
-      this.#leaving.delete(instance.id);
-      this.#byId.set(instance.id, backend);
-      this.#usable.push(backend);
-    }
-    for (const [id, backend] of previous) {
-      if (!this.#byId.has(id) && backend.active > 0) this.#leaving.set(id, backend);
-    }
+    const instances = service?.usable ?? noInstances;
+    if (instances === this.#instances) return;
+    this.#takeOver(instances);
     this.#arrange();
+  }
+
+  /** Both lists are in order, so that what did not change is passed over by comparing references. */
+  #takeOver(instances: readonly Instance[]): void {
+    const before = this.#instances;
+    const slots: (Backend | undefined)[] = [];
+    const gone: Backend[] = [];
+    const taken = new Set<Backend>();
+    let next = 0;
+    const skip = (): void => {
+      const backend = this.#slots[next];
+      if (backend !== undefined) gone.push(backend);
+      next += 1;
+    };
+    for (const instance of instances) {
+      for (let old = before[next]; old !== undefined && old !== instance; old = before[next]) {
+        if (compareInstances(old, instance) > 0) break;
+        skip();
+      }
+      if (before[next] === instance) {
+        slots.push(this.#slots[next]);
+        next += 1;
+        continue;
+      }
+      const backend = this.#take(instance);
+      slots.push(backend);
+      if (backend !== undefined) taken.add(backend);
+    }
+    while (next < before.length) skip();
+    for (const backend of gone) {
+      if (taken.has(backend)) continue;
+      this.#byId.delete(backend.id);
+      if (backend.active > 0) this.#leaving.set(backend.id, backend);
+    }
+    this.#instances = instances;
+    this.#slots = slots;
+    this.#usable = slots.includes(undefined) ? slots.filter((backend) => backend !== undefined) : (slots as Backend[]);
+  }
+
+  #take(instance: Instance): Backend | undefined {
+    const endpoint = this.#options.dial(instance);
+    if (endpoint === undefined) return undefined;
+    const backend = adopt(this.#byId.get(instance.id) ?? this.#leaving.get(instance.id), instance, endpoint);
+    this.#leaving.delete(instance.id);
+    this.#byId.set(instance.id, backend);
+    return backend;
   }
 
   /** The next one to try, or undefined when each has been tried. Ejected ones are the last resort. */
@@ -95,17 +136,19 @@ export class Backends {
   /** Usable ones first, then those that still carry connections. */
   list(): readonly Backend[] {
     if (this.#options.clock.monotonicMs() >= this.#reviewAtMs) this.#arrange();
+    for (const backend of this.#usable) this.#outlier.forget(backend);
     return [...this.#usable, ...this.#leaving.values()];
   }
 
   #arrange(): void {
     this.#outlier.review(this.#usable);
-    const available = this.#usable.filter((backend) => backend.ejectedUntilMs === undefined);
+    const available: Backend[] = [];
+    this.#reviewAtMs = Number.POSITIVE_INFINITY;
+    for (const backend of this.#usable) {
+      if (backend.ejectedUntilMs === undefined) available.push(backend);
+      else this.#reviewAtMs = Math.min(this.#reviewAtMs, backend.ejectedUntilMs);
+    }
     this.#preferred = heaviest(available);
-    this.#reviewAtMs = this.#usable.reduce(
-      (earliest, backend) => Math.min(earliest, backend.ejectedUntilMs ?? earliest),
-      Number.POSITIVE_INFINITY,
-    );
   }
 }
 
@@ -119,6 +162,7 @@ function adopt(known: Backend | undefined, instance: Instance, endpoint: Endpoin
 
 /** Weight 0 takes traffic only when nothing else is there. */
 function heaviest(backends: readonly Backend[]): readonly Backend[] {
-  const weighted = backends.filter((backend) => backend.instance.weight > 0);
+  const weighted: Backend[] = [];
+  for (const backend of backends) if (backend.instance.weight > 0) weighted.push(backend);
   return weighted.length > 0 ? weighted : backends;
 }

@@ -4,6 +4,7 @@ import { describeError, systemCode } from '../base/errors.ts';
 import { readBounded, writeFileAtomically } from '../base/files.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
+import { nameFault } from '../model/names.ts';
 import { Bell } from './bell.ts';
 import type { SavedBrake } from './brake.ts';
 import type { Catalog } from './catalog.ts';
@@ -20,7 +21,6 @@ import {
   serviceDocument,
   vipClaimDocument,
 } from './codec.ts';
-import { nameFault } from '../model/names.ts';
 import { FieldFault, Fields } from './fields.ts';
 import type { SavedState, Stamped } from './saved-state.ts';
 

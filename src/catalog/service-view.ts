@@ -73,7 +73,10 @@ export function viewService(
       )
     : instances.filter((instance) => isUsable(instance, protocol, held));
   const plain =
-    similar && before.faults.length === 0 && vip.fault === undefined && !added.some((instance) => contradicts(instance, protocol));
+    similar &&
+    before.faults.length === 0 &&
+    vip.fault === undefined &&
+    !added.some((instance) => contradicts(instance, protocol));
   const faults = plain ? noFaults : faultsOf(instances, protocol, vip.fault);
   if (
     similar &&
