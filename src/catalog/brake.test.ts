@@ -347,12 +347,19 @@ t.test('turns before a restart count after it', async (t) => {
   await next.put('ab', { status: 'critical' });
   t.notOk(next.braked, 'the health that the first sources tell decides');
   const other = await later();
-  const own = 'abcde'.split('').map((name) => instanceRecord({ name, status: 'ab'.includes(name) ? 'critical' : 'passing' }));
+  const own = 'abcde'
+    .split('')
+    .map((name) => instanceRecord({ name, status: 'ab'.includes(name) ? 'critical' : 'passing' }));
   other.catalog.applyOwn({ kind: 'reset', items: own, revision: '' });
   await scene.clock.advance(0);
   t.equal(other.usable, 'cde');
   await scene.clock.advance(10_000);
-  other.catalog.applyOwn({ kind: 'delta', puts: [instanceRecord({ name: 'c', status: 'critical' })], deletes: [], revision: '' });
+  other.catalog.applyOwn({
+    kind: 'delta',
+    puts: [instanceRecord({ name: 'c', status: 'critical' })],
+    deletes: [],
+    revision: '',
+  });
   await scene.clock.advance(0);
   t.equal(other.usable, 'abcde');
 });
@@ -369,11 +376,21 @@ t.test('what was saved is believed only as far as it can be', async (t) => {
   const far = nowMs + 1000 * minuteMs;
   const table: [string, SavedState['brakes'], string, number][] = [
     ['a hold without end', new Map([['db', { turned, episode: { ...episode, untilMs: far } }]]), 'abc', nowMs],
-    ['from the future', new Map([['db', { turned, episode: { sinceMs: far, untilMs: far, beganMs: far } }]]), 'abc', nowMs],
+    [
+      'from the future',
+      new Map([['db', { turned, episode: { sinceMs: far, untilMs: far, beganMs: far } }]]),
+      'abc',
+      nowMs,
+    ],
     ['long over', new Map([['db', { turned, episode: { ...episode, untilMs: nowMs } }]]), '', 0],
     ['of nobody', new Map([['db', { turned: [{ key: 'x/y', atMs: 1, passed: true }], episode }]]), '', 0],
     ['of another service', new Map([['web', { turned, episode }]]), '', 0],
-    ['who never passed', new Map([['db', { turned: turned.map((turn) => ({ ...turn, passed: false })), episode }]]), '', 0],
+    [
+      'who never passed',
+      new Map([['db', { turned: turned.map((turn) => ({ ...turn, passed: false })), episode }]]),
+      '',
+      0,
+    ],
     ['nothing', new Map(), '', 0],
   ];
   for (const [what, brakes, usable, sinceMs] of table) {
@@ -394,7 +411,8 @@ t.test('lost instances do not count, and a host that returns has not turned', as
   await store.put(keys.host(other), encodeHost({ id: other, name: 'web-2', address: '10.77.0.2', version: '1' }));
   await store.put(keys.aliveOf(other), encodeAlive({ sinceMs: 1 }));
   const write = async (names: string, status: StoredStatus): Promise<void> => {
-    for (const name of names) await store.put(keys.instance(other, name), encodeInstance(instanceRecord({ name, status })));
+    for (const name of names)
+      await store.put(keys.instance(other, name), encodeInstance(instanceRecord({ name, status })));
   };
   await write('abc', 'passing');
   const ended = new AbortController();
@@ -435,7 +453,11 @@ t.test('the lists of a service are the same whether made at once or change by ch
     if (next(4) === 0) await scene.remove([...names].join(''));
     else {
       const protocol = next(12) === 0 ? 'udp' : 'tcp';
-      await scene.put([...names].join(''), { status: statuses[next(4)] ?? 'passing', draining: next(6) === 0, protocol });
+      await scene.put([...names].join(''), {
+        status: statuses[next(4)] ?? 'passing',
+        draining: next(6) === 0,
+        protocol,
+      });
     }
     if (next(3) === 0) await scene.clock.advance(40_000);
     const { service } = scene;
@@ -447,7 +469,10 @@ t.test('the lists of a service are the same whether made at once or change by ch
     );
     const used = service.usable.filter((instance) => service.brake === undefined || instance.status !== 'critical');
     const faults = service.instances.filter(({ protocol }) => protocol !== service.protocol).length;
-    if (String(ids) !== String([...ids].sort()) || String(used.map(({ id }) => id)) !== String(ordinary.map(({ id }) => id)))
+    if (
+      String(ids) !== String([...ids].sort()) ||
+      String(used.map(({ id }) => id)) !== String(ordinary.map(({ id }) => id))
+    )
       t.fail(`round ${round}: ${ids} / ${used.map(({ id }) => id)}`);
     if (service.faults.length !== Math.min(faults, 21)) t.fail(`round ${round}: ${service.faults}`);
   }
