@@ -29,6 +29,10 @@ export class Backends {
   /** The service's usable instances as last taken over, and the backend of each; undefined where it cannot be dialled. */
   #instances: readonly Instance[] = [];
   #slots: readonly (Backend | undefined)[] = [];
+  /** How many of them can be dialled and have weight 0. */
+  #weightless = 0;
+  /** Usable ones that are, or were until a moment ago, ejected. */
+  readonly #ejected = new Set<Backend>();
   /** Usable and dialable. */
   #usable: readonly Backend[] = [];
   readonly #byId = new Map<string, Backend>();
@@ -71,32 +75,44 @@ export class Backends {
     let next = 0;
     const skip = (): void => {
       const backend = this.#slots[next];
-      if (backend !== undefined) gone.push(backend);
+      if (backend !== undefined) {
+        gone.push(backend);
+        if (before[next]?.weight === 0) this.#weightless -= 1;
+      }
       next += 1;
     };
+    let complete = true;
     for (const instance of instances) {
       for (let old = before[next]; old !== undefined && old !== instance; old = before[next]) {
         if (compareInstances(old, instance) > 0) break;
         skip();
       }
       if (before[next] === instance) {
-        slots.push(this.#slots[next]);
+        const backend = this.#slots[next];
+        slots.push(backend);
+        if (backend === undefined) complete = false;
         next += 1;
         continue;
       }
       const backend = this.#take(instance);
       slots.push(backend);
-      if (backend !== undefined) taken.add(backend);
+      if (backend === undefined) complete = false;
+      else {
+        taken.add(backend);
+        if (instance.weight === 0) this.#weightless += 1;
+        if (backend.ejectedUntilMs !== undefined) this.#ejected.add(backend);
+      }
     }
     while (next < before.length) skip();
     for (const backend of gone) {
       if (taken.has(backend)) continue;
       this.#byId.delete(backend.id);
+      this.#ejected.delete(backend);
       if (backend.active > 0) this.#leaving.set(backend.id, backend);
     }
     this.#instances = instances;
     this.#slots = slots;
-    this.#usable = slots.includes(undefined) ? slots.filter((backend) => backend !== undefined) : (slots as Backend[]);
+    this.#usable = complete ? (slots as Backend[]) : slots.filter((backend) => backend !== undefined);
   }
 
   #take(instance: Instance): Backend | undefined {
@@ -124,7 +140,9 @@ export class Backends {
 
   /** A connect failure, or a reset before the first byte. */
   failed(backend: Backend): void {
-    if (this.#outlier.failed(backend, this.#usable)) this.#arrange();
+    if (!this.#outlier.failed(backend, this.#usable)) return;
+    this.#ejected.add(backend);
+    this.#arrange();
   }
 
   /** To be called when a connection of `backend` or an attempt has ended. */
@@ -141,14 +159,17 @@ export class Backends {
   }
 
   #arrange(): void {
-    this.#outlier.review(this.#usable);
-    const available: Backend[] = [];
     this.#reviewAtMs = Number.POSITIVE_INFINITY;
-    for (const backend of this.#usable) {
-      if (backend.ejectedUntilMs === undefined) available.push(backend);
-      else this.#reviewAtMs = Math.min(this.#reviewAtMs, backend.ejectedUntilMs);
+    this.#preferred = this.#usable;
+    if (this.#ejected.size > 0) {
+      this.#outlier.review(this.#usable);
+      for (const backend of this.#ejected) {
+        if (backend.ejectedUntilMs === undefined) this.#ejected.delete(backend);
+        else this.#reviewAtMs = Math.min(this.#reviewAtMs, backend.ejectedUntilMs);
+      }
+      this.#preferred = this.#usable.filter((backend) => backend.ejectedUntilMs === undefined);
     }
-    this.#preferred = heaviest(available);
+    if (this.#weightless > 0) this.#preferred = heaviest(this.#preferred);
   }
 }
 
@@ -162,7 +183,6 @@ function adopt(known: Backend | undefined, instance: Instance, endpoint: Endpoin
 
 /** Weight 0 takes traffic only when nothing else is there. */
 function heaviest(backends: readonly Backend[]): readonly Backend[] {
-  const weighted: Backend[] = [];
-  for (const backend of backends) if (backend.instance.weight > 0) weighted.push(backend);
+  const weighted = backends.filter((backend) => backend.instance.weight > 0);
   return weighted.length > 0 ? weighted : backends;
 }

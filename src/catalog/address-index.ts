@@ -50,10 +50,16 @@ export class AddressIndex {
   } {
     const puts: [string, readonly string[]][] = [];
     const deletes: string[] = [];
+    /** One list for all addresses of one service. */
+    const single = new Map<string, readonly string[]>();
     for (const address of this.#dirty) {
       const known = this.#services.get(address);
       if (known === undefined) deletes.push(address);
-      else puts.push([address, sortedNames(typeof known === 'string' ? [known] : known.keys(), before.get(address))]);
+      else if (typeof known === 'string') {
+        const names = single.get(known) ?? sortedNames([known], before.get(address));
+        single.set(known, names);
+        puts.push([address, names]);
+      } else puts.push([address, sortedNames(known.keys(), before.get(address))]);
     }
     this.#dirty.clear();
     return { puts, deletes };

@@ -84,6 +84,7 @@ export class Fold {
     const before = host.members.get(name);
     if (before !== undefined && before.record === record && before.instance.revision === revision) return;
     if (before !== undefined) this.#leave(before.instance);
+    this.#readdress(before?.record, record);
     if (record === undefined) {
       host.members.delete(name);
       this.#dirtyHosts.add(hostId);
@@ -277,7 +278,6 @@ export class Fold {
     if (passes(instance)) state.passing += 1;
     changesOf(state).added.add(instance);
     this.#dirtyServices.add(instance.service);
-    this.#addresses.add(instance.address, instance.service);
   }
 
   #leave(instance: Instance): void {
@@ -287,7 +287,12 @@ export class Fold {
     const changes = changesOf(state);
     if (!changes.added.delete(instance)) changes.removed.add(instance);
     this.#dirtyServices.add(instance.service);
-    this.#addresses.remove(instance.address, instance.service);
+  }
+
+  #readdress(before: InstanceRecord | undefined, after: InstanceRecord | undefined): void {
+    if (before?.address === after?.address && before?.service === after?.service) return;
+    if (before !== undefined) this.#addresses.remove(before.address, before.service);
+    if (after !== undefined) this.#addresses.add(after.address, after.service);
   }
 
   #touchHolders(address: string): void {
