@@ -118,6 +118,104 @@ t.test('never more than half is ejected, and never a single one', async (t) => {
   t.equal(picks(2), 'bb');
 });
 
+t.test('each further ejection is twice as long, up to five minutes', async (t) => {
+  const { clock, fail, byName } = set({ a: 1, b: 1 });
+  for (const seconds of [10, 20, 40, 80, 160, 300, 300]) {
+    fail('a');
+    const a = byName('a');
+    t.equal(a.ejectedUntilMs, clock.monotonicMs() + seconds * 1000, `${seconds} s`);
+    await clock.advance(seconds * 1000);
+    t.equal(byName('a').ejectedUntilMs, undefined);
+  }
+});
+
+t.test('ejections are forgotten one by one by serving well', async (t) => {
+  // After three ejections (10, 20 and 40 s): what happens for how long, and how long the next one is.
+  for (const [what, served, seconds, ejections, nextSeconds] of [
+    ['at once', true, 0, 3, 80],
+    ['shorter than the last one', true, 39.999, 3, 80],
+    ['as long as the last one', true, 40, 2, 40],
+    ['then as long as the one before', true, 60, 1, 20],
+    ['long enough for all', true, 70, 0, 10],
+    ['for an hour', true, 3600, 0, 10],
+    ['an hour without a success', false, 3600, 3, 80],
+  ] as const) {
+    const { clock, fail, byName } = set({ a: 1, b: 1 });
+    for (const ejectedSeconds of [10, 20, 40]) {
+      fail('a');
+      await clock.advance(ejectedSeconds * 1000);
+      byName('a');
+    }
+    if (served) byName('a').failures = 0;
+    await clock.advance(seconds * 1000);
+    t.equal(byName('a').ejections, ejections, what);
+    fail('a');
+    t.equal(byName('a').ejectedUntilMs, clock.monotonicMs() + nextSeconds * 1000, what);
+  }
+  const { clock, fail, byName } = set({ a: 1, b: 1 });
+  fail('a');
+  await clock.advance(10_000);
+  fail('a');
+  await clock.advance(20_000);
+  byName('a').failures = 0;
+  await clock.advance(15_000);
+  fail('a', 2);
+  byName('a').failures = 0;
+  await clock.advance(5_000);
+  t.equal(byName('a').ejections, 1, 'failures that do not eject do not begin the time anew');
+});
+
+t.test('while the brake holds, ejection leaves at least half of all that are used', async (t) => {
+  const { backends, picks, fail } = set({});
+  const instances = [...'abcde'].map((name) => instanceOf({ name, status: 'critical' }));
+  backends.update(serviceOf(instances, { usable: instances, brake: { sinceMs: 0, untilMs: 600_000 } }));
+  for (const name of 'abcde') fail(name, 5);
+  t.equal(new Set(picks(20)).size, 3);
+  const tried: Backend[] = [];
+  for (let pick = backends.pick(tried); pick !== undefined; pick = backends.pick(tried)) tried.push(pick);
+  t.equal(tried.length, 5, 'and a retry still reaches everyone');
+  backends.update(serviceOf(instances, { usable: instances.slice(0, 2) }));
+  t.equal(new Set(picks(20)).size, 1);
+});
+
+t.test('one change among many keeps everyone else as he was', async (t) => {
+  const names = Array.from({ length: 300 }, (_, index) => `i-${String(index).padStart(3, '0')}`);
+  const clock = new ManualClock();
+  const asked: string[] = [];
+  const dial = (instance: Instance) => {
+    asked.push(instance.name);
+    return instance.port === 9 ? undefined : instance;
+  };
+  const backends = new Backends({ clock, random: randomFrom(3), ejections: { value: 0 }, dial });
+  let instances = names.map((name) => instanceOf({ name }));
+  const update = (next: Instance[]): string => {
+    instances = next;
+    asked.length = 0;
+    backends.update(serviceOf(next));
+    const shown = backends.list().map((backend) => backend.instance);
+    const dialable = next.filter(({ port }) => port !== 9);
+    t.same(shown.map(({ name }) => name).sort(), dialable.map(({ name }) => name).sort());
+    t.ok(
+      shown.every((instance) => dialable.includes(instance)),
+      'each with its present instance',
+    );
+    return asked.join();
+  };
+  t.equal(update(instances).split(',').length, 300);
+  t.equal(update(instances.slice()), '', 'nobody is looked at anew');
+  const put = (index: number, fields: Partial<Instance>) =>
+    instances.map((one, at) => (at === index ? { ...one, ...fields } : one));
+  t.equal(update(put(7, { output: 'x' })), 'i-007');
+  t.equal(update(put(7, { port: 9 })), 'i-007');
+  t.equal(update(put(299, { output: 'x' })), 'i-299');
+  t.equal(update(put(7, { port: 1 })), 'i-007');
+  t.equal(update(instances.filter((_, index) => index !== 0 && index !== 150)), '');
+  t.equal(update([instanceOf({ name: 'i-000' }), ...instances]), 'i-000');
+  t.equal(update([]), '');
+  update(names.map((name) => instanceOf({ name })).reverse());
+  update(names.map((name) => instanceOf({ name })));
+});
+
 t.test('a new incarnation begins without a record', async (t) => {
   const { update, fail, picks } = set({ a: 1, b: 1 });
   fail('a');

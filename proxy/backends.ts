@@ -1,5 +1,6 @@
 import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
+import { compareInstances } from '../src/catalog/members.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Instance } from '../src/model/instance.ts';
@@ -17,15 +18,24 @@ export interface BackendsOptions {
   readonly dial: (instance: Instance) => Endpoint | undefined;
 }
 
+const noInstances: readonly Instance[] = [];
+
 /** The instances of one service as this host's links see them: who may get the next connection, and who had how many. */
 export class Backends {
   readonly #options: BackendsOptions;
   readonly #outlier: Outlier;
   #balance: Balance | undefined;
   #balancer: Balancer;
+  /** The service's usable instances as last taken over, and the backend of each; undefined where it cannot be dialled. */
+  #instances: readonly Instance[] = [];
+  #slots: readonly (Backend | undefined)[] = [];
+  /** How many of them can be dialled and have weight 0. */
+  #weightless = 0;
+  /** Usable ones that are, or were until a moment ago, ejected. */
+  readonly #ejected = new Set<Backend>();
   /** Usable and dialable. */
-  #usable: Backend[] = [];
-  #byId = new Map<string, Backend>();
+  #usable: readonly Backend[] = [];
+  readonly #byId = new Map<string, Backend>();
   /** No longer usable, with connections that still run. */
   readonly #leaving = new Map<string, Backend>();
   /** Those to choose from: not ejected, of weight above 0 if there is any. */
@@ -50,21 +60,68 @@ export class Backends {
       this.#balance = service.balance;
       this.#balancer = createBalancer(service.balance, this.#options.random);
     }
-    const previous = this.#byId;
-    this.#byId = new Map();
-    this.#usable = [];
-    for (const instance of service?.usable ?? []) {
-      const endpoint = this.#options.dial(instance);
-      if (endpoint === undefined) continue;
-      const backend = adopt(previous.get(instance.id) ?? this.#leaving.get(instance.id), instance, endpoint);
-      this.#leaving.delete(instance.id);
-      this.#byId.set(instance.id, backend);
-      this.#usable.push(backend);
-    }
-    for (const [id, backend] of previous) {
-      if (!this.#byId.has(id) && backend.active > 0) this.#leaving.set(id, backend);
-    }
+    const instances = service?.usable ?? noInstances;
+    if (instances === this.#instances) return;
+    this.#takeOver(instances);
     this.#arrange();
+  }
+
+  /** Both lists are in order, so that what did not change is passed over by comparing references. */
+  #takeOver(instances: readonly Instance[]): void {
+    const before = this.#instances;
+    const slots: (Backend | undefined)[] = [];
+    const gone: Backend[] = [];
+    const taken = new Set<Backend>();
+    let next = 0;
+    const skip = (): void => {
+      const backend = this.#slots[next];
+      if (backend !== undefined) {
+        gone.push(backend);
+        if (before[next]?.weight === 0) this.#weightless -= 1;
+      }
+      next += 1;
+    };
+    let complete = true;
+    for (const instance of instances) {
+      for (let old = before[next]; old !== undefined && old !== instance; old = before[next]) {
+        if (compareInstances(old, instance) > 0) break;
+        skip();
+      }
+      if (before[next] === instance) {
+        const backend = this.#slots[next];
+        slots.push(backend);
+        if (backend === undefined) complete = false;
+        next += 1;
+        continue;
+      }
+      const backend = this.#take(instance);
+      slots.push(backend);
+      if (backend === undefined) complete = false;
+      else {
+        taken.add(backend);
+        if (instance.weight === 0) this.#weightless += 1;
+        if (backend.ejectedUntilMs !== undefined) this.#ejected.add(backend);
+      }
+    }
+    while (next < before.length) skip();
+    for (const backend of gone) {
+      if (taken.has(backend)) continue;
+      this.#byId.delete(backend.id);
+      this.#ejected.delete(backend);
+      if (backend.active > 0) this.#leaving.set(backend.id, backend);
+    }
+    this.#instances = instances;
+    this.#slots = slots;
+    this.#usable = complete ? (slots as Backend[]) : slots.filter((backend) => backend !== undefined);
+  }
+
+  #take(instance: Instance): Backend | undefined {
+    const endpoint = this.#options.dial(instance);
+    if (endpoint === undefined) return undefined;
+    const backend = adopt(this.#byId.get(instance.id) ?? this.#leaving.get(instance.id), instance, endpoint);
+    this.#leaving.delete(instance.id);
+    this.#byId.set(instance.id, backend);
+    return backend;
   }
 
   /** The next one to try, or undefined when each has been tried. Ejected ones are the last resort. */
@@ -83,7 +140,9 @@ export class Backends {
 
   /** A connect failure, or a reset before the first byte. */
   failed(backend: Backend): void {
-    if (this.#outlier.failed(backend, this.#usable)) this.#arrange();
+    if (!this.#outlier.failed(backend, this.#usable)) return;
+    this.#ejected.add(backend);
+    this.#arrange();
   }
 
   /** To be called when a connection of `backend` or an attempt has ended. */
@@ -95,17 +154,22 @@ export class Backends {
   /** Usable ones first, then those that still carry connections. */
   list(): readonly Backend[] {
     if (this.#options.clock.monotonicMs() >= this.#reviewAtMs) this.#arrange();
+    for (const backend of this.#usable) this.#outlier.forget(backend);
     return [...this.#usable, ...this.#leaving.values()];
   }
 
   #arrange(): void {
-    this.#outlier.review(this.#usable);
-    const available = this.#usable.filter((backend) => backend.ejectedUntilMs === undefined);
-    this.#preferred = heaviest(available);
-    this.#reviewAtMs = this.#usable.reduce(
-      (earliest, backend) => Math.min(earliest, backend.ejectedUntilMs ?? earliest),
-      Number.POSITIVE_INFINITY,
-    );
+    this.#reviewAtMs = Number.POSITIVE_INFINITY;
+    this.#preferred = this.#usable;
+    if (this.#ejected.size > 0) {
+      this.#outlier.review(this.#usable);
+      for (const backend of this.#ejected) {
+        if (backend.ejectedUntilMs === undefined) this.#ejected.delete(backend);
+        else this.#reviewAtMs = Math.min(this.#reviewAtMs, backend.ejectedUntilMs);
+      }
+      this.#preferred = this.#usable.filter((backend) => backend.ejectedUntilMs === undefined);
+    }
+    if (this.#weightless > 0) this.#preferred = heaviest(this.#preferred);
   }
 }
 

@@ -33,4 +33,6 @@ export interface LinkBackendDocument {
   readonly total: number;
   /** Until when it is ejected for repeated failures; null when it is not. */
   readonly ejectedUntil: string | null;
+  /** How often it was ejected lately: each time is twice as long as the one before, up to 5 minutes. */
+  readonly ejections: number;
 }

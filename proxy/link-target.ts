@@ -54,6 +54,7 @@ export class LinkTarget {
       total: backend.total,
       ejectedUntil:
         backend.ejectedUntilMs === undefined ? null : new Date(wallMs + backend.ejectedUntilMs).toISOString(),
+      ejections: backend.ejections,
     }));
   }
 }

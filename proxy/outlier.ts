@@ -3,14 +3,19 @@ import type { CounterCell } from '../src/base/metrics.ts';
 import type { Backend } from './balance/backend.ts';
 
 /**
- * Keeps an instance that cannot be connected to out of the choice for a while (passive health checking). A later failure
- * of one that came back ejects it again at once, a success forgives all. Only links know of it: names and other hosts see
- * what the health checks say.
+ * Keeps an instance that cannot be connected to out of the choice for a while (passive health checking), each time twice
+ * as long as before. One that serves again is forgiven step by step: one ejection for each time as long as that ejection
+ * without another. Only links know of it: names and other hosts see what the health checks say.
  */
 export class Outlier {
-  /** Connect failures in a row that eject. */
+  /** Connect failures in a row that eject; one that came back and has not yet served is ejected by a single one. */
   static readonly failuresToEject = 3;
-  static readonly ejectionMs = 10_000;
+  static readonly firstEjectionMs = 10_000;
+  static readonly maxEjectionMs = 300_000;
+  /** The ejections that are remembered of one instance: so many make the longest. */
+  static readonly maxEjections = 1 + Math.ceil(Math.log2(Outlier.maxEjectionMs / Outlier.firstEjectionMs));
+  /** How much of a service may be out at a time. */
+  static readonly maxEjectedShare = 0.5;
   readonly #clock: Clock;
   readonly #ejections: CounterCell;
 
@@ -19,43 +24,72 @@ export class Outlier {
     this.#ejections = ejections;
   }
 
-  /** Of `count` instances at most half are out at a time: never all, and never a single one. */
+  /**
+   * Of `count` usable instances at most half are out at a time: never all, and never a single one. Those that the brake
+   * on mass withdrawal keeps count like any other, so that ejection cannot undo what the brake does.
+   */
   static mayBeEjected(count: number): number {
-    return Math.floor(count / 2);
+    return Math.floor(count * Outlier.maxEjectedShare);
+  }
+
+  /** How long the ejection lasts that is the n-th. */
+  static ejectionMs(nth: number): number {
+    return Math.min(Outlier.firstEjectionMs * 2 ** (nth - 1), Outlier.maxEjectionMs);
   }
 
   /** Counts a connect failure. True when it ejected the backend, which is one of `siblings`. */
   failed(backend: Backend, siblings: readonly Backend[]): boolean {
+    this.forget(backend);
     backend.failures += 1;
     if (backend.failures < Outlier.failuresToEject || backend.ejectedUntilMs !== undefined) return false;
     if (!siblings.includes(backend)) return false;
     const out = siblings.reduce((count, sibling) => count + (sibling.ejectedUntilMs === undefined ? 0 : 1), 0);
     if (out >= Outlier.mayBeEjected(siblings.length)) return false;
-    backend.ejectedUntilMs = this.#clock.monotonicMs() + Outlier.ejectionMs;
+    backend.ejections = Math.min(backend.ejections + 1, Outlier.maxEjections);
+    backend.ejectedUntilMs = this.#clock.monotonicMs() + Outlier.ejectionMs(backend.ejections);
     this.#ejections.value += 1;
     return true;
   }
 
   /** Takes back what is over, and, where instances have gone, the oldest ejections beyond half. True when any was. */
   review(siblings: readonly Backend[]): boolean {
-    const out = siblings.filter((backend) => backend.ejectedUntilMs !== undefined);
+    const out: (Backend & { ejectedUntilMs: number })[] = [];
+    for (const backend of siblings) if (isEjected(backend)) out.push(backend);
     if (out.length === 0) return false;
     const nowMs = this.#clock.monotonicMs();
-    out.sort((a, b) => (a.ejectedUntilMs ?? 0) - (b.ejectedUntilMs ?? 0));
+    out.sort((a, b) => a.ejectedUntilMs - b.ejectedUntilMs);
     let surplus = out.length - Outlier.mayBeEjected(siblings.length);
     let changed = false;
     for (const backend of out) {
-      if (surplus <= 0 && (backend.ejectedUntilMs ?? 0) > nowMs) break;
-      backend.ejectedUntilMs = undefined;
+      if (surplus <= 0 && backend.ejectedUntilMs > nowMs) break;
+      backend.cleanSinceMs = Math.min(backend.ejectedUntilMs, nowMs);
+      (backend as Backend).ejectedUntilMs = undefined;
       surplus -= 1;
       changed = true;
     }
     return changed;
   }
 
+  /** Forgets the ejections of a backend for which it has made up: its last attempt succeeded, and time has passed. */
+  forget(backend: Backend): void {
+    if (backend.ejections === 0 || backend.failures > 0 || backend.ejectedUntilMs !== undefined) return;
+    const nowMs = this.#clock.monotonicMs();
+    while (backend.ejections > 0) {
+      const stepMs = Outlier.ejectionMs(backend.ejections);
+      if (nowMs - backend.cleanSinceMs < stepMs) return;
+      backend.cleanSinceMs += stepMs;
+      backend.ejections -= 1;
+    }
+  }
+
   /** What was replaced behind the same id begins without a record. */
   static forgive(backend: Backend): void {
     backend.failures = 0;
+    backend.ejections = 0;
     backend.ejectedUntilMs = undefined;
   }
+}
+
+function isEjected(backend: Backend): backend is Backend & { ejectedUntilMs: number } {
+  return backend.ejectedUntilMs !== undefined;
 }

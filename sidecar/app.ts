@@ -26,6 +26,7 @@ import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { createBackend } from './backend.ts';
+import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
 import { NameServers } from './name-servers.ts';
@@ -88,7 +89,7 @@ export async function startSidecar(
     const saved = await snapshotFile.load();
     if (saved !== undefined) catalog.restore(saved);
 
-    closers.push(watchUsable(catalog.snapshots, conditions));
+    closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;

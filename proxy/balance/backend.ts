@@ -18,6 +18,10 @@ export class Backend {
   failures = 0;
   /** Monotonic; undefined when it is not ejected. */
   ejectedUntilMs: number | undefined;
+  /** Ejections that are not yet forgotten. */
+  ejections = 0;
+  /** Monotonic; since when it has made up for the last one, once that is over. */
+  cleanSinceMs = 0;
   /** The smooth weighted round-robin's credit. */
   credit = 0;
 

@@ -10,6 +10,8 @@ export interface ErrorDocument {
 }
 
 export interface InstanceDocument extends Instance {
+  /** It is critical and gets connections all the same, because the brake on mass withdrawal of its service holds. */
+  readonly stillUsed?: true;
   /** Since when it has this status, where that is known. */
   readonly since?: string;
   /** Each check's own word; only of instances of the host that answers. */
@@ -68,6 +70,8 @@ export interface ServiceDocument {
   readonly vip: string | null;
   readonly instances: readonly InstanceDocument[];
   readonly usable: number;
+  /** Set while instances that turned critical at once are still used: since when, and until when at the latest. */
+  readonly brake: { readonly since: string; readonly until: string } | null;
   readonly faults: readonly string[];
 }
 

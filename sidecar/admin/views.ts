@@ -2,7 +2,7 @@ import type { Condition } from '../../src/base/conditions.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
-import type { Refusal } from '../../src/model/instance.ts';
+import { isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -38,10 +38,25 @@ export function serviceDocument(service: Service): ServiceDocument {
     protocol: service.protocol,
     balance: service.balance,
     vip: service.vip ?? null,
-    instances: service.instances,
+    instances: instancesOf(service),
     usable: service.usable.length,
+    brake: service.brake
+      ? {
+          since: new Date(service.brake.sinceMs).toISOString(),
+          until: new Date(service.brake.untilMs).toISOString(),
+        }
+      : null,
     faults: service.faults,
   };
+}
+
+/** The service's instances; those that only the brake keeps in use say so. */
+function instancesOf({ instances, usable, brake }: Service): readonly InstanceDocument[] {
+  if (brake === undefined) return instances;
+  const used = new Set(usable);
+  return instances.map((instance) =>
+    used.has(instance) && !isUsableStatus(instance.status) ? { ...instance, stillUsed: true } : instance,
+  );
 }
 
 export function servicesDocument(snapshot: Snapshot, refused: readonly Refusal[]): ServicesDocument {
@@ -58,8 +73,8 @@ export function serviceOf(snapshot: Snapshot, name: string): Service {
 }
 
 export function instanceDocuments(snapshot: Snapshot, service?: string): readonly InstanceDocument[] {
-  if (service !== undefined) return serviceOf(snapshot, service).instances;
-  return [...snapshot.services.values()].flatMap((each) => each.instances).sort((a, b) => (a.id < b.id ? -1 : 1));
+  if (service !== undefined) return instancesOf(serviceOf(snapshot, service));
+  return [...snapshot.services.values()].flatMap(instancesOf).sort((a, b) => (a.id < b.id ? -1 : 1));
 }
 
 export function conditionDocument(condition: Condition): ConditionDocument {

@@ -220,6 +220,7 @@ const services: ServicesDocument = {
       vip: '240.77.3.9',
       instances: [instance({ name: 'cache-6379', service: 'cache' })],
       usable: 1,
+      brake: null,
       faults: [],
     },
     {
@@ -230,6 +231,7 @@ const services: ServicesDocument = {
       vip: '240.77.118.4',
       instances,
       usable: 1,
+      brake: null,
       faults: ['web-1/abc-53-udp speaks udp, the service tcp'],
     },
     {
@@ -240,9 +242,20 @@ const services: ServicesDocument = {
       vip: null,
       instances: [instance({ name: 'mail-25', service: 'mail', status: 'lost' })],
       usable: 0,
+      brake: null,
       faults: [],
     },
-    { name: 'web', port: 80, protocol: 'tcp', balance: 'random', vip: null, instances: [], usable: 0, faults: [] },
+    {
+      name: 'web',
+      port: 80,
+      protocol: 'tcp',
+      balance: 'random',
+      vip: null,
+      instances: [],
+      usable: 0,
+      brake: null,
+      faults: [],
+    },
   ],
   refused: [
     {
@@ -286,7 +299,16 @@ const links: readonly LinkDocument[] = [
     instances: 1,
     connections: { active: 12, total: 1234567, failed: 0, retried: 3 },
     bytes: { received: 123_456_789, sent: 4321 },
-    backends: [{ id: 'web-1/cache-6379', address: '172.17.0.9:6379', active: 12, total: 1234567, ejectedUntil: null }],
+    backends: [
+      {
+        id: 'web-1/cache-6379',
+        address: '172.17.0.9:6379',
+        active: 12,
+        total: 1234567,
+        ejectedUntil: null,
+        ejections: 0,
+      },
+    ],
     lastError: null,
   },
   {
@@ -313,13 +335,21 @@ const links: readonly LinkDocument[] = [
     connections: { active: 64, total: 400, failed: 2, retried: 7 },
     bytes: { received: 1500, sent: 96_000_000 },
     backends: [
-      { id: 'web-1/77ab00112233-5432', address: '172.17.0.4:5432', active: 64, total: 201, ejectedUntil: null },
+      {
+        id: 'web-1/77ab00112233-5432',
+        address: '172.17.0.4:5432',
+        active: 64,
+        total: 201,
+        ejectedUntil: null,
+        ejections: 0,
+      },
       {
         id: 'web-1/9c1f00112233-5432',
         address: '172.17.0.5:5432',
         active: 0,
         total: 199,
         ejectedUntil: new Date(nowMs + 7000).toISOString(),
+        ejections: 1,
       },
     ],
     lastError: { at: new Date(nowMs - 3000).toISOString(), message: '172.17.0.5:5432: connection refused' },

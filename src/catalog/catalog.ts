@@ -6,6 +6,7 @@ import type { Metrics } from '../base/metrics.ts';
 import type { InstanceRecord } from '../model/instance.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Store } from '../store/store.ts';
+import type { Moment } from './brake.ts';
 import { Fold } from './fold.ts';
 import { Quarantine } from './quarantine.ts';
 import type { SavedState } from './saved-state.ts';
@@ -55,6 +56,9 @@ export class Catalog {
   #kept = new Set<string>();
   #cancelGrace: (() => void) | undefined;
   #scheduled = false;
+  /** Monotonic: for when the end of a brake is awaited. */
+  #brakesEndMs: number | undefined;
+  #cancelBrakesEnd: (() => void) | undefined;
 
   constructor(options: CatalogOptions) {
     this.#options = options;
@@ -86,6 +90,7 @@ export class Catalog {
     this.#revision = saved.revision;
     this.#confirmedAtMs = saved.confirmedAtMs;
     this.#show(view);
+    this.#fold.restoreBrakes(saved.brakes, this.#now());
     this.#schedule();
   }
 
@@ -168,7 +173,13 @@ export class Catalog {
       instances,
       services: new Map(services),
       vips: new Map(vips),
+      brakes: this.#fold.savedBrakes(this.#now()),
     };
+  }
+
+  #now(): Moment {
+    const { clock } = this.#options;
+    return { monotonicMs: clock.monotonicMs(), wallMs: clock.nowMs() };
   }
 
   #noteConfirmed(): void {
@@ -317,7 +328,24 @@ export class Catalog {
       const previous = this.#latest.value;
       const same = previous.origin === this.#origin && previous.revision === this.#revision;
       if (same && !this.#fold.dirty) return;
-      this.#latest.set(this.#fold.next(previous, this.#origin, this.#revision));
+      this.#latest.set(this.#fold.next(previous, this.#origin, this.#revision, this.#now()));
+      this.#awaitBrakesEnd();
+    });
+  }
+
+  /** No change announces the end of a brake whose time is over. */
+  #awaitBrakesEnd(): void {
+    const endMs = this.#fold.brakesEndMs;
+    if (endMs === this.#brakesEndMs) return;
+    this.#cancelBrakesEnd?.();
+    this.#brakesEndMs = endMs;
+    if (endMs === undefined) return;
+    const { clock } = this.#options;
+    this.#cancelBrakesEnd = clock.after(Math.ceil(endMs - clock.monotonicMs()), () => {
+      this.#brakesEndMs = undefined;
+      this.#fold.endBrakes(clock.monotonicMs());
+      if (this.#fold.dirty) this.#schedule();
+      else this.#awaitBrakesEnd();
     });
   }
 
@@ -330,6 +358,12 @@ export class Catalog {
     metrics.gauge('legate_catalog_instances_count', 'Instances that this host knows.', [], () => [
       [[], this.#shown.instances.size],
     ]);
+    metrics.gauge(
+      'legate_catalog_braked_services_count',
+      'Services of which critical instances are still used, because most of them turned critical at once.',
+      [],
+      () => [[[], this.#fold.braked]],
+    );
     metrics.gauge('legate_catalog_snapshot_version', 'Counts the snapshots that were made.', [], () => [
       [[], snapshot().version],
     ]);

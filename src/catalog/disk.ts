@@ -4,7 +4,9 @@ import { describeError, systemCode } from '../base/errors.ts';
 import { readBounded, writeFileAtomically } from '../base/files.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
+import { nameFault } from '../model/names.ts';
 import { Bell } from './bell.ts';
+import type { SavedBrake } from './brake.ts';
 import type { Catalog } from './catalog.ts';
 import {
   type Decoded,
@@ -26,6 +28,7 @@ const fileVersion = 1;
 /** At 10,000 instances the file has about 5 MB. */
 const maxFileBytes = 256 * 1024 * 1024;
 const maxEntries = 1_000_000;
+const maxTimeMs = 8.64e15;
 /** A change is on disk after this time at the latest; what changes meanwhile is written with it. */
 const debounceMs = 500;
 const retryMs = 5000;
@@ -162,6 +165,7 @@ export class SnapshotFile {
       }
       part += ']';
     }
+    part += `,\n"brakes":${JSON.stringify([...saved.brakes])}`;
     yield `${part}}\n`;
   }
 }
@@ -202,6 +206,36 @@ export function parseSaved(text: string, expectedMeshId?: string): { saved: Save
         ? readInstance(document, key.slice(slash + 1))
         : { ok: false, reason: `its host ${fault}` };
     }),
+    brakes: readBrakes(fields, skipped),
   };
   return { saved, skipped };
+}
+
+/** By service; a damaged one is left out and told. A file of an earlier version has none. */
+function readBrakes(fields: Fields, skipped: string[]): Map<string, SavedBrake> {
+  const brakes = new Map<string, SavedBrake>();
+  for (const row of fields.has('brakes') ? fields.list('brakes', maxEntries) : []) {
+    try {
+      brakes.set(...readBrake(row));
+    } catch (error) {
+      if (!(error instanceof FieldFault)) throw error;
+      skipped.push(`brakes: ${error.message}`);
+    }
+  }
+  return brakes;
+}
+
+function readBrake(row: unknown): [string, SavedBrake] {
+  const [service, document] = Array.isArray(row) ? (row as unknown[]) : [];
+  if (typeof service !== 'string' || nameFault(service) !== undefined) throw new FieldFault('a brake is of no service');
+  const fields = new Fields(document, `brakes.${service}`);
+  const turned = fields.list('turned', maxEntries).map((item, index) => {
+    const turn = new Fields(item, `brakes.${service}.turned[${index}]`);
+    return { key: turn.text('key', 1024, 1), atMs: turn.integer('atMs', 0, maxTimeMs), passed: turn.flag('passed') };
+  });
+  if (!fields.has('episode')) return [service, { turned, episode: undefined }];
+  const episode = fields.fields('episode');
+  const beganMs = episode.has('beganMs') ? episode.integer('beganMs', 0, maxTimeMs) : undefined;
+  const sinceMs = episode.integer('sinceMs', 0, maxTimeMs);
+  return [service, { turned, episode: { sinceMs, untilMs: episode.integer('untilMs', 0, maxTimeMs), beganMs } }];
 }

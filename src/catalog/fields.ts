@@ -4,6 +4,10 @@ import { printable, truncate } from '../base/text.ts';
 /** Thrown while a stored document is read and caught where reading begins: its message says which field and why. */
 export class FieldFault extends Error {}
 
+/** Most records have neither tags nor metadata: these stand for all that is empty. */
+const noTexts: readonly string[] = Object.freeze([]);
+const noEntries: Readonly<Record<string, string>> = Object.freeze({});
+
 type Shape = Readonly<Record<string, unknown>>;
 
 /**
@@ -78,6 +82,7 @@ export class Fields {
 
   texts(name: string, maxItems: number, max: number): readonly string[] {
     const value = this.list(name, maxItems);
+    if (value.length === 0) return noTexts;
     return Object.freeze(value.map((item, index) => this.#checkText(`${name}[${index}]`, item, max, 0)));
   }
 
@@ -95,6 +100,7 @@ export class Fields {
       throw this.#fault(name, 'is not an object');
     const entries = Object.entries(value);
     if (entries.length > maxItems) throw this.#fault(name, `has ${entries.length} entries, more than ${maxItems}`);
+    if (entries.length === 0) return noEntries;
     const checked = entries.map(([key, text]): [string, string] => [
       this.#checkText(`key of ${name}`, key, maxKey, 1),
       this.#checkText(`${name}.${key}`, text, max, 0),

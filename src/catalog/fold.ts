@@ -1,8 +1,10 @@
 import type { Host, HostRecord } from '../model/host.ts';
-import type { Instance, InstanceRecord } from '../model/instance.ts';
+import { type Instance, type InstanceRecord, isUsableStatus } from '../model/instance.ts';
 import type { ServiceRecord } from '../model/service.ts';
+import { AddressIndex } from './address-index.ts';
+import { keyOf, type Moment, type SavedBrake, ServiceBrake } from './brake.ts';
 import type { VipClaim } from './codec.ts';
-import { mergeMembers, viewService } from './service-view.ts';
+import { type HeldBrake, type MemberChanges, viewService } from './service-view.ts';
 import type { Service, Snapshot } from './snapshot.ts';
 
 interface HostState {
@@ -21,11 +23,14 @@ interface Member {
 
 interface ServiceState {
   record: ServiceRecord | undefined;
-  readonly removed: Set<Instance>;
-  readonly added: Set<Instance>;
+  /** Since the last view; undefined when its instances are as they were. */
+  changes: MemberChanges | undefined;
+  size: number;
+  /** How many are passing or warning and not draining. */
+  passing: number;
 }
 
-const noMembers: readonly Instance[] = Object.freeze([]);
+const notHeld: HeldBrake = Object.freeze({ brake: undefined, keeps: () => false });
 
 /**
  * Turns single changes of records into the next snapshot at the cost of what they touch: a change is noted with the
@@ -41,17 +46,20 @@ export class Fold {
   readonly #named = new Map<string, Set<string>>();
   /** Addresses by the service that claims them, for services whose record is missing or damaged. */
   readonly #claimed = new Map<string, Set<string>>();
-  readonly #addresses = new Map<string, Map<string, number>>();
+  readonly #addresses = new AddressIndex();
+  /** Brakes of services of which any instance turned critical. */
+  readonly #brakes = new Map<string, ServiceBrake>();
+  /** Those that hold, with the monotonic moment at which they end. */
+  readonly #held = new Map<string, number>();
   readonly #dirtyServices = new Set<string>();
   readonly #dirtyHosts = new Set<string>();
-  readonly #dirtyAddresses = new Set<string>();
 
   constructor(self: { readonly hostId: string; readonly hostName: string }) {
     this.#self = self;
   }
 
   get dirty(): boolean {
-    return this.#dirtyServices.size + this.#dirtyHosts.size + this.#dirtyAddresses.size > 0;
+    return this.#dirtyServices.size + this.#dirtyHosts.size + this.#addresses.dirty > 0;
   }
 
   setHost(hostId: string, record: HostRecord | undefined, revision: string): void {
@@ -76,6 +84,7 @@ export class Fold {
     const before = host.members.get(name);
     if (before !== undefined && before.record === record && before.instance.revision === revision) return;
     if (before !== undefined) this.#leave(before.instance);
+    this.#readdress(before?.record, record);
     if (record === undefined) {
       host.members.delete(name);
       this.#dirtyHosts.add(hostId);
@@ -110,15 +119,56 @@ export class Fold {
     this.#touchHolders(address);
   }
 
-  /** The snapshot after all changes noted so far. */
-  next(previous: Snapshot, origin: Snapshot['origin'], revision: string): Snapshot {
+  /** How many services' brakes hold. */
+  get braked(): number {
+    return this.#held.size;
+  }
+
+  /** The monotonic moment at which the first brake ends at the latest; undefined when none holds. */
+  get brakesEndMs(): number | undefined {
+    let first: number | undefined;
+    for (const endsMs of this.#held.values()) if (first === undefined || endsMs < first) first = endsMs;
+    return first;
+  }
+
+  /** Has the brakes that end by now judged anew with the next snapshot. */
+  endBrakes(nowMs: number): void {
+    for (const [name, endsMs] of this.#held) if (endsMs <= nowMs) this.#dirtyServices.add(name);
+  }
+
+  /** What must outlive the process of the brakes, by service. */
+  savedBrakes(now: Moment): Map<string, SavedBrake> {
+    const saved = new Map<string, SavedBrake>();
+    for (const [name, brake] of this.#brakes) {
+      const state = brake.saved(now);
+      if (state !== undefined) saved.set(name, state);
+    }
+    return saved;
+  }
+
+  /** Takes over the brakes of the last run, after its instances. */
+  restoreBrakes(saved: ReadonlyMap<string, SavedBrake>, now: Moment): void {
+    for (const [name, state] of saved) {
+      if (!this.#services.has(name)) continue;
+      const find = (key: string): Instance | undefined => {
+        const slash = key.indexOf('/');
+        const member = this.#hosts.get(key.slice(0, slash))?.members.get(key.slice(slash + 1));
+        return member?.instance.service === name ? member.instance : undefined;
+      };
+      this.#brakes.set(name, ServiceBrake.restored(state, find, now));
+      this.#dirtyServices.add(name);
+    }
+  }
+
+  /** The snapshot after all changes noted so far, which is taken as the moment at which they happened. */
+  next(previous: Snapshot, origin: Snapshot['origin'], revision: string, now: Moment): Snapshot {
     const services: [string, Service][] = [];
     const gone: string[] = [];
     const vips: [string, string][] = [];
     const freed: string[] = [];
     for (const name of this.#dirtyServices) {
       const before = previous.services.get(name);
-      const after = this.#viewOf(name, before);
+      const after = this.#viewOf(name, before, now);
       if (after === undefined) gone.push(name);
       else services.push([name, after]);
       if (before?.vip !== undefined && before.vip !== after?.vip) freed.push(before.vip);
@@ -127,14 +177,8 @@ export class Fold {
     const hosts: [string, Host][] = [];
     const goneHosts: string[] = [];
     for (const hostId of this.#dirtyHosts) this.#viewHost(hostId, hosts, goneHosts);
-    const addresses: [string, readonly string[]][] = [];
-    const unused: string[] = [];
-    for (const address of this.#dirtyAddresses) {
-      const names = this.#addresses.get(address);
-      if (names === undefined) unused.push(address);
-      else addresses.push([address, sortedNames(names.keys(), previous.addresses.get(address))]);
-    }
-    for (const dirty of [this.#dirtyServices, this.#dirtyHosts, this.#dirtyAddresses]) dirty.clear();
+    const addresses = this.#addresses.changes(previous.addresses);
+    for (const dirty of [this.#dirtyServices, this.#dirtyHosts]) dirty.clear();
     return Object.freeze({
       version: previous.version + 1,
       origin,
@@ -142,21 +186,44 @@ export class Fold {
       hosts: previous.hosts.with(hosts, goneHosts),
       services: previous.services.with(services, gone),
       vips: previous.vips.with(vips, freed),
-      addresses: previous.addresses.with(addresses, unused),
+      addresses: previous.addresses.with(addresses.puts, addresses.deletes),
     });
   }
 
-  #viewOf(name: string, before: Service | undefined): Service | undefined {
+  #viewOf(name: string, before: Service | undefined, now: Moment): Service | undefined {
     const state = this.#services.get(name);
     if (state === undefined) return undefined;
-    const members = before?.instances ?? noMembers;
-    const changed = state.removed.size + state.added.size > 0;
-    const instances = changed ? mergeMembers(members, state) : members;
-    state.removed.clear();
-    state.added.clear();
-    const view = viewService(name, state.record, this.#vipOf(name, state.record), instances, before);
-    if (view === undefined) this.#services.delete(name);
+    const { record, changes } = state;
+    state.changes = undefined;
+    const held = this.#judge(name, state, changes, now);
+    const view = viewService({ name, record, vip: this.#vipOf(name, record), changes, held }, before);
+    if (view === undefined) for (const known of [this.#services, this.#brakes, this.#held]) known.delete(name);
     return view;
+  }
+
+  /** Tells the service's brake who changed, and asks whether it holds. A service in which nothing fails has none. */
+  #judge(name: string, state: ServiceState, changes: MemberChanges | undefined, now: Moment): HeldBrake {
+    let brake = this.#brakes.get(name);
+    if (changes !== undefined && (brake !== undefined || hasTroubled(changes.added))) {
+      brake ??= new ServiceBrake();
+      const before = new Map<string, Instance>();
+      for (const instance of changes.removed) before.set(keyOf(instance), instance);
+      for (const instance of changes.added) {
+        const key = keyOf(instance);
+        brake.note(before.get(key), instance, now.monotonicMs);
+        before.delete(key);
+      }
+      for (const instance of before.values()) brake.forget(instance);
+    }
+    if (brake === undefined) return notHeld;
+    const held = brake.judge(state.size, state.passing, now);
+    const { endsMs } = brake;
+    if (endsMs === undefined) this.#held.delete(name);
+    else this.#held.set(name, endsMs);
+    if (brake.idle) this.#brakes.delete(name);
+    else this.#brakes.set(name, brake);
+    const keeper = brake;
+    return held === undefined ? notHeld : { brake: held, keeps: (instance) => keeper.keeps(instance) };
   }
 
   /** The claim decides; where there is none, the record that names the address, and of several the first by name. */
@@ -206,31 +273,26 @@ export class Fold {
   }
 
   #join(instance: Instance): void {
-    const service = this.#service(instance.service);
-    service.added.add(instance);
+    const state = this.#service(instance.service);
+    state.size += 1;
+    if (passes(instance)) state.passing += 1;
+    changesOf(state).added.add(instance);
     this.#dirtyServices.add(instance.service);
-    let names = this.#addresses.get(instance.address);
-    if (names === undefined) {
-      names = new Map();
-      this.#addresses.set(instance.address, names);
-    }
-    const count = names.get(instance.service) ?? 0;
-    names.set(instance.service, count + 1);
-    if (count === 0) this.#dirtyAddresses.add(instance.address);
   }
 
   #leave(instance: Instance): void {
-    const service = this.#service(instance.service);
-    if (!service.added.delete(instance)) service.removed.add(instance);
+    const state = this.#service(instance.service);
+    state.size -= 1;
+    if (passes(instance)) state.passing -= 1;
+    const changes = changesOf(state);
+    if (!changes.added.delete(instance)) changes.removed.add(instance);
     this.#dirtyServices.add(instance.service);
-    const names = this.#addresses.get(instance.address);
-    const count = names?.get(instance.service) ?? 0;
-    if (names === undefined || count > 1) names?.set(instance.service, count - 1);
-    else {
-      names.delete(instance.service);
-      if (names.size === 0) this.#addresses.delete(instance.address);
-      this.#dirtyAddresses.add(instance.address);
-    }
+  }
+
+  #readdress(before: InstanceRecord | undefined, after: InstanceRecord | undefined): void {
+    if (before?.address === after?.address && before?.service === after?.service) return;
+    if (before !== undefined) this.#addresses.remove(before.address, before.service);
+    if (after !== undefined) this.#addresses.add(after.address, after.service);
   }
 
   #touchHolders(address: string): void {
@@ -257,11 +319,25 @@ export class Fold {
   #service(name: string): ServiceState {
     let service = this.#services.get(name);
     if (service === undefined) {
-      service = { record: undefined, removed: new Set(), added: new Set() };
+      service = { record: undefined, changes: undefined, size: 0, passing: 0 };
       this.#services.set(name, service);
     }
     return service;
   }
+}
+
+function changesOf(state: ServiceState): MemberChanges {
+  state.changes ??= { removed: new Set(), added: new Set() };
+  return state.changes;
+}
+
+function passes({ status, draining }: Instance): boolean {
+  return isUsableStatus(status) && !draining;
+}
+
+function hasTroubled(instances: Iterable<Instance>): boolean {
+  for (const { status } of instances) if (!isUsableStatus(status)) return true;
+  return false;
 }
 
 function link(index: Map<string, Set<string>>, key: string, value: string): void {
@@ -274,11 +350,4 @@ function first(names: ReadonlySet<string> | undefined): string | undefined {
   let least: string | undefined;
   for (const name of names ?? []) if (least === undefined || name < least) least = name;
   return least;
-}
-
-/** The names in order, frozen; `before` itself when they are the same. */
-function sortedNames(names: Iterable<string>, before: readonly string[] | undefined): readonly string[] {
-  const sorted = [...names].sort();
-  const same = before?.length === sorted.length && before.every((name, index) => name === sorted[index]);
-  return same && before !== undefined ? before : Object.freeze(sorted);
 }

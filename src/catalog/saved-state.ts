@@ -1,6 +1,7 @@
 import type { HostRecord } from '../model/host.ts';
 import type { InstanceRecord } from '../model/instance.ts';
 import type { ServiceRecord } from '../model/service.ts';
+import type { SavedBrake } from './brake.ts';
 import type { AliveRecord, VipClaim } from './codec.ts';
 
 /** A checked record and the revision of the write that it came from. */
@@ -27,6 +28,8 @@ export interface SavedState {
   readonly services: ReadonlyMap<string, Stamped<ServiceRecord>>;
   /** By address, released ones too. */
   readonly vips: ReadonlyMap<string, Stamped<VipClaim>>;
+  /** By service name: what holds or may soon hold back a mass withdrawal. */
+  readonly brakes: ReadonlyMap<string, SavedBrake>;
 }
 
 /** The instances of one host, for a sidecar that remembers its own. */

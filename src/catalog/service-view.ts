@@ -1,59 +1,31 @@
 import { type Instance, isUsableStatus, type Protocol, transportOf } from '../model/instance.ts';
 import { defaultBalance, type ServiceRecord } from '../model/service.ts';
-import type { Service } from './snapshot.ts';
+import { changedList } from './members.ts';
+import type { Brake, Service } from './snapshot.ts';
 
 /** Contradictions that a service lists; what is beyond is counted in a last line. */
 const maxFaults = 20;
 
-/** The order of a service's instances: by id, and by host where two hosts carry one name. */
-export function compareInstances(a: Instance, b: Instance): number {
-  if (a.id !== b.id) return a.id < b.id ? -1 : 1;
-  return a.hostId < b.hostId ? -1 : a.hostId > b.hostId ? 1 : 0;
-}
-
 /** The changes of one service since its last view was made. */
 export interface MemberChanges {
-  readonly removed: ReadonlySet<Instance>;
-  readonly added: ReadonlySet<Instance>;
+  readonly removed: Set<Instance>;
+  readonly added: Set<Instance>;
 }
 
-/** `before` without what was removed and with what was added, in order. Linear in the members, whatever changed. */
-export function mergeMembers(before: readonly Instance[], { removed, added }: MemberChanges): Instance[] {
-  const kept = removed.size === 0 ? [...before] : before.filter((instance) => !removed.has(instance));
-  if (added.size === 0) return kept;
-  const fresh = [...added].sort(compareInstances);
-  if (kept.length === 0) return fresh;
-  if (fresh.length <= 8) {
-    for (const instance of fresh) kept.splice(positionOf(kept, instance), 0, instance);
-    return kept;
-  }
-  const merged: Instance[] = [];
-  let next = 0;
-  for (const instance of kept) {
-    for (let other = fresh[next]; other !== undefined && compareInstances(other, instance) < 0; other = fresh[next]) {
-      merged.push(other);
-      next += 1;
-    }
-    merged.push(instance);
-  }
-  return merged.concat(fresh.slice(next));
-}
+const noChanges: MemberChanges = { removed: new Set(), added: new Set() };
+const noInstances: readonly Instance[] = Object.freeze([]);
+const noFaults: readonly string[] = Object.freeze([]);
 
-function positionOf(sorted: readonly Instance[], instance: Instance): number {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    const other = sorted[middle];
-    if (other !== undefined && compareInstances(other, instance) < 0) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+/** The brake while it holds, and whom it keeps. */
+export interface HeldBrake {
+  readonly brake: Brake | undefined;
+  readonly keeps: (instance: Instance) => boolean;
 }
 
 /** Whether new connections may go to the instance. */
-function isUsable(instance: Instance, protocol: Protocol): boolean {
-  return isUsableStatus(instance.status) && !instance.draining && !contradicts(instance, protocol);
+function isUsable(instance: Instance, protocol: Protocol, { brake, keeps }: HeldBrake): boolean {
+  if (instance.draining || contradicts(instance, protocol)) return false;
+  return isUsableStatus(instance.status) || (brake !== undefined && keeps(instance));
 }
 
 /**
@@ -65,43 +37,66 @@ function contradicts(instance: Instance, protocol: Protocol): boolean {
   return instance.protocol !== 'tcp' || transportOf(protocol) !== 'tcp';
 }
 
+/** What a service's view is made of. */
+export interface ServiceParts {
+  readonly name: string;
+  readonly record: ServiceRecord | undefined;
+  readonly vip: { readonly address: string | undefined; readonly fault: string | undefined };
+  /** Undefined when its instances are as they were. */
+  readonly changes: MemberChanges | undefined;
+  readonly held: HeldBrake;
+}
+
 /**
  * The service as readers see it, or `before` itself when nothing in it differs; undefined when there is neither a record
- * nor an instance. Without a record, port and protocol are those of the first instance by id.
+ * nor an instance. Without a record, port and protocol are those of the first instance by id. Its lists are derived from
+ * the former ones where only some instances changed.
  */
 export function viewService(
-  name: string,
-  record: ServiceRecord | undefined,
-  vip: { readonly address: string | undefined; readonly fault: string | undefined },
-  instances: readonly Instance[],
+  { name, record, vip, changes = noChanges, held }: ServiceParts,
   before: Service | undefined,
 ): Service | undefined {
+  const added = [...changes.added];
+  const instances = changedList(before?.instances ?? noInstances, changes.removed, added);
   const first = instances[0];
   const protocol = record?.protocol ?? first?.protocol;
   const port = record?.port ?? first?.port;
   if (protocol === undefined || port === undefined) return undefined;
   const balance = record?.balance ?? defaultBalance;
-  const faults = faultsOf(instances, protocol, vip.fault);
-  const same = before !== undefined && sameList(before.instances, instances);
+  const { brake } = held;
+  const similar = before !== undefined && before.protocol === protocol && before.brake === brake;
+  const usable = similar
+    ? changedList(
+        before.usable,
+        changes.removed,
+        added.filter((instance) => isUsable(instance, protocol, held)),
+      )
+    : instances.filter((instance) => isUsable(instance, protocol, held));
+  const plain =
+    similar &&
+    before.faults.length === 0 &&
+    vip.fault === undefined &&
+    !added.some((instance) => contradicts(instance, protocol));
+  const faults = plain ? noFaults : faultsOf(instances, protocol, vip.fault);
   if (
-    same &&
+    similar &&
+    before.instances === instances &&
     before.port === port &&
-    before.protocol === protocol &&
     before.balance === balance &&
     before.vip === vip.address &&
     sameList(before.faults, faults)
   ) {
     return before;
   }
-  const usable = instances.filter((instance) => isUsable(instance, protocol));
   return Object.freeze({
     name,
     port,
     protocol,
     balance,
     vip: vip.address,
-    instances: same ? before.instances : Object.freeze(instances),
+    instances: Object.freeze(instances),
     usable: before !== undefined && sameList(before.usable, usable) ? before.usable : Object.freeze(usable),
+    ...(brake && { brake }),
     faults: Object.freeze(faults),
   });
 }

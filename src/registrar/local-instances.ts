@@ -239,7 +239,9 @@ export class LocalInstances {
       return remembered && Object.freeze({ ...remembered, draining: remembered.draining || drained });
     }
     const { status, output } = this.#health.get(name) ?? wish.base;
-    return Object.freeze({ ...wish.base, status, output, draining: wish.base.draining || drained });
+    // What was paused on purpose is not what the brake on mass withdrawal is for: it is left out, not found failing.
+    const suspended = wish.desired.suspended !== undefined;
+    return Object.freeze({ ...wish.base, status, output, draining: wish.base.draining || drained || suspended });
   }
 }
 

@@ -240,6 +240,7 @@ t.test('whose store it is', async (t) => {
     confirmedAtMs: 1,
     hosts: new Map(),
     alive: new Map(),
+    brakes: new Map(),
     instances: new Map(),
     services: new Map(
       Array.from({ length: 70 }, (_, index) => [

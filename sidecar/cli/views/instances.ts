@@ -28,11 +28,12 @@ export function instanceLines(
     const colour = colours[instance.status] ?? 'red';
     const usable = instance.status === 'passing' || instance.status === 'warning';
     const symbol = usable ? (instance.draining ? style.note : style.good) : style.bad;
+    const remark = instance.draining ? ', draining' : instance.stillUsed ? ', still used' : '';
     return {
       cells: [
         { text: style.rich ? symbol : '', colour },
         withService ? instance.service : '',
-        { text: instance.draining ? `${instance.status}, draining` : instance.status, colour },
+        { text: `${instance.status}${remark}`, colour },
         instance.id,
         addressText(instance),
         instance.since === undefined ? '' : since(instance.since, view.nowMs),

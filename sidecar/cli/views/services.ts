@@ -1,7 +1,7 @@
 import type { ServiceDocument, ServicesDocument } from '../../admin/documents.ts';
 import { renderTable, wrap } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
-import { plural } from '../words.ts';
+import { plural, span } from '../words.ts';
 import { compare } from './hosts.ts';
 
 interface Judged {
@@ -14,7 +14,9 @@ interface Judged {
 /** Services, those in trouble first and those without any instance last, then what this host refused to register and why. */
 export function serviceLines({ services, refused }: ServicesDocument, view: View): string[] {
   const { style } = view;
-  const judged = services.map(judge).sort((a, b) => a.rank - b.rank || compare(a.service.name, b.service.name));
+  const judged = services
+    .map((service) => judge(service, view.nowMs))
+    .sort((a, b) => a.rank - b.rank || compare(a.service.name, b.service.name));
   const symbols = [style.bad, style.bad, style.good, style.note];
   const rows = judged.map(({ service, rank, colour, state }) => ({
     cells: [
@@ -41,7 +43,7 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
   return [...table, ...refusalLines(refused, view)];
 }
 
-function judge(service: ServiceDocument): Judged {
+function judge(service: ServiceDocument, nowMs: number): Judged {
   const counts = new Map<string, number>();
   const count = (word: string): void => void counts.set(word, (counts.get(word) ?? 0) + 1);
   for (const instance of service.instances) {
@@ -57,6 +59,11 @@ function judge(service: ServiceDocument): Judged {
   }
   if (service.usable === 0)
     return { service, rank: 0, colour: 'red', state: `nothing usable: ${troubles || 'see instances'}` };
+  // A sidecar of an earlier version knows no brake.
+  if (service.brake) {
+    const state = `${troubles}: still used, for at most ${span(Date.parse(service.brake.until) - nowMs)}`;
+    return { service, rank: 1, colour: 'yellow', state };
+  }
   if (service.faults.length > 0 || service.usable < service.instances.length) {
     return { service, rank: 1, colour: 'yellow', state: troubles || plural(service.faults.length, 'fault') };
   }
