@@ -130,6 +130,6 @@ function declaredTroubles({ state, problem, service, since: at }: DeclaredLinkDo
     return [{ text: `${style.bad} nothing usable behind it: legate instances ${service} says why`, colour: 'yellow' }];
   }
   if (state !== 'waiting') return [];
-  const long = at === null ? '' : `, ${since(at, view.nowMs)} by now`;
-  return [{ text: `${style.note} waits for the first instance of ${service}${long}`, colour: 'dim' }];
+  const long = at === null ? '' : ` for ${since(at, view.nowMs)}`;
+  return [{ text: `${style.note} ${service} has no instances: waiting${long}`, colour: 'dim' }];
 }
