@@ -155,7 +155,8 @@ export class PacketHandler {
 
   /** The link that the question is for, when it is an alias of the asker's own. */
   #aliasOf(packet: Buffer, scan: QueryScan, { aliases }: AskerEntry): DeclaredLink | undefined {
-    return aliases === undefined || !isOneLabel(packet, scan, this.#apex) ? undefined : aliases.find(packet);
+    const link = aliases?.find(packet);
+    return link !== undefined && isOneLabel(packet, scan, this.#apex) ? link : undefined;
   }
 
   /**

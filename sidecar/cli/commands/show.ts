@@ -117,7 +117,6 @@ function addResolve({ program, session, register }: CommandTools): void {
       'after',
       examples(
         'legate resolve db',
-        'legate resolve 172.17.0.2',
         'legate resolve _db._tcp.mesh.internal --type SRV',
         'legate resolve cache --from web',
       ),
