@@ -3,6 +3,7 @@ import type { Observable } from '../src/base/feed.ts';
 import type { Service, Snapshot } from '../src/catalog/snapshot.ts';
 import { inRange } from '../src/model/address.ts';
 import { transportOf } from '../src/model/instance.ts';
+import type { DeclaredLink } from '../src/model/link.ts';
 import { type Answer, answerOf } from './answer.ts';
 import { hasTag } from './choose.ts';
 import { formInZone, formOfSingleLabel, type NameForm, type Zone, zoneOf } from './name-form.ts';
@@ -39,8 +40,9 @@ export class CatalogStage implements Stage {
 
   answer(request: Request): Answer | undefined {
     const { zones } = this.#options;
-    const { name } = request;
+    const { name, alias } = request;
     const found = zoneOf(zones, name);
+    if (alias !== undefined) return this.#alias(alias, this.#place(request, zones[0].apex, found?.zone.apex ?? []));
     if (found !== undefined) {
       const { apex } = found.zone;
       return this.#answerForm(formInZone(found.zone, found.inner), this.#place(request, apex, apex));
@@ -81,6 +83,16 @@ export class CatalogStage implements Stage {
         return service === undefined ? noSuchName(place) : this.#ofService(service, form, place);
       }
     }
+  }
+
+  /** An alias means its service, not another alias; it exists also while the service does not. */
+  #alias({ service: name }: DeclaredLink, place: Place): Answer {
+    const { snapshot } = place;
+    if (snapshot.origin === 'none') return notReady();
+    const service = snapshot.services.get(name);
+    if (service !== undefined) return this.#services.link(service, place);
+    const extended = { code: extendedCode.OTHER, text: `waits for the service ${name}` };
+    return { ...known(place, []), extended };
   }
 
   #ofService(

@@ -1,19 +1,23 @@
 import { randomInt } from 'node:crypto';
+import type { Clock } from '../src/base/clock.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { CounterCell, Metrics } from '../src/base/metrics.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { Endpoint, Ipv4Range } from '../src/model/address.ts';
-import { type Asker, askerOf, type Topology } from '../src/model/topology.ts';
+import type { CallerTable } from '../src/model/caller.ts';
+import type { DeclaredLink } from '../src/model/link.ts';
+import { nameFault } from '../src/model/names.ts';
+import type { Topology } from '../src/model/topology.ts';
+import { isOneLabel } from './alias-set.ts';
 import { type Answer, answerOf } from './answer.ts';
 import { AnswerCache } from './answer-cache.ts';
+import { type AskerEntry, Askers } from './askers.ts';
+import { HeldQuestions } from './held-questions.ts';
 import type { Request, Stage } from './stage.ts';
 import { encodeOpt, encodeTemplate, isReusable, limitOf, render, type Template } from './template.ts';
 import { classIn, headerLength, isMetaType, maxMessage, rcode, rcodeName } from './wire/constants.ts';
-import { readLabels } from './wire/name.ts';
+import { type Name, nameBytes, readLabels } from './wire/name.ts';
 import { QueryScan } from './wire/query.ts';
-
-/** Addresses whose class is remembered. */
-const maxKnownAskers = 4096;
 
 /** How a packet came. */
 export interface Via {
@@ -26,11 +30,15 @@ export interface HandlerOptions {
   readonly stages: readonly Stage[];
   readonly snapshots: Observable<Snapshot>;
   readonly topology: Observable<Topology>;
+  /** Whose aliases there are; they are single labels, alone or below `apex`. */
+  readonly callers: Observable<CallerTable>;
+  readonly apex: Name;
   readonly vipsOn: Observable<boolean>;
   readonly vipRange: Ipv4Range;
   readonly listenerOf: (service: string) => Endpoint | undefined;
   /** Whether other zones are forwarded: the RA bit. */
   readonly recursion: boolean;
+  readonly clock: Clock;
   readonly metrics: Metrics;
 }
 
@@ -42,7 +50,9 @@ export class PacketHandler {
   readonly #options: HandlerOptions;
   readonly #scan = new QueryScan(randomInt(2 ** 32 - 1) | 0);
   readonly #cache: AnswerCache;
-  readonly #askers = new Map<string, number>();
+  readonly #askers: Askers;
+  readonly #held: HeldQuestions;
+  readonly #apex: Buffer;
   readonly #answered = new Map<number, CounterCell>();
   readonly #dropped: CounterCell;
   readonly #cached: CounterCell;
@@ -57,6 +67,9 @@ export class PacketHandler {
     this.#topology = options.topology.value;
     this.#vipsOn = options.vipsOn.value;
     this.#cache = new AnswerCache(options.listenerOf);
+    this.#askers = new Askers(options);
+    this.#held = new HeldQuestions(options);
+    this.#apex = nameBytes(options.apex);
     const { metrics } = options;
     this.#dropped = metrics.counter('legate_dns_dropped_packets_total', 'Packets that are no queries.');
     this.#cached = metrics.counter('legate_dns_encoded_hits_total', 'Answers copied from an encoded one.');
@@ -83,11 +96,37 @@ export class PacketHandler {
       this.#dropped.value += 1;
       return undefined;
     }
+    return this.#answer(packet, address, via, true);
+  }
+
+  /** Lets everybody go who waits. */
+  close(): void {
+    this.#held.close();
+  }
+
+  /** Answers the scanned question; `mayHold`: it has not waited yet until its asker is known. */
+  #answer(packet: Buffer, address: string, via: Via, mayHold: boolean): Buffer | Promise<Buffer> {
+    const scan = this.#scan;
     this.#renew();
     const snapshot = this.#options.snapshots.value;
-    const askerClass = this.#askers.get(address) ?? this.#classify(address);
+    const asker = this.#askers.of(address);
     const limit = limitOf(scan, via.transport);
+    let askerClass = asker.class;
+    let alias: DeclaredLink | undefined;
     if (scan.class === classIn) {
+      if (asker.aliases !== undefined) {
+        alias = this.#aliasOf(packet, scan, asker);
+        if (alias !== undefined) askerClass = asker.aliases.class;
+      } else if (asker.isUnknown && mayHold) {
+        const known = this.#untilKnown(packet, address);
+        if (known !== undefined) {
+          return known.then(() => {
+            // Other packets have been read meanwhile.
+            scan.read(packet);
+            return this.#answer(packet, address, via, false);
+          });
+        }
+      }
       const entry = this.#cache.find(packet, scan, askerClass, snapshot);
       if (entry !== undefined) {
         this.#cached.value += 1;
@@ -96,15 +135,17 @@ export class PacketHandler {
         return render(entry.template, packet, scan, limit);
       }
     }
-    return this.#ask(packet, askerClass, via, limit);
+    return this.#ask(packet, asker, alias, askerClass, via, limit);
   }
 
   /** Asks the stages, without the cache and whatever the length, for one who wants to know more than the packet says. */
   async explain(packet: Buffer, address: string, serverAddress: string | undefined): Promise<Explanation | undefined> {
     const scan = new QueryScan(0);
     if (scan.read(packet) !== 'query' || isMetaType(scan.type)) return undefined;
-    const asker = askerOf(this.#options.topology.value, address, this.#options.vipRange);
-    const request = this.#request(packet, scan, asker, { transport: 'udp', serverAddress }, maxMessage);
+    const asker = this.#askers.of(address);
+    const alias = this.#aliasOf(packet, scan, asker);
+    const via: Via = { transport: 'udp', serverAddress };
+    const request = this.#request(packet, scan, asker, alias, via, maxMessage);
     const reply = (await this.#firstReply(request)) ?? refused;
     if ('relayed' in reply) return { packet: reply.relayed, upstream: reply.upstream, leftOut: [], note: undefined };
     const template = encodeTemplate(request.name, scan.type, reply, this.#options.recursion);
@@ -112,10 +153,33 @@ export class PacketHandler {
     return { packet: answer, upstream: undefined, leftOut: reply.leftOut, note: reply.extended?.text };
   }
 
-  #ask(packet: Buffer, askerClass: number, via: Via, limit: number): Buffer | Promise<Buffer> {
+  /** The link that the question is for, when it is an alias of the asker's own. */
+  #aliasOf(packet: Buffer, scan: QueryScan, { aliases }: AskerEntry): DeclaredLink | undefined {
+    const link = aliases?.find(packet);
+    return link !== undefined && isOneLabel(packet, scan, this.#apex) ? link : undefined;
+  }
+
+  /**
+   * Waits until it is known who asks, when that can make a difference: for every name that an alias can have, services'
+   * names included, because an alias of the same name goes before them.
+   */
+  #untilKnown(packet: Buffer, address: string): Promise<void> | undefined {
+    if (!isOneLabel(packet, this.#scan, this.#apex)) return undefined;
+    const label = packet.toString('latin1', headerLength + 1, headerLength + 1 + (packet[headerLength] ?? 0));
+    return nameFault(label.toLowerCase()) === undefined ? this.#held.hold(address) : undefined;
+  }
+
+  #ask(
+    packet: Buffer,
+    asker: AskerEntry,
+    alias: DeclaredLink | undefined,
+    askerClass: number,
+    via: Via,
+    limit: number,
+  ): Buffer | Promise<Buffer> {
     const scan = this.#scan;
     if (scan.class !== classIn || isMetaType(scan.type)) return this.#refuse(packet, rcode.REFUSED);
-    const request = this.#request(packet, scan, this.#askerOfClass(askerClass), via, limit);
+    const request = this.#request(packet, scan, asker, alias, via, limit);
     const reply = this.#firstReply(request) ?? refused;
     if (reply instanceof Promise) {
       return reply.then((later) => {
@@ -138,11 +202,19 @@ export class PacketHandler {
     return undefined;
   }
 
-  #request(packet: Buffer, scan: QueryScan, asker: Asker, via: Via, limit: number): Request {
+  #request(
+    packet: Buffer,
+    scan: QueryScan,
+    { asker }: AskerEntry,
+    alias: DeclaredLink | undefined,
+    via: Via,
+    limit: number,
+  ): Request {
     return {
       name: readLabels(packet, headerLength),
       type: scan.type,
       asker,
+      alias,
       serverAddress: via.serverAddress,
       transport: via.transport,
       recursionDesired: scan.recursionDesired,
@@ -204,24 +276,7 @@ export class PacketHandler {
     this.#origin = origin;
     this.#topology = topology.value;
     this.#vipsOn = vipsOn.value;
-    this.#askers.clear();
     this.#cache.clear();
-  }
-
-  /** Askers of one class get the same answers: 0 the host, 1 elsewhere, from 2 on the bridges. */
-  #classify(address: string): number {
-    const asker = askerOf(this.#topology, address, this.#options.vipRange);
-    const askerClass =
-      asker.kind === 'host' ? 0 : asker.kind === 'elsewhere' ? 1 : 2 + this.#topology.bridges.indexOf(asker.bridge);
-    if (this.#askers.size >= maxKnownAskers) this.#askers.clear();
-    this.#askers.set(address, askerClass);
-    return askerClass;
-  }
-
-  #askerOfClass(askerClass: number): Asker {
-    if (askerClass === 0) return { kind: 'host' };
-    const bridge = this.#topology.bridges[askerClass - 2];
-    return bridge === undefined ? { kind: 'elsewhere' } : { kind: 'container', bridge };
   }
 }
 

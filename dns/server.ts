@@ -6,8 +6,10 @@ import { LegateError, systemCode } from '../src/base/errors.ts';
 import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
+import { PersistentMap } from '../src/base/persistent-map.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range, inRange } from '../src/model/address.ts';
+import type { CallerTable } from '../src/model/caller.ts';
 import { transportOf } from '../src/model/instance.ts';
 import type { Topology } from '../src/model/topology.ts';
 import type { LeftOut } from './answer.ts';
@@ -34,6 +36,8 @@ export interface NameServerOptions {
   /** Wall clock of the moment at which the store last confirmed the snapshot; undefined when it never did. */
   readonly confirmedAtMs?: () => number | undefined;
   readonly topology: Observable<Topology>;
+  /** Whose aliases are answered; without it nobody has any. */
+  readonly callers?: Observable<CallerTable>;
   readonly self: { readonly hostId: string; readonly hostName: string };
   /** Our zone: `mesh.internal`. */
   readonly domain: string;
@@ -114,7 +118,11 @@ export class NameServer {
     this.#zones = zones;
     const vipsOn = typeof options.vipsOn === 'boolean' ? new Latest(options.vipsOn) : options.vipsOn;
     const { hostId } = self;
-    const { ttlMs } = options;
+    const {
+      ttlMs,
+      clock,
+      callers = new Latest<CallerTable>({ off: 'nobody tells', bound: PersistentMap.empty() }),
+    } = options;
     const catalog = new CatalogStage({
       snapshots,
       topology,
@@ -135,10 +143,13 @@ export class NameServer {
       stages,
       snapshots,
       topology,
+      callers,
+      apex,
       vipsOn,
       vipRange,
       listenerOf,
       recursion,
+      clock,
       metrics,
     });
     metrics.gauge('legate_dns_tcp_connections_count', 'Open TCP connections.', [], () => [[[], this.#budget.open]]);
@@ -216,6 +227,7 @@ export class NameServer {
 
   async close(): Promise<void> {
     this.#closed = true;
+    this.#handler.close();
     await Promise.all([...this.#open].map((listener) => listener.close()));
     this.#forward?.close();
   }

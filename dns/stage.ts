@@ -1,3 +1,4 @@
+import type { DeclaredLink } from '../src/model/link.ts';
 import type { Asker } from '../src/model/topology.ts';
 import type { Answer } from './answer.ts';
 import type { Name } from './wire/name.ts';
@@ -7,6 +8,8 @@ export interface Request {
   readonly name: Name;
   readonly type: number;
   readonly asker: Asker;
+  /** The link of the asker's own that the name is an alias of: the name means that, and nothing else. */
+  readonly alias: DeclaredLink | undefined;
   /** The concrete address that was asked; undefined when nobody was asked over the network. */
   readonly serverAddress: string | undefined;
   readonly transport: 'udp' | 'tcp';

@@ -1,7 +1,7 @@
 import { createSocket } from 'node:dgram';
 import { connect } from 'node:net';
 import dnsPacket, { type DecodedPacket } from 'dns-packet';
-import { type Clock, systemClock } from '../src/base/clock.ts';
+import { type Clock, ManualClock, systemClock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
 import { Latest } from '../src/base/feed.ts';
 import { silentLog } from '../src/base/log.ts';
@@ -9,6 +9,7 @@ import { Metrics } from '../src/base/metrics.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, parseIpv4Range } from '../src/model/address.ts';
+import type { Caller, CallerTable } from '../src/model/caller.ts';
 import type { Host } from '../src/model/host.ts';
 import { type Instance, isUsableStatus } from '../src/model/instance.ts';
 import type { Bridge, Topology } from '../src/model/topology.ts';
@@ -142,17 +143,28 @@ export interface Inside {
   readonly snapshots: Latest<Snapshot>;
   readonly topology: Latest<Topology>;
   readonly vipsOn: Latest<boolean>;
+  readonly callers: Latest<CallerTable>;
+  readonly clock: ManualClock;
+  readonly metrics: Metrics;
   readonly listeners: Map<string, Endpoint>;
+}
+
+/** Who has which address, told apart. */
+export function callersAt(callers: Readonly<Record<string, Caller>>): CallerTable {
+  return { off: undefined, bound: PersistentMap.from(Object.entries(callers)) };
 }
 
 /** The handler alone, without sockets and upstream. */
 export function inside(
   snapshot: Snapshot,
-  parts: { readonly clearUnderlay?: boolean; readonly vipsOn?: boolean } = {},
+  parts: { readonly clearUnderlay?: boolean; readonly vipsOn?: boolean; readonly callers?: CallerTable } = {},
 ): Inside {
   const snapshots = new Latest(snapshot);
   const topologies = new Latest(topology);
   const vipsOn = new Latest(parts.vipsOn ?? true);
+  const callers = new Latest<CallerTable>(parts.callers ?? { off: 'a test', bound: PersistentMap.empty() });
+  const clock = new ManualClock();
+  const metrics = new Metrics();
   const listeners = new Map<string, Endpoint>();
   const listenerOf = (name: string): Endpoint | undefined => listeners.get(name);
   const catalog = new CatalogStage({
@@ -166,9 +178,9 @@ export function inside(
     clearUnderlay: parts.clearUnderlay ?? false,
     listenerOf,
   });
-  const common = { snapshots, topology: topologies, vipsOn, vipRange, listenerOf, metrics: new Metrics() };
-  const handler = new PacketHandler({ stages: [catalog], recursion: false, ...common });
-  return { handler, snapshots, topology: topologies, vipsOn, listeners };
+  const common = { snapshots, topology: topologies, callers, vipsOn, vipRange, listenerOf, clock, metrics };
+  const handler = new PacketHandler({ stages: [catalog], recursion: false, apex: ['mesh', 'internal'], ...common });
+  return { handler, snapshots, topology: topologies, vipsOn, callers, clock, metrics, listeners };
 }
 
 /** Sends one packet over UDP and resolves with the answer; rejects when none comes within two seconds. */

@@ -3,8 +3,11 @@ import type { Balance } from '../src/model/service.ts';
 /** One place on this host where consumers reach a service, as the admin API shows it. Times are RFC 3339. */
 export interface LinkDocument {
   readonly service: string;
-  /** `vip` for a virtual address, `listen` for a listener of the configuration. */
-  readonly kind: 'vip' | 'listen';
+  /**
+   * `vip` for a virtual address at the service's port, `alias` for one at a port that containers declare, `listen` for a
+   * listener of the configuration.
+   */
+  readonly kind: 'vip' | 'alias' | 'listen';
   /** What consumers dial: `240.77.118.4:5432`. */
   readonly address: string;
   /** `open`; `refusing`: nothing usable behind it; `down`: it cannot listen, `problem` says why. */

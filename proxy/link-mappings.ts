@@ -17,8 +17,9 @@ export function mappingsOf(links: Iterable<Link>): PortMapping[] {
 
 function addMapping(mappings: Map<string, PortMapping>, link: Link, replaces: boolean): void {
   const privatePort = link.listener.bound?.port;
-  const port = link.target.service?.port;
-  if (privatePort === undefined || port === undefined || link.size === 0) return;
+  const port = link.mappedPort;
+  // The kernel takes all mappings or none, and none to the very same port.
+  if (privatePort === undefined || port === undefined || port === privatePort || link.size === 0) return;
   const key = `${link.address} ${port}`;
   if (replaces || !mappings.has(key)) {
     mappings.set(key, { transport: 'tcp', address: link.address, port, privatePort });

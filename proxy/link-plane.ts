@@ -5,10 +5,12 @@ import { describeError, type LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
+import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
-import type { LinkListener } from '../src/model/link.ts';
+import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
+import { AliasLinks, type OwnPlace } from './alias-links.ts';
 import type { PortMap } from './kernel/port-map.ts';
 import { Link } from './link.ts';
 import type { LinkDocument } from './link-document.ts';
@@ -27,6 +29,8 @@ export interface LinkPlaneOptions {
   readonly clearUnderlay: boolean;
   /** Listeners of the configuration. */
   readonly links: readonly LinkListener[];
+  /** The ports that containers want of services; without it they get the services' own. */
+  readonly declared?: Observable<DeclaredPorts>;
   /** What steers virtual addresses; without it only `links` are served. */
   readonly portMap: PortMap | undefined;
   readonly clock: Clock;
@@ -61,9 +65,11 @@ export class LinkPlane {
   readonly #targets = new Map<string, LinkTarget>();
   readonly #configured: Link[] = [];
   readonly #vips = new Map<string, Link>();
+  readonly #aliases: AliasLinks;
   #retired: Link[] = [];
+  #declared: DeclaredPorts = PersistentMap.empty();
   #snapshot: Snapshot = emptySnapshot;
-  #unsubscribe: (() => void) | undefined;
+  #unsubscribe: (() => void)[] = [];
   #phase: 'new' | 'starting' | 'running' | 'leaving' = 'new';
 
   constructor(options: LinkPlaneOptions) {
@@ -81,12 +87,17 @@ export class LinkPlane {
       maxConnections: options.maxConnections ?? connectionLimit(),
       ended: (link) => this.#forgetUnused(link.target),
     });
+    this.#aliases = new AliasLinks({
+      conditions,
+      create: (name, address, port) => this.#createLink('alias', this.#target(name), { address, port: 0 }, port),
+      retire: (link) => this.#retired.push(link),
+    });
     this.#publisher = new LinkPublisher({
       portMap,
       clock,
       conditions,
       random: this.#random,
-      mappings: () => (this.#phase === 'leaving' ? [] : mappingsOf(this.#vips.values())),
+      mappings: () => (this.#phase === 'leaving' ? [] : mappingsOf([...this.#vips.values(), ...this.#aliases])),
       onPublished: () => this.#closeRetired(),
     });
   }
@@ -101,8 +112,11 @@ export class LinkPlane {
       this.#configured.push(link);
       started.push(link.listener.start());
     }
-    this.#unsubscribe = this.#options.snapshots.subscribe((snapshot) => this.#apply(snapshot));
-    started.push(...this.#apply(this.#options.snapshots.value));
+    const { snapshots, declared } = this.#options;
+    this.#declared = declared?.value ?? this.#declared;
+    this.#unsubscribe.push(snapshots.subscribe((snapshot) => this.#apply(snapshot)));
+    if (declared !== undefined) this.#unsubscribe.push(declared.subscribe((ports) => this.#want(ports)));
+    started.push(...this.#apply(snapshots.value));
     await Promise.all(started);
     if (this.#phase !== 'starting') return;
     this.#phase = 'running';
@@ -111,9 +125,9 @@ export class LinkPlane {
 
   /** All links, by service; those of a virtual address first. */
   links(): LinkDocument[] {
-    return [...this.#vips.values(), ...this.#configured]
+    return this.#links()
       .map((link) => link.document())
-      .sort((a, b) => compare(a.service, b.service) || compare(b.kind, a.kind) || compare(a.address, b.address));
+      .sort((a, b) => compare(a.service, b.service) || rank(a) - rank(b) || compare(a.address, b.address));
   }
 
   /** Where this host's configured listener for the service listens: what its name means where there are no VIPs. */
@@ -148,11 +162,11 @@ export class LinkPlane {
     if (this.#phase === 'leaving') return;
     const told = this.#phase === 'running';
     this.#phase = 'leaving';
-    this.#unsubscribe?.();
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
     // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.
     if (told) await this.#publisher.publish();
     this.#publisher.close();
-    await Promise.all([...this.#vips.values(), ...this.#configured, ...this.#retired].map((link) => link.close()));
+    await Promise.all([...this.#links(), ...this.#retired].map((link) => link.close()));
     this.#retired = [];
   }
 
@@ -164,14 +178,38 @@ export class LinkPlane {
     for (const { key, after } of snapshot.services.changesSince(before.services)) {
       const link = this.#update(key, after);
       if (link !== undefined) started.push(link.listener.start());
+      started.push(...this.#updateAliases(key));
     }
     if (this.#phase === 'running') void this.#publisher.publish();
     return started;
   }
 
+  /** Containers want other ports than before. */
+  #want(declared: DeclaredPorts): void {
+    const before = this.#declared;
+    this.#declared = declared;
+    for (const { key } of declared.changesSince(before)) void this.#updateAliases(key);
+    if (this.#phase === 'running') void this.#publisher.publish();
+  }
+
+  #updateAliases(name: string): Promise<void>[] {
+    const place = this.#ownPlace(this.#snapshot.services.get(name));
+    return this.#aliases.update(name, place, this.#declared).map((link) => link.listener.start());
+  }
+
+  /** Where consumers reach the service at its own port; undefined without a virtual address. */
+  #ownPlace(service: Service | undefined): OwnPlace | undefined {
+    if (this.#options.portMap === undefined || service?.vip === undefined || !isTcp(service)) return undefined;
+    return { address: service.vip, port: service.port };
+  }
+
+  #links(): Link[] {
+    return [...this.#vips.values(), ...this.#aliases, ...this.#configured];
+  }
+
   /** Takes one service over; the link that is new because of it, if any. */
   #update(name: string, service: Service | undefined): Link | undefined {
-    const vip = this.#options.portMap !== undefined && isTcp(service) ? service?.vip : undefined;
+    const vip = this.#ownPlace(service)?.address;
     const known = this.#vips.get(name);
     const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
     target?.update(service);
@@ -206,7 +244,7 @@ export class LinkPlane {
     return isIP(endpoint.address) === 0 ? undefined : { address: endpoint.address, port: endpoint.port };
   }
 
-  #createLink(kind: LinkDocument['kind'], target: LinkTarget, endpoint: Endpoint): Link {
+  #createLink(kind: LinkDocument['kind'], target: LinkTarget, endpoint: Endpoint, port?: number): Link {
     const { clock, log } = this.#options;
     const createListener = (link: Link): TcpListener =>
       new TcpListener({
@@ -222,7 +260,8 @@ export class LinkPlane {
         },
       });
     const onExhausted = (error: unknown): void => this.#crowd.exhausted(error);
-    return new Link({ kind, target, address: endpoint.address, clock, createListener, onExhausted });
+    const { address } = endpoint;
+    return new Link({ kind, target, address, ...(port !== undefined && { port }), clock, createListener, onExhausted });
   }
 
   #listens(link: Link): void {
@@ -272,7 +311,12 @@ function isTcp(service: Service | undefined): boolean {
 }
 
 function conditionOf(link: Link): string {
-  return `link.listen.${link.target.name}.${link.listener}`;
+  const at = `link.listen.${link.target.name}.${link.listener}`;
+  return link.port === undefined ? at : `${at}.${link.port}`;
+}
+
+function rank({ kind }: LinkDocument): number {
+  return kind === 'vip' ? 0 : kind === 'alias' ? 1 : 2;
 }
 
 function compare(a: string, b: string): number {

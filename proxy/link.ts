@@ -1,5 +1,6 @@
 import type { Clock } from '../src/base/clock.ts';
 import { formatEndpoint } from '../src/model/address.ts';
+import type { Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import type { LinkDocument } from './link-document.ts';
@@ -12,6 +13,8 @@ export interface LinkOptions {
   readonly target: LinkTarget;
   /** The address that the listener listens on: the service's VIP, or the configured one. */
   readonly address: string;
+  /** The port of the virtual address, where it is not the service's own: those who declare it have it, and nobody else. */
+  readonly port?: number;
   readonly clock: Clock;
   readonly createListener: (link: Link) => TcpListener;
   readonly onExhausted: (error: unknown) => void;
@@ -21,6 +24,7 @@ export interface LinkOptions {
 export class Link implements Route {
   readonly kind: LinkDocument['kind'];
   readonly address: string;
+  readonly port: number | undefined;
   readonly target: LinkTarget;
   readonly listener: TcpListener;
   readonly traffic: Traffic = { active: 0, total: 0, failed: 0, retried: 0, received: 0, sent: 0 };
@@ -36,6 +40,7 @@ export class Link implements Route {
   constructor(options: LinkOptions) {
     this.kind = options.kind;
     this.address = options.address;
+    this.port = options.port;
     this.target = options.target;
     this.cells = options.target.cells;
     this.#clock = options.clock;
@@ -84,9 +89,24 @@ export class Link implements Route {
     this.target.backends.ended(backend);
   }
 
+  /** The port of the virtual address that leads here; undefined while the service has none. */
+  get mappedPort(): number | undefined {
+    return this.port ?? this.target.service?.port;
+  }
+
+  /** Whether connections of this identity may use it. */
+  admits(identity: Identity): boolean {
+    if (this.port === undefined) return true;
+    const { name } = this.target;
+    return (
+      identity.kind === 'container' &&
+      identity.caller.links.some((link) => link.service === name && link.port === this.port)
+    );
+  }
+
   /** What consumers dial; for a VIP the service's own port. */
   get dialled(): string {
-    const port = this.kind === 'vip' ? this.target.service?.port : this.listener.bound?.port;
+    const port = this.kind === 'listen' ? this.listener.bound?.port : this.mappedPort;
     return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
   }
 

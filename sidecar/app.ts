@@ -25,14 +25,17 @@ import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
+import { declaredDocuments } from './admin/declared-views.ts';
 import { createBackend } from './backend.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
+import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { NameServers } from './name-servers.ts';
 import { TopologyWatcher } from './network/topology.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { provisionalCallers } from './provisional-callers.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { statusDocument } from './status.ts';
 import { StoreSession } from './store-session.ts';
@@ -117,12 +120,23 @@ export async function startSidecar(
     const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));
 
-    // Names and links, which see nothing but the catalog's snapshots.
+    // Who calls, and what containers declare.
+    const callers = provisionalCallers(docker, clock, signal);
+    const declared = new DeclaredLinks({
+      ...common,
+      callers,
+      snapshots: catalog.snapshots,
+      declaring: () => docker.declaring(),
+    });
+    closers.push(() => declared.close());
+
+    // Names and links, which see nothing but the catalog's snapshots and who calls.
     const names = new NameServer({
       ...common,
       snapshots: catalog.snapshots,
       confirmedAtMs: () => catalog.confirmedAtMs,
       topology: topology.topology,
+      callers,
       self,
       domain: config.domain,
       ttlMs: config.dns.ttlMs,
@@ -139,6 +153,7 @@ export async function startSidecar(
       self,
       clearUnderlay,
       links: config.links,
+      declared: declared.ports,
       portMap: vips.table,
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
@@ -183,6 +198,7 @@ export async function startSidecar(
         snapshots: catalog.snapshots,
         settings: config.services,
         links: config.links,
+        declared: declared.ports,
         vip: { on: vips.table !== undefined, range: config.vip.range },
       };
       const remembered = saved && rememberedVips(saved);
@@ -209,7 +225,7 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state]) {
+    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
     const backend = createBackend({
@@ -227,8 +243,14 @@ export async function startSidecar(
         const { state, problem } = docker.state.value;
         return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);
       },
-      links: () => links.links(),
-      resolve: (name, type) => names.resolve({ name, type }),
+      links: () => {
+        const all = links.links();
+        const vip = { on: vips.on.value, reason: vips.reason() };
+        const surroundings = { snapshot: catalog.snapshots.value, links: all, vip };
+        return { links: all, declared: declaredDocuments(declared.list(), surroundings) };
+      },
+      resolve: (name, type, from) =>
+        names.resolve({ name, type }, from === undefined ? from : declared.addressOf(from)),
       parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),
       register: (instance) => own.register(instance),
       deregister: (name) => own.deregister(name),

@@ -16,7 +16,7 @@ import type {
   DrainDocument,
   DrainResultDocument,
   InstanceDocument,
-  LinkDocument,
+  LinksDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceSettingsDocument,
@@ -39,8 +39,8 @@ export interface BackendParts {
   readonly storeProblem: () => string | undefined;
   readonly ready: () => boolean;
   readonly status: () => Promise<StatusDocument>;
-  readonly links: () => readonly LinkDocument[];
-  readonly resolve: (name: string, type: string) => Promise<ResolveDocument>;
+  readonly links: () => LinksDocument;
+  readonly resolve: (name: string, type: string, from: string | undefined) => Promise<ResolveDocument>;
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
   readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
   /** Keeps it on disk and registers it. */

@@ -20,6 +20,12 @@ export function wireLength(name: Name): number {
   return length;
 }
 
+/** The name's octets on the wire, uncompressed, with the root. */
+export function nameBytes(name: Name): Buffer {
+  const labels = name.map((label) => Buffer.concat([Buffer.from([label.length]), Buffer.from(label, 'latin1')]));
+  return Buffer.concat([...labels, Buffer.alloc(1)]);
+}
+
 /** The labels of the uncompressed name at `offset`; the caller has scanned it. */
 export function readLabels(packet: Buffer, offset: number): string[] {
   const labels: string[] = [];

@@ -7,7 +7,7 @@ import type {
   ForgottenDocument,
   HostDocument,
   InstanceDocument,
-  LinkDocument,
+  LinksDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceDocument,
@@ -30,8 +30,9 @@ export interface AdminBackend {
   services(): ServicesDocument;
   service(name: string): ServiceDocument;
   instances(service?: string): readonly InstanceDocument[];
-  links(): readonly LinkDocument[];
-  resolve(name: string, type: string): Promise<ResolveDocument>;
+  links(): LinksDocument;
+  /** `from`: the name of a container of this host, in whose place the question is asked. */
+  resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;
   /** `id` is `host/name` or only the name. */
   register(id: string, body: RegisterDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;

@@ -1,5 +1,6 @@
 export type { LinkDocument } from '../../proxy/link-document.ts';
 
+import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
 import type { Balance } from '../../src/model/service.ts';
 
@@ -45,9 +46,18 @@ export interface DeclaredLinkDocument {
   readonly service: string;
   /** What the alias leads to: `240.77.118.4:6379`; null while there is nothing to dial. */
   readonly address: string | null;
-  /** `waiting`: there is no such service yet. `refusing`: nothing usable is behind it. `down`: `problem` says why. */
+  /** `waiting`: there is no such service yet, or it has no instances. `refusing`: nothing usable is behind it. `down`: `problem` says why. */
   readonly state: 'open' | 'refusing' | 'waiting' | 'down';
   readonly problem: string | null;
+  /** Since when it waits; null when it does not. */
+  readonly since: string | null;
+}
+
+/** Answer of `GET /api/links`. */
+export interface LinksDocument {
+  readonly links: readonly LinkDocument[];
+  /** What containers of this host declare with `legate.links`. */
+  readonly declared: readonly DeclaredLinkDocument[];
 }
 
 export interface HostDocument {

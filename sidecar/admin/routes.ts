@@ -69,11 +69,11 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     context.json(await backend.forgetService(context.req.param('name'))),
   );
   app.get('/api/instances', (context) => context.json({ instances: backend.instances(context.req.query('service')) }));
-  app.get('/api/links', (context) => context.json({ links: backend.links() }));
+  app.get('/api/links', (context) => context.json(backend.links()));
   app.get('/api/resolve', async (context) => {
     const name = context.req.query('name');
     if (name === undefined) throw new LegateError('E_INVALID', 'resolve needs ?name=');
-    return context.json(await backend.resolve(name, context.req.query('type') ?? 'A'));
+    return context.json(await backend.resolve(name, context.req.query('type') ?? 'A', context.req.query('from')));
   });
   app.put('/api/instances/:id{.+}', async (context) =>
     context.json(await backend.register(context.req.param('id'), await jsonObject(context))),

@@ -81,7 +81,16 @@ t.test('tables and status: aligned, within 100 columns, what is wrong on top', a
    - last failure 3 s ago: 172.17.0.5:5432: connection refused
  cache    240.77.3.9:6379    open             1    12  1 234 567       0        3  123 MB  4.3 KB
  web      240.77.9.8:80      refusing         0     0          0       0        0     0 B     0 B
-   - no instances`,
+   - no instances
+
+ CONTAINER  ALIAS  SERVICE  ADDRESS          STATE
+ on-host    kv     cache    -                down
+   x its address is not known
+ shop       post   mail     240.77.9.9:25    refusing
+   x nothing usable behind it: legate instances mail says why
+ shop       later  search   -                waiting
+   - search has no instances: waiting for 1 min
+ shop       cache  cache    240.77.3.9:6379  open`,
   };
   for (const [command, text] of Object.entries(expected)) {
     const { status, stdout, stderr } = await run([...command.split(' '), '--admin', address], plainTerminal);
@@ -154,7 +163,7 @@ t.test('services and links without any instance are no trouble', async (t) => {
     ['services', /\n \u001b\[2m·\u001b\[0m {2}web .*\u001b\[2mno instances\u001b\[0m\n\n/],
     [
       'links',
-      /\n \u001b\[2m·\u001b\[0m {2}web .*\u001b\[2mrefusing\u001b\[0m.*\n\u001b\[2m {3}· no instances\u001b\[0m\n$/,
+      /\n \u001b\[2m·\u001b\[0m {2}web .*\u001b\[2mrefusing\u001b\[0m.*\n\u001b\[2m {3}· no instances\u001b\[0m\n\n/,
     ],
   ] as const) {
     t.match((await run([command, '--admin', address], { tty: true, columns: 100 })).stdout, text);

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 import type {
+  DeclaredLinkDocument,
   HostDocument,
   InstanceDocument,
   LinkDocument,
@@ -423,8 +424,27 @@ const status: StatusDocument = {
   ],
 };
 
+const declared: readonly DeclaredLinkDocument[] = [
+  {
+    ...{ container: 'shop', consumer: 'shop', alias: 'cache', service: 'cache', problem: null, since: null },
+    ...{ address: '240.77.3.9:6379', state: 'open' },
+  },
+  {
+    ...{ container: 'shop', consumer: 'shop', alias: 'later', service: 'search', problem: null },
+    ...{ address: null, state: 'waiting', since: new Date(nowMs - 72_000).toISOString() },
+  },
+  {
+    ...{ container: 'shop', consumer: 'shop', alias: 'post', service: 'mail', problem: null, since: null },
+    ...{ address: '240.77.9.9:25', state: 'refusing' },
+  },
+  {
+    ...{ container: 'on-host', consumer: null, alias: 'kv', service: 'cache', address: null, since: null },
+    ...{ state: 'down', problem: 'its address is not known' },
+  },
+];
+
 /** Documents as a sidecar with some troubles has them, at one fixed moment. */
-export const canned = { nowMs, instance, instances, services, hosts, links, status };
+export const canned = { nowMs, instance, instances, services, hosts, links, declared, status };
 
 /** Answers the documents above. */
 export function cannedAnswer({ method, url }: SeenRequest): Answer {
@@ -433,7 +453,7 @@ export function cannedAnswer({ method, url }: SeenRequest): Answer {
   if (method === 'GET' && path === '/api/hosts') return { json: { hosts } };
   if (method === 'GET' && path === '/api/services') return { json: services };
   if (method === 'GET' && path === '/api/instances') return { json: { instances } };
-  if (method === 'GET' && path === '/api/links') return { json: { links } };
+  if (method === 'GET' && path === '/api/links') return { json: { links, declared } };
   return {
     status: 404,
     json: { error: { code: 'E_NOT_FOUND', message: `there is no ${url}`, hint: 'legate services lists them' } },

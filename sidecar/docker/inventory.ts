@@ -91,6 +91,13 @@ export class Inventory {
     return this.#entries.get(id)?.subject.container;
   }
 
+  /** All running containers, each with who it is when it calls. */
+  consumers(): { readonly container: Container; readonly consumer: Consumer }[] {
+    return [...this.#entries.values()].map(({ subject, desired }) => {
+      return { container: subject.container, consumer: desired.consumer };
+    });
+  }
+
   consumerOf(id: string): Consumer | undefined {
     return this.#entries.get(id)?.desired.consumer;
   }

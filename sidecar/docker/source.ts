@@ -6,6 +6,7 @@ import { type Change, Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { DockerConfig } from '../../src/config/config.ts';
+import type { Caller } from '../../src/model/caller.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
 import type { Topology } from '../../src/model/topology.ts';
 import { DockerClient } from './client.ts';
@@ -21,6 +22,7 @@ import { InternalRoutes } from './internal-routes.ts';
 import { Inventory } from './inventory.ts';
 import type { DockerNetwork } from './network.ts';
 import { NetworkWatch } from './network-watch.ts';
+import { sharedNetworkOf } from './place.ts';
 import { Session } from './session.ts';
 import { type SourceCounters, sourceMetrics } from './source-metrics.ts';
 
@@ -137,6 +139,19 @@ export class DockerSource {
   /** Who a running container is when it calls, and its links; undefined when no such container runs. */
   consumerOf(containerId: string): Consumer | undefined {
     return this.#inventory.consumerOf(containerId);
+  }
+
+  /** All running containers, each with who it is when it calls, and its links. */
+  consumers(): ReturnType<Inventory['consumers']> {
+    return this.#inventory.consumers();
+  }
+
+  /** Those of them that declare links and do not share another one's network. */
+  declaring(): Caller[] {
+    return this.#inventory
+      .consumers()
+      .filter(({ container, consumer }) => consumer.links.length > 0 && sharedNetworkOf(container) === undefined)
+      .map(({ container, consumer: { name, links } }) => ({ container: container.name, consumer: name, links }));
   }
 
   /** Runs until the signal is aborted, then resolves. To be called once. */

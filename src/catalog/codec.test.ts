@@ -49,6 +49,9 @@ t.test('each record comes back as it was', async (t) => {
   }
   const derived = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', derived: ['port', 'balance'] } as const;
   t.same(decodeService(encodeService(derived), 'db'), { ok: true, value: derived });
+  const awaited = { ...derived, awaitedBy: '00000000000000a1' };
+  t.same(decodeService(encodeService(awaited), 'db'), { ok: true, value: awaited });
+  t.match(decodeService(json({ v: 1, ...awaited, awaitedBy: '../x' }), 'db'), { ok: false, reason: /^awaitedBy/ });
   t.match(decodeService(json({ v: 1, ...derived, derived: ['later', 'balance', 'balance'] }), 'db'), {
     value: { derived: ['balance'] },
   });

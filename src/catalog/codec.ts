@@ -93,7 +93,7 @@ export function hostDocument(record: HostRecord): object {
 }
 
 export function serviceDocument(record: ServiceRecord): object {
-  const { name, port, protocol, balance, vip, derived } = record;
+  const { name, port, protocol, balance, vip, derived, awaitedBy } = record;
   return {
     v: formatVersion,
     name,
@@ -102,6 +102,7 @@ export function serviceDocument(record: ServiceRecord): object {
     balance,
     ...(vip !== undefined && { vip }),
     ...(derived !== undefined && { derived }),
+    ...(awaitedBy !== undefined && { awaitedBy }),
   };
 }
 
@@ -182,6 +183,7 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
       balance: fields.oneOf('balance', balances),
       ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
       ...(fields.has('derived') && { derived: readDerived(fields) }),
+      ...(fields.has('awaitedBy') && { awaitedBy: fields.name('awaitedBy', hostIdFault) }),
     }),
   );
 }

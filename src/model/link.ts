@@ -1,3 +1,4 @@
+import type { PersistentMap } from '../base/persistent-map.ts';
 import type { Endpoint } from './address.ts';
 
 /** A consumer's named dependency (`legate.links`): it says `alias`, and means `service` at `port`. */
@@ -7,6 +8,12 @@ export interface DeclaredLink {
   /** The port that the consumer uses; undefined: the service's own. */
   readonly port: number | undefined;
 }
+
+/**
+ * The services that containers of this host declare links to, each with the ports that they want of it where they name
+ * one, ascending.
+ */
+export type DeclaredPorts = PersistentMap<readonly number[]>;
 
 /** A listener of the configuration: consumers on this host reach `service` there. */
 export interface LinkListener {

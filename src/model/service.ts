@@ -29,4 +29,9 @@ export interface ServiceRecord {
   readonly vip?: string;
   /** The settings that nobody chose: taken from an instance, or the default. Where it is absent all were chosen. */
   readonly derived?: readonly ServiceField[];
+  /**
+   * The id of the host that made it for a declared link (`legate.links=cache=redis@6379`), while no instance has come. That
+   * host takes it back when nobody there declares the link any more.
+   */
+  readonly awaitedBy?: string;
 }

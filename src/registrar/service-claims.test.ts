@@ -2,6 +2,8 @@ import t, { type Test } from 'tap';
 import { MemoryStore } from '../../test/support/memory-store.ts';
 import { hostId, instanceRecord, parts } from '../../test/support/records.ts';
 import { ManualClock } from '../base/clock.ts';
+import { Latest } from '../base/feed.ts';
+import { PersistentMap } from '../base/persistent-map.ts';
 import { Catalog } from '../catalog/catalog.ts';
 import {
   decodeMeta,
@@ -15,9 +17,12 @@ import {
 import type { SavedState } from '../catalog/saved-state.ts';
 import { parseIpv4Range } from '../model/address.ts';
 import type { InstanceRecord } from '../model/instance.ts';
+import type { DeclaredPorts } from '../model/link.ts';
 import { keysOf } from '../store/keys.ts';
+import { awaitedGraceMs } from './declared-services.ts';
 import { keepMesh, openMesh } from './mesh-identity.ts';
 import { ServiceClaims, type ServiceClaimsOptions } from './service-claims.ts';
+import { withSettings } from './service-record.ts';
 import { chooseVip } from './vip-choice.ts';
 
 const keys = keysOf('test');
@@ -318,4 +323,84 @@ t.test('a store that comes back empty while we run is made ours again', async (t
   t.match(service(store, 'db'), { vip });
   t.match(claim(store, vip), { service: 'db' });
   t.equal(b.catalog.snapshots.value.services.get('db')?.vip, vip);
+});
+
+t.test('a service that a container waits for', async (t) => {
+  const store = await opened();
+  const ports = (wanted: Readonly<Record<string, readonly number[]>>): DeclaredPorts =>
+    PersistentMap.from(Object.entries(wanted));
+  const declared = new Latest(ports({ redis: [6379, 7000], soon: [] }));
+  const b = bench(t, store, { declared });
+  await b.clock.advance(0);
+  const vip = service(store, 'redis')?.vip;
+  t.match(service(store, 'redis'), { port: 6379, protocol: 'tcp', awaitedBy: hostId(1) }, 'at the port that it wants');
+  t.match(claim(store, vip), { service: 'redis' }, 'has an address');
+  t.equal(service(store, 'soon'), undefined, 'without a port there is nothing to make yet');
+  declared.set(ports({ redis: [6379], later: [80] }));
+  await b.clock.advance(0);
+  t.match(service(store, 'later'), { port: 80 }, 'declared later');
+
+  declared.set(ports({}));
+  await b.clock.advance(awaitedGraceMs - 1);
+  declared.set(ports({ redis: [6379] }));
+  await b.clock.advance(2);
+  t.equal(service(store, 'later'), undefined, 'nobody waits any more');
+  t.equal(service(store, 'redis')?.vip, vip, 'a container that is replaced finds what it had');
+  declared.set(ports({}));
+  await b.clock.advance(awaitedGraceMs);
+  t.equal(service(store, 'redis'), undefined);
+  t.match(claim(store, vip), { service: 'redis', releasedAtMs: b.clock.nowMs() });
+  declared.set(ports({ redis: [6379] }));
+  await b.clock.advance(0);
+  t.equal(service(store, 'redis')?.vip, vip, 'the address that it had');
+
+  b.have(instanceRecord({ name: 'r', service: 'redis', port: 6380 }));
+  await b.clock.advance(0);
+  t.match(service(store, 'redis'), { port: 6380, vip }, 'the first instance says which port it has');
+  t.equal(service(store, 'redis')?.awaitedBy, undefined);
+  b.have();
+  declared.set(ports({}));
+  await b.clock.advance(2 * awaitedGraceMs);
+  t.equal(service(store, 'redis')?.vip, vip, 'what has had an instance stays');
+
+  // Without virtual addresses nothing is gained by a record.
+  const bare = await opened();
+  const without = bench(t, bare, {
+    declared: new Latest(ports({ redis: [6379] })),
+    vip: { on: false, range: range as never },
+  });
+  await without.clock.advance(0);
+  t.equal(service(bare, 'redis'), undefined);
+});
+
+t.test('an awaited service is only taken back by who made it, and not from others', async (t) => {
+  const store = await opened();
+  const ports: DeclaredPorts = PersistentMap.from([['redis', [6379]]]);
+  const one = new Latest(ports);
+  const two = new Latest(ports);
+  const a = bench(t, store, { declared: one });
+  await a.clock.advance(0);
+  const b = bench(t, store, { declared: two }, 2);
+  await b.clock.advance(0);
+  const vip = service(store, 'redis')?.vip;
+  t.equal(service(store, 'redis')?.awaitedBy, hostId(1));
+  const none: DeclaredPorts = PersistentMap.empty();
+  one.set(none);
+  await a.clock.advance(awaitedGraceMs);
+  await b.clock.advance(1000);
+  t.match(service(store, 'redis'), { awaitedBy: hostId(2), vip }, 'the other host still waits');
+  await a.clock.advance(2 * awaitedGraceMs);
+  t.equal(service(store, 'redis')?.vip, vip, 'and it is not the first one’s to remove');
+
+  // What was made in a former run is found again.
+  const c = bench(t, store, { declared: new Latest(none) }, 2);
+  two.set(none);
+  await c.clock.advance(awaitedGraceMs);
+  t.equal(service(store, 'redis'), undefined);
+
+  // What somebody has set in the meantime is his.
+  const record = { name: 'kept', port: 1, protocol: 'tcp', balance: 'random' } as const;
+  await store.put(keys.service('kept'), encodeService(withSettings({ ...record, awaitedBy: hostId(2) }, { port: 2 })));
+  await c.clock.advance(2 * awaitedGraceMs);
+  t.match(service(store, 'kept'), { port: 2 });
 });

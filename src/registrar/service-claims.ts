@@ -10,12 +10,21 @@ import { newerVersionReason } from '../catalog/codec.ts';
 import { emptySnapshot, type Snapshot } from '../catalog/snapshot.ts';
 import type { Ipv4Range } from '../model/address.ts';
 import { transportOf } from '../model/instance.ts';
-import type { LinkListener } from '../model/link.ts';
+import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import type { ServiceRecord, ServiceSettings } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Store } from '../store/store.ts';
 import { ClaimTables, type ServiceRow } from './claim-tables.ts';
-import { agreed, contradictions, followingInstances, freshRecord, withAbsentSettings } from './service-record.ts';
+import { DeclaredServices } from './declared-services.ts';
+import {
+  agreed,
+  arrived,
+  awaitedRecord,
+  contradictions,
+  followingInstances,
+  freshRecord,
+  withAbsentSettings,
+} from './service-record.ts';
 import { ServiceWriter } from './service-writer.ts';
 import { chooseVip, isAllowed } from './vip-choice.ts';
 
@@ -30,6 +39,8 @@ export interface ServiceClaimsOptions {
   /** The `services:` of the configuration. */
   readonly settings: ReadonlyMap<string, ServiceSettings>;
   readonly links: readonly LinkListener[];
+  /** What containers of this host declare with `legate.links`. */
+  readonly declared?: Observable<DeclaredPorts>;
   readonly vip: { readonly on: boolean; readonly range: Ipv4Range };
   /** Which address a service had in the last run. */
   readonly remembered?: ReadonlyMap<string, string>;
@@ -44,12 +55,15 @@ export interface ServiceClaimsOptions {
  * Gives the services that this host has something to do with (an instance, a link, settings) their record and their
  * virtual address in the store, by transactions that hold only if nobody was faster. Of a record that is there only what
  * nobody chose is changed: by the settings of the configuration, else with the instances. An address stays for ever,
- * unless the service turns to datagrams. While the store is away a new service has no virtual address yet.
+ * unless the service turns to datagrams. A service that a
+ * container waits for, at a port that it names, gets both before its first instance, and loses them when nobody waits any
+ * more and none has come. While the store is away a new service has no virtual address yet.
  */
 export class ServiceClaims {
   readonly #options: ServiceClaimsOptions;
   readonly #tables: ClaimTables;
   readonly #writer: ServiceWriter;
+  readonly #declared: DeclaredServices;
   readonly #bell = new Bell();
   readonly #random: () => number;
   /** Services with an instance on this host. */
@@ -68,6 +82,8 @@ export class ServiceClaims {
   constructor(options: ServiceClaimsOptions) {
     this.#options = options;
     this.#random = options.random ?? Math.random;
+    const { declared, clock } = options;
+    this.#declared = new DeclaredServices({ declared, clock, onDue: (name) => this.#lookAt(name) });
     this.#tables = new ClaimTables(options.store, options.keys);
     this.#writer = new ServiceWriter({ ...options, tables: this.#tables, vipsOn: options.vip.on });
   }
@@ -78,6 +94,7 @@ export class ServiceClaims {
     const unsubscribe = snapshots.subscribe((snapshot) => this.#look(snapshot));
     for (const name of settings.keys()) this.#due.add(name);
     for (const { service } of links) this.#due.add(service);
+    this.#declared.start();
     this.#look(snapshots.value);
     const ended = new AbortController();
     const until = AbortSignal.any([signal, ended.signal]);
@@ -87,6 +104,7 @@ export class ServiceClaims {
           for (const name of services) {
             if (this.#tables.service(name) === undefined) this.#adopted.delete(name);
             if (this.#isOurs(name)) this.#due.add(name);
+            else if (this.#isAwaited(name)) this.#declared.later(name);
           }
           this.#bell.ring();
         }),
@@ -96,6 +114,7 @@ export class ServiceClaims {
       if (!signal.aborted) throw error;
     } finally {
       ended.abort();
+      this.#declared.close();
       unsubscribe();
     }
   }
@@ -103,8 +122,17 @@ export class ServiceClaims {
   /** Cares for a service that was set here, too: without an instance anywhere it would have no virtual address. */
   adopt(name: string): void {
     this.#adopted.add(name);
+    this.#lookAt(name);
+  }
+
+  #lookAt(name: string): void {
     this.#due.add(name);
     this.#bell.ring();
+  }
+
+  /** Whether the service is there because containers of this host waited for it. */
+  #isAwaited(name: string): boolean {
+    return this.#tables.service(name)?.record?.awaitedBy === this.#options.hostId;
   }
 
   #isOurs(name: string): boolean {
@@ -113,6 +141,7 @@ export class ServiceClaims {
       this.#local.has(name) ||
       settings.has(name) ||
       this.#adopted.has(name) ||
+      this.#declared.has(name) ||
       links.some(({ service }) => service === name)
     );
   }
@@ -161,6 +190,7 @@ export class ServiceClaims {
   async #settle(name: string, signal: AbortSignal): Promise<boolean> {
     const row = this.#tables.service(name);
     if (row?.fault?.startsWith(newerVersionReason)) return true;
+    if (row?.record !== undefined && this.#isAwaited(name) && !this.#isOurs(name)) return this.#giveUp(row, signal);
     const record = row?.record === undefined ? this.#fresh(name, row) : this.#current(row.record);
     if (record === undefined) {
       this.#options.conditions.clear(rangeId(name));
@@ -172,17 +202,32 @@ export class ServiceClaims {
     return await this.#writer.write(record, row, address, signal);
   }
 
+  /** Nobody waits for it any more: it goes, unless an instance has come after all. */
+  #giveUp(row: ServiceRow, signal: AbortSignal): Promise<boolean> {
+    const { record } = row;
+    const { origin, services } = this.#options.snapshots.value;
+    if (record === undefined) return Promise.resolve(true);
+    if (services.get(record.name)?.instances.length) return this.#writer.write(arrived(record), row, undefined, signal);
+    if (origin === 'store') return this.#writer.remove(record, row, signal);
+    this.#declared.later(record.name);
+    return Promise.resolve(true);
+  }
+
   #fresh(name: string, row: ServiceRow | undefined): ServiceRecord | undefined {
     const { settings, snapshots } = this.#options;
     const service = snapshots.value.services.get(name);
-    return freshRecord(name, settings.get(name) ?? {}, { service, isDamaged: row !== undefined });
+    const given = settings.get(name) ?? {};
+    const fresh = freshRecord(name, given, { service, isDamaged: row !== undefined });
+    const port = this.#options.vip.on ? this.#declared.portOf(name) : undefined;
+    return fresh ?? (port === undefined ? undefined : awaitedRecord(name, given, port, this.#options.hostId));
   }
 
   /** The record with what the configuration says and nobody has chosen yet, and moved where its instances moved. */
   #current(record: ServiceRecord): ServiceRecord {
     const { settings, snapshots } = this.#options;
-    const chosen = withAbsentSettings(record, settings.get(record.name) ?? {});
     const { origin, services } = snapshots.value;
+    const isThere = services.get(record.name)?.instances.length;
+    const chosen = withAbsentSettings(isThere ? arrived(record) : record, settings.get(record.name) ?? {});
     // Before the store has told of all instances, those of this host would seem to be all.
     if (origin !== 'store' || !this.#local.has(record.name) || this.#apart.has(record.name)) return chosen;
     return followingInstances(chosen, services.get(record.name)?.instances ?? []);

@@ -14,7 +14,7 @@ import {
 } from '../catalog/codec.ts';
 import type { Service, Snapshot } from '../catalog/snapshot.ts';
 import { transportOf } from '../model/instance.ts';
-import type { LinkListener } from '../model/link.ts';
+import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
 import { type ServiceRecord, type ServiceSettings, serviceFields } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
@@ -38,6 +38,8 @@ export interface ServiceOrdersOptions {
   readonly settings: ReadonlyMap<string, ServiceSettings>;
   readonly links: readonly LinkListener[];
   readonly hostName: string;
+  /** What containers of this host declare. */
+  readonly declared?: Observable<DeclaredPorts>;
   readonly vip: { readonly on: boolean };
   /** Gets the names of services that were set: they are to have a virtual address. */
   readonly adopt: (name: string) => void;
@@ -144,6 +146,11 @@ export class ServiceOrders {
       const more = instances.length > namesShown ? ` and ${instances.length - namesShown} more` : '';
       throw new LegateError('E_CONFLICT', `${name} has instances: ${printable(shown.join(', '))}${more}`, {
         hint: 'stop the containers, or take the instances back with legate deregister, before it is forgotten',
+      });
+    }
+    if (this.#options.declared?.value.has(name)) {
+      throw new LegateError('E_CONFLICT', `containers of ${hostName} declare a link to ${name}`, {
+        hint: 'stop them first, or it would come back; legate links lists them',
       });
     }
     const places = [

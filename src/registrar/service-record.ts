@@ -29,11 +29,25 @@ export function freshRecord(
   return { name, port, protocol, balance, ...(derived.length > 0 && { derived }) };
 }
 
+/** The record of a service that a container of `hostId` waits for, at the port that it wants until an instance comes. */
+export function awaitedRecord(name: string, settings: ServiceSettings, port: number, hostId: string): ServiceRecord {
+  const { protocol = 'tcp', balance = defaultBalance } = settings;
+  const derived = serviceFields.filter((field) => settings[field] === undefined);
+  return { name, port, protocol, balance, derived, awaitedBy: hostId };
+}
+
+/** The record of a service that has had an instance. */
+export function arrived(record: ServiceRecord): ServiceRecord {
+  if (record.awaitedBy === undefined) return record;
+  const { awaitedBy: _, ...rest } = record;
+  return rest;
+}
+
 /** The record with these settings as chosen ones. */
 export function withSettings(record: ServiceRecord, settings: ServiceSettings): ServiceRecord {
   const given = serviceFields.filter((field) => settings[field] !== undefined);
   if (given.every((field) => settings[field] === record[field] && !isDerived(record, field))) return record;
-  const { derived: before = [], ...rest } = record;
+  const { derived: before = [], ...rest } = arrived(record);
   const derived = before.filter((field) => !given.includes(field));
   return { ...rest, ...settings, ...(derived.length > 0 && { derived }) };
 }

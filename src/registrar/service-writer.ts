@@ -57,7 +57,8 @@ export class ServiceWriter {
     // Without `meta` the store is new or came back empty: what was stored in it before is to be written back first.
     const guards: Guard[] = [{ kind: 'exists', key: keys.meta }, unchanged(keys.service(name), row)];
     const writes: Write[] = [{ kind: 'put', key: keys.service(name), value: encodeService(wanted) }];
-    const claimed = address === undefined ? this.#release(record) : this.#claim(record, address);
+    const surplus = this.isSurplus(record) ? this.#release(record) : undefined;
+    const claimed = address === undefined ? surplus : this.#claim(record, address);
     if (claimed !== undefined) {
       const key = keys.vip(claimed.address);
       guards.push(unchanged(key, tables.claim(claimed.address)));
@@ -74,6 +75,27 @@ export class ServiceWriter {
     return true;
   }
 
+  /** Removes the record and gives its address back. False when somebody was faster, as `write`. */
+  async remove(record: ServiceRecord, row: ServiceRow, signal: AbortSignal): Promise<boolean> {
+    const { store, keys, tables, log } = this.#options;
+    const { name } = record;
+    const guards: Guard[] = [unchanged(keys.service(name), row)];
+    const writes: Write[] = [{ kind: 'delete', key: keys.service(name) }];
+    const released = this.#release(record);
+    if (released !== undefined) {
+      const key = keys.vip(released.address);
+      guards.push(unchanged(key, tables.claim(released.address)));
+      writes.push({ kind: 'put', key, value: encodeVipClaim(released.claim) });
+    }
+    if (!(await store.txn(guards, writes, { signal })).ok) {
+      this.#lost.value += 1;
+      await tables.readAgain(name, released?.address, signal);
+      return false;
+    }
+    log.info('service removed that no container waits for any more', { 'service.name': name });
+    return true;
+  }
+
   /** The claim to write for an address that the service is to have; undefined when it stands already. */
   #claim({ name, vip }: ServiceRecord, address: string): WrittenClaim | undefined {
     const { tables, clock } = this.#options;
@@ -85,7 +107,7 @@ export class ServiceWriter {
   #release(record: ServiceRecord): WrittenClaim | undefined {
     const { tables, clock } = this.#options;
     const { name, vip } = record;
-    if (vip === undefined || !this.isSurplus(record)) return undefined;
+    if (vip === undefined) return undefined;
     const claim = tables.claim(vip)?.claim;
     if (claim?.service !== name || claim.releasedAtMs !== undefined) return undefined;
     return { address: vip, claim: { ...claim, releasedAtMs: clock.nowMs() } };

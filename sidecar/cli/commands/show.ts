@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type {
   HostDocument,
   InstanceDocument,
-  LinkDocument,
+  LinksDocument,
   ResolveDocument,
   ServicesDocument,
   StatusDocument,
@@ -59,9 +59,9 @@ export function addShowCommands(tools: CommandTools): void {
   });
   addTable(tools, {
     name: 'links',
-    about: 'lists where consumers on this host reach services, and how that goes',
+    about: 'lists where consumers on this host reach services, how that goes, and what containers declare',
     path: () => '/api/links',
-    render: (document: { links: readonly LinkDocument[] }, view) => linkLines(document, view),
+    render: (document: LinksDocument, view) => linkLines(document, view),
     examples: [
       'legate links',
       'legate links --watch',
@@ -111,15 +111,20 @@ function addResolve({ program, session, register }: CommandTools): void {
     .command('resolve')
     .description("asks this host's name server, and says where the answer came from and what was left out")
     .argument('<name>', 'a domain name, or an IP address')
+    .option('-f, --from <container>', 'asks in the place of this container, which may have aliases of its own')
     .option('-t, --type <type>', 'record type: A, AAAA, SRV, TXT, PTR, SOA, NS (default: A; of an IP address PTR)')
     .addHelpText(
       'after',
-      examples('legate resolve db', 'legate resolve 172.17.0.2', 'legate resolve _db._tcp.mesh.internal --type SRV'),
+      examples(
+        'legate resolve db',
+        'legate resolve _db._tcp.mesh.internal --type SRV',
+        'legate resolve cache --from web',
+      ),
     );
-  register<GlobalOptions & { type?: string }>(command, async (options, name = '') => {
+  register<GlobalOptions & { type?: string; from?: string }>(command, async (options, name = '') => {
     const { terminal } = session;
     const type = options.type?.toUpperCase() ?? (isIP(name) === 0 ? 'A' : 'PTR');
-    const query = new URLSearchParams({ name, type });
+    const query = new URLSearchParams({ name, type, ...(options.from !== undefined && { from: options.from }) });
     const document = await withClient(session, options, (client) =>
       client.json<ResolveDocument>(`/api/resolve?${query.toString()}`),
     );

@@ -1,4 +1,4 @@
-import type { LinkDocument } from '../../admin/documents.ts';
+import type { DeclaredLinkDocument, LinkDocument, LinksDocument } from '../../admin/documents.ts';
 import { type Cell, renderTable } from '../table.ts';
 import type { View } from '../terminal.ts';
 import { bytes, grouped, since, span } from '../words.ts';
@@ -7,11 +7,15 @@ import { compare } from './hosts.ts';
 const rank = { down: 0, refusing: 1, open: 3, empty: 4 } as const;
 const colours = { down: 'red', refusing: 'yellow', open: 'green', empty: 'dim' } as const;
 
-/**
- * Links of this host, those in trouble first, each with what is wrong with it; last those of services that nobody
- * provides now.
- */
-export function linkLines({ links }: { readonly links: readonly LinkDocument[] }, view: View): string[] {
+/** Links of this host, and below what containers declare. A sidecar of an earlier version knows nothing of that. */
+export function linkLines(document: Pick<LinksDocument, 'links'> & Partial<LinksDocument>, view: View): string[] {
+  const { links, declared = [] } = document;
+  if (declared.length === 0) return placeLines(links, view);
+  return [...placeLines(links, view), '', ...declaredLines(declared, view)];
+}
+
+/** Links in trouble first, each with what is wrong with it; last those of services that nobody provides now. */
+function placeLines(links: readonly LinkDocument[], view: View): string[] {
   if (links.length === 0) return [' no links: no service has a virtual address or a listener on this host'];
   const { style } = view;
   const symbols = { down: style.bad, refusing: style.bad, open: style.good, empty: style.note };
@@ -83,4 +87,49 @@ function troubles(link: LinkDocument, view: View): Cell[] {
     lines.push({ text: `${style.note} last failure ${since(at, view.nowMs)} ago: ${message}`, colour: 'dim' });
   }
   return lines;
+}
+
+const declaredRank = { down: 0, refusing: 1, waiting: 2, open: 3 } as const;
+const declaredColours = { down: 'red', refusing: 'yellow', waiting: 'yellow', open: 'green' } as const;
+
+/** What containers say that they depend on, what is in trouble first. */
+function declaredLines(declared: readonly DeclaredLinkDocument[], view: View): string[] {
+  const { style } = view;
+  const symbols = { down: style.bad, refusing: style.bad, waiting: style.note, open: style.good };
+  const order = (link: DeclaredLinkDocument): number => declaredRank[link.state] ?? 0;
+  const sorted = [...declared].sort(
+    (a, b) => order(a) - order(b) || compare(a.container, b.container) || compare(a.alias, b.alias),
+  );
+  const rows = sorted.map((link) => {
+    const colour = declaredColours[link.state];
+    const cells = [
+      { text: style.rich ? (symbols[link.state] ?? '') : '', colour },
+      link.container,
+      link.alias,
+      link.service,
+      link.address ?? '-',
+      { text: link.state, colour },
+    ];
+    return { cells, below: declaredTroubles(link, view) };
+  });
+  const columns = [
+    { title: '' },
+    { title: 'CONTAINER', cut: 'middle', least: 8 },
+    { title: 'ALIAS', cut: 'middle', least: 8 },
+    { title: 'SERVICE', cut: 'middle', least: 8 },
+    { title: 'ADDRESS', cut: 'middle', least: 21 },
+    { title: 'STATE' },
+  ] as const;
+  return renderTable(columns, rows, view);
+}
+
+function declaredTroubles({ state, problem, service, since: at }: DeclaredLinkDocument, view: View): Cell[] {
+  const { style } = view;
+  if (problem !== null) return [{ text: `${style.bad} ${problem}`, colour: declaredColours[state] }];
+  if (state === 'refusing') {
+    return [{ text: `${style.bad} nothing usable behind it: legate instances ${service} says why`, colour: 'yellow' }];
+  }
+  if (state !== 'waiting') return [];
+  const long = at === null ? '' : ` for ${since(at, view.nowMs)}`;
+  return [{ text: `${style.note} ${service} has no instances: waiting${long}`, colour: 'dim' }];
 }
