@@ -8,6 +8,7 @@ import type {
   HostDocument,
   InstanceDocument,
   LinkDocument,
+  RefreshDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceDocument,
@@ -32,8 +33,8 @@ export interface AdminBackend {
   instances(service?: string): readonly InstanceDocument[];
   links(): readonly LinkDocument[];
   resolve(name: string, type: string): Promise<ResolveDocument>;
-  /** `id` is `host/name` or only the name. */
-  register(id: string, body: RegisterDocument): Promise<InstanceDocument>;
+  /** `id` is `host/name` or only the name. A body without an instance refreshes the one that is there. */
+  register(id: string, body: RegisterDocument | RefreshDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;
   /** Sets what is given, for the whole mesh. */
   setService(name: string, body: ServiceSettingsDocument): Promise<ServiceDocument>;

@@ -2,7 +2,8 @@ import type { Condition } from '../../src/base/conditions.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
-import type { Refusal } from '../../src/model/instance.ts';
+import type { HealthDetails } from '../../src/health/runner.ts';
+import type { Instance, Refusal } from '../../src/model/instance.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -12,6 +13,8 @@ import type {
 } from './documents.ts';
 
 /** Turns the catalog's snapshot into the API's documents. Pure. */
+
+type DocumentOf = (instance: Instance) => InstanceDocument;
 
 export function hostDocuments(snapshot: Snapshot, selfId: string): readonly HostDocument[] {
   const counts = new Map<string, number>();
@@ -31,21 +34,41 @@ export function hostDocuments(snapshot: Snapshot, selfId: string): readonly Host
     .sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-export function serviceDocument(service: Service): ServiceDocument {
+/** What the host that answers adds to its own instances. */
+export function healthDocument({
+  sinceMs,
+  checks,
+  history,
+}: HealthDetails): Pick<InstanceDocument, 'since' | 'checks' | 'history'> {
+  return {
+    since: timeText(sinceMs),
+    checks: checks.map(({ sinceMs: checkSinceMs, ...check }) => ({ ...check, since: timeText(checkSinceMs) })),
+    history: history.map(({ atMs, status, output }) => ({ at: timeText(atMs), status, output })),
+  };
+}
+
+/** `documentOf` adds to each instance what is known of it beyond the catalog. */
+export function serviceDocument(service: Service, documentOf: DocumentOf): ServiceDocument {
   return {
     name: service.name,
     port: service.port,
     protocol: service.protocol,
     balance: service.balance,
     vip: service.vip ?? null,
-    instances: service.instances,
+    instances: service.instances.map(documentOf),
     usable: service.usable.length,
     faults: service.faults,
   };
 }
 
-export function servicesDocument(snapshot: Snapshot, refused: readonly Refusal[]): ServicesDocument {
-  const services = [...snapshot.services.values()].map(serviceDocument).sort((a, b) => (a.name < b.name ? -1 : 1));
+export function servicesDocument(
+  snapshot: Snapshot,
+  refused: readonly Refusal[],
+  documentOf: DocumentOf,
+): ServicesDocument {
+  const services = [...snapshot.services.values()]
+    .map((service) => serviceDocument(service, documentOf))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
   return { services, refused };
 }
 
@@ -57,9 +80,13 @@ export function serviceOf(snapshot: Snapshot, name: string): Service {
   });
 }
 
-export function instanceDocuments(snapshot: Snapshot, service?: string): readonly InstanceDocument[] {
+export function instanceDocuments(snapshot: Snapshot, service?: string): readonly Instance[] {
   if (service !== undefined) return serviceOf(snapshot, service).instances;
   return [...snapshot.services.values()].flatMap((each) => each.instances).sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+function timeText(wallMs: number): string {
+  return new Date(wallMs).toISOString();
 }
 
 export function conditionDocument(condition: Condition): ConditionDocument {
@@ -68,7 +95,7 @@ export function conditionDocument(condition: Condition): ConditionDocument {
     severity: condition.severity,
     message: condition.message,
     hint: condition.hint,
-    since: new Date(condition.sinceMs).toISOString(),
+    since: timeText(condition.sinceMs),
     count: condition.count,
   };
 }
