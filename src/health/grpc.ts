@@ -11,6 +11,7 @@ import { type Trust, tlsFailure } from './trust.ts';
 
 const method = '/grpc.health.v1.Health/Check';
 const maxHeaderBytes = 16 * 1024;
+const hungUp = 'it hung up without an answer';
 /** In megabytes, the least that Node takes. */
 const maxSessionMemory = 1;
 
@@ -49,15 +50,13 @@ export function grpcProbe(trust: Trust): Probe {
       if (signal.aborted) return onAbort();
       signal.addEventListener('abort', onAbort, { once: true });
       const ask = async (): Promise<void> => {
-        const http2 = await import('node:http2');
-        if (tls === undefined) socket = connect({ host: target.address, port: target.port });
-        else {
-          const { connect: connectTls } = await import('node:tls');
-          socket = connectTls({ ...tls, host: target.address, port: target.port, ALPNProtocols: ['h2'] });
-        }
-        await ready(socket, tls !== undefined, target);
-        // Its end is told by the session from here on, or is of no interest any more.
+        const [http2, { connect: connectTls }] = await Promise.all([import('node:http2'), import('node:tls')]);
+        if (signal.aborted) return;
+        const where = { host: target.address, port: target.port };
+        socket = tls === undefined ? connect(where) : connectTls({ ...tls, ...where, ALPNProtocols: ['h2'] });
+        // Its end is told by who waits for it, or is of no interest any more.
         socket.on('error', () => undefined);
+        await ready(socket, tls !== undefined, target);
         if (signal.aborted) return;
         const scheme = tls === undefined ? 'http' : 'https';
         const authority = formatEndpoint(target);
@@ -85,7 +84,7 @@ function ready(socket: Socket, secure: boolean, endpoint: Endpoint): Promise<voi
     const failed = (error: Error): void =>
       reject(new Error(secure ? tlsFailure(error, endpoint) : connectFailure(error, endpoint)));
     socket.once('error', failed);
-    socket.once('close', () => reject(new Error(`${formatEndpoint(endpoint)} hung up`)));
+    socket.once('close', () => reject(new Error(`${formatEndpoint(endpoint)} is not a gRPC server (${hungUp})`)));
     socket.once(secure ? 'secureConnect' : 'connect', () => {
       socket.removeListener('error', failed);
       if (secure && (socket as TLSSocket).alpnProtocol !== 'h2') {
@@ -107,7 +106,7 @@ type End = (verdict: ProbeResult['verdict'], output: string) => void;
 function converse(session: ClientHttp2Session, { scheme, authority, check }: Question, end: End): void {
   const notGrpc = (why: string): void => end('fail', `${authority} is not a gRPC server (${why})`);
   session.on('error', (error) => notGrpc(protocolFailure(error)));
-  session.on('close', () => notGrpc('it hung up'));
+  session.on('close', () => notGrpc(hungUp));
   session.on('goaway', (code) => notGrpc(`it sent GOAWAY with code ${code}`));
   const stream = session.request({
     ':method': 'POST',
@@ -120,7 +119,7 @@ function converse(session: ClientHttp2Session, { scheme, authority, check }: Que
     'grpc-timeout': `${Math.min(check.timeoutMs, 99_999_999)}m`,
   });
   stream.on('error', (error) => notGrpc(protocolFailure(error)));
-  stream.on('close', () => notGrpc('it ended the request without an answer'));
+  stream.on('close', () => notGrpc(hungUp));
   readAnswer(stream, check, end, notGrpc);
   stream.end(encodeRequest(check.grpcService ?? ''));
 }
@@ -128,6 +127,7 @@ function converse(session: ClientHttp2Session, { scheme, authority, check }: Que
 function readAnswer(stream: ClientHttp2Stream, check: CheckSpec, end: End, notGrpc: (why: string) => void): void {
   const chunks: Buffer[] = [];
   let bytes = 0;
+  let isAnswered = false;
   let status: string | undefined;
   const takeStatus = (headers: IncomingHttpHeaders): void => {
     const given = headers['grpc-status'];
@@ -136,6 +136,7 @@ function readAnswer(stream: ClientHttp2Stream, check: CheckSpec, end: End, notGr
     if (given !== '0') end('fail', refusalOf(given, headers['grpc-message'], check));
   };
   stream.on('response', (headers) => {
+    isAnswered = true;
     const type = headers['content-type'] ?? 'no content type';
     if (headers[':status'] !== 200) return notGrpc(`HTTP status ${headers[':status'] ?? 'none'}`);
     if (!/^application\/grpc($|[+;])/.test(type)) return notGrpc(`its answer is ${type}`);
@@ -148,6 +149,7 @@ function readAnswer(stream: ClientHttp2Stream, check: CheckSpec, end: End, notGr
     if (bytes > maxAnswerBytes) end('fail', `its answer has more than ${maxAnswerBytes} bytes`);
   });
   stream.on('end', () => {
+    if (!isAnswered) return notGrpc(hungUp);
     if (status === undefined) return notGrpc('it ends its answer without a status');
     const answer = decodeAnswer(Buffer.concat(chunks));
     if ('fault' in answer) return end('fail', `its answer ${answer.fault}`);
@@ -174,7 +176,8 @@ function percentDecoded(text: string): string {
 
 function protocolFailure(error: Error): string {
   const code = systemCode(error);
-  if (code === 'ECONNRESET') return 'it reset the connection';
+  // Which of these is seen first depends on the moment: they are one thing in words.
+  if (code === 'ECONNRESET' || code === 'EPIPE') return hungUp;
   return code === 'ERR_HTTP2_ERROR'
     ? `what it says is not HTTP/2: ${error.message.toLowerCase()}`
     : describeError(error);

@@ -63,9 +63,9 @@ export class ProbedCheck {
     return target.address === address && target.port === port && target.container === container;
   }
 
-  /** Resolves when nothing that it began is still going on. */
+  /** Resolves when nothing is still going on that outlasts being cut. */
   async ended(): Promise<void> {
-    await this.#unended;
+    if ((this.#options.lingerMs ?? 0) > 0) await this.#unended;
   }
 
   close(): void {
