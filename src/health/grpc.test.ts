@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer as createHttp2Server, createSecureServer } from 'node:http2';
 import { createServer as createHttpsServer } from 'node:https';
@@ -8,14 +8,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createServer as createTlsServer } from 'node:tls';
 import {
-  type sendUnaryData,
   Server as GrpcServer,
   ServerCredentials,
   type ServerUnaryCall,
   type ServiceDefinition,
+  type sendUnaryData,
 } from '@grpc/grpc-js';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
+import { unless } from '../../test/support/needs.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { type CheckSpec, checkDefaults } from '../model/check.ts';
 import { grpcProbe } from './grpc.ts';
@@ -26,9 +27,12 @@ import { Trust } from './trust.ts';
 
 const check = (over: Partial<CheckSpec> = {}): CheckSpec => ({ kind: 'grpc', ...checkDefaults, ...over });
 const soon = (): AbortSignal => AbortSignal.timeout(5000);
+const certified = unless('command:openssl');
 const probe = grpcProbe(new Trust());
 
-/** A certificate authority of this test's own, and a certificate for 127.0.0.1 that it has signed. */
+const tool = 'openssl';
+
+/** A certificate for 127.0.0.1 that is its own authority, and another one of the kind. */
 function certificates(t: Test): { key: Buffer; cert: Buffer; file: string; others: string } {
   const folder = mkdtempSync(join(tmpdir(), 'legate-checks-'));
   t.teardown(() => rmSync(folder, { recursive: true }));
@@ -36,12 +40,12 @@ function certificates(t: Test): { key: Buffer; cert: Buffer; file: string; other
     const file = (suffix: string): string => join(folder, `${name}.${suffix}`);
     const names = ['-subj', '/CN=legate test', '-addext', subject];
     const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
-    execFileSync('openssl', ['req', ...kind, ...names, '-keyout', file('key'), '-out', file('pem')], { stdio: 'ignore' });
-    return execFileSync('cat', [file('pem')]);
+    execFileSync(tool, ['req', ...kind, ...names, '-keyout', file('key'), '-out', file('pem')], { stdio: 'ignore' });
+    return readFileSync(file('pem'));
   };
   const cert = make('own', 'subjectAltName=IP:127.0.0.1');
   make('other', 'subjectAltName=IP:127.0.0.1');
-  const key = execFileSync('cat', [join(folder, 'own.key')]);
+  const key = readFileSync(join(folder, 'own.key'));
   return { key, cert, file: join(folder, 'own.pem'), others: join(folder, 'other.pem') };
 }
 
@@ -138,7 +142,7 @@ t.test('grpc: the standard health service of a real server', async (t) => {
   });
 });
 
-t.test('grpc: what is no gRPC server fails in words, and nothing is left behind', async (t) => {
+t.test('grpc: what is no gRPC server fails in words, and nothing is left behind', { skip: certified }, async (t) => {
   const { key, cert } = certificates(t);
   const flood = (socket: Socket): void => {
     socket.resume();
@@ -166,13 +170,23 @@ t.test('grpc: what is no gRPC server fails in words, and nothing is left behind'
   const cases: [what: string, server: Server, over: Partial<CheckSpec>, output: RegExp][] = [
     ['HTTP/1.1', createHttpServer((_, response) => response.end('x')), {}, /is not a gRPC server/],
     ['an echo', createServer((socket) => socket.pipe(socket)), {}, /is not a gRPC server/],
-    ['garbage', createServer((socket) => socket.resume().end('\u0000nothing like it\r\n'.repeat(100))), {}, /is not a gRPC server/],
+    [
+      'garbage',
+      createServer((socket) => socket.resume().end('\u0000nothing like it\r\n'.repeat(100))),
+      {},
+      /is not a gRPC server/,
+    ],
     ['garbage without end', createServer(flood), {}, /is not a gRPC server/],
     ['hangs up', createServer((socket) => socket.destroy()), {}, /hung up|reset/],
     ['HTTP/2 without gRPC', http2, {}, /is not a gRPC server \(its answer is text\/html\)/],
     ['HTTP/2 without the path', lost, {}, /is not a gRPC server \(HTTP status 404\)/],
     ['an answer without a status', noStatus, {}, /without a status/],
-    ['TLS to one without', createServer((socket) => socket.pipe(socket)), { tls: 'any-certificate' }, /no TLS connection/],
+    [
+      'TLS to one without',
+      createServer((socket) => socket.pipe(socket)),
+      { tls: 'any-certificate' },
+      /no TLS connection/,
+    ],
     [
       'TLS without HTTP/2',
       createTlsServer({ key, cert }, (socket) => socket.on('error', () => undefined)),
@@ -212,42 +226,62 @@ t.test('grpc: what is no gRPC server fails in words, and nothing is left behind'
   });
 });
 
-t.test('over TLS certificates are verified, and one that is not accepted comes with the way out', async (t) => {
-  const { key, cert, file, others } = certificates(t);
-  const web = await listening(t, createHttpsServer({ key, cert }, (_, response) => response.end('ok')));
-  const rpc = await grpcServer(
-    t,
-    () => serving,
-    ServerCredentials.createSsl(null, [{ private_key: key, cert_chain: cert }]),
-  );
-  const plainH2 = await listening(t, createSecureServer({ key, cert }));
-  const trusting = new Trust([file]);
-  const foreign = new Trust(['/nowhere', others]);
-  const http = (over: Partial<CheckSpec>): CheckSpec => check({ kind: 'http', path: '/', ...over });
-  for (const [tls, trust, expected] of [
-    ['verify', trusting, { verdict: 'pass' }],
-    ['any-certificate', foreign, { verdict: 'pass' }],
-    ['verify', foreign, { verdict: 'fail', output: /certificate .* is not accepted \(.*\); tls_skip_verify accepts it/ }],
-  ] as const) {
-    t.match(await httpProbe(trust)(web, http({ tls }), soon()), expected, `https ${tls}`);
-    t.match(await grpcProbe(trust)(rpc, check({ tls }), soon()), expected, `grpc ${tls}`);
-  }
-  const elsewhere = { ...web, address: '127.0.0.2' };
-  const wide = await listening(t, createHttpsServer({ key, cert }));
-  t.match(await httpProbe(trusting)({ ...elsewhere, port: wide.port }, http({ tls: 'verify' }), soon()), {
-    verdict: 'fail',
-  });
-  t.match(await httpProbe(trusting)(web, http({}), soon()), { verdict: 'fail' }, 'without TLS to one with it');
-  const plain = await listening(t, createHttpServer((_, response) => response.end('x')));
-  t.match(await httpProbe(trusting)(plain, http({ tls: 'verify' }), soon()), {
-    verdict: 'fail',
-    output: /GET \/: no TLS connection to .*does it speak TLS there\?/,
-  });
-  t.match(await grpcProbe(trusting)(plainH2, check({ tls: 'verify' }), AbortSignal.timeout(300)), { verdict: 'fail' });
-  await waitFor('all to be left', () => web.sockets.size + plainH2.sockets.size === 0);
-  writeFileSync(others, cert);
-  t.match(await httpProbe(foreign)(web, http({ tls: 'verify' }), soon()), { verdict: 'pass' }, 'the file is read anew');
-});
+t.test(
+  'over TLS certificates are verified, and one that is not accepted comes with the way out',
+  { skip: certified },
+  async (t) => {
+    const { key, cert, file, others } = certificates(t);
+    const web = await listening(
+      t,
+      createHttpsServer({ key, cert }, (_, response) => response.end('ok')),
+    );
+    const rpc = await grpcServer(
+      t,
+      () => serving,
+      ServerCredentials.createSsl(null, [{ private_key: key, cert_chain: cert }]),
+    );
+    const plainH2 = await listening(t, createSecureServer({ key, cert }));
+    const trusting = new Trust([file]);
+    const foreign = new Trust(['/nowhere', others]);
+    const http = (over: Partial<CheckSpec>): CheckSpec => check({ kind: 'http', path: '/', ...over });
+    for (const [tls, trust, expected] of [
+      ['verify', trusting, { verdict: 'pass' }],
+      ['any-certificate', foreign, { verdict: 'pass' }],
+      [
+        'verify',
+        foreign,
+        { verdict: 'fail', output: /certificate .* is not accepted \(.*\); tls_skip_verify accepts it/ },
+      ],
+    ] as const) {
+      t.match(await httpProbe(trust)(web, http({ tls }), soon()), expected, `https ${tls}`);
+      t.match(await grpcProbe(trust)(rpc, check({ tls }), soon()), expected, `grpc ${tls}`);
+    }
+    const elsewhere = { ...web, address: '127.0.0.2' };
+    const wide = await listening(t, createHttpsServer({ key, cert }));
+    t.match(await httpProbe(trusting)({ ...elsewhere, port: wide.port }, http({ tls: 'verify' }), soon()), {
+      verdict: 'fail',
+    });
+    t.match(await httpProbe(trusting)(web, http({}), soon()), { verdict: 'fail' }, 'without TLS to one with it');
+    const plain = await listening(
+      t,
+      createHttpServer((_, response) => response.end('x')),
+    );
+    t.match(await httpProbe(trusting)(plain, http({ tls: 'verify' }), soon()), {
+      verdict: 'fail',
+      output: /GET \/: no TLS connection to .*does it speak TLS there\?/,
+    });
+    t.match(await grpcProbe(trusting)(plainH2, check({ tls: 'verify' }), AbortSignal.timeout(300)), {
+      verdict: 'fail',
+    });
+    await waitFor('all to be left', () => web.sockets.size + plainH2.sockets.size === 0);
+    writeFileSync(others, cert);
+    t.match(
+      await httpProbe(foreign)(web, http({ tls: 'verify' }), soon()),
+      { verdict: 'pass' },
+      'the file is read anew',
+    );
+  },
+);
 
 t.test('the messages of grpc.health.v1 are read strictly', async (t) => {
   t.same([...encodeRequest('')], [0, 0, 0, 0, 0]);

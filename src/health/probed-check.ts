@@ -132,13 +132,12 @@ export class ProbedCheck {
   async #linger(): Promise<void> {
     const { clock, lingerMs = 0 } = this.#options;
     if (this.#unended === undefined || lingerMs === 0) return;
-    await new Promise<void>((resolve) => {
-      const cancel = clock.after(lingerMs, resolve);
-      this.#unended?.then(() => {
-        cancel();
-        resolve();
-      });
+    let cancel = (): void => undefined;
+    const late = new Promise<void>((resolve) => {
+      cancel = clock.after(lingerMs, resolve);
     });
+    await Promise.race([this.#unended, late]);
+    cancel();
   }
 
   #periodMs(): number {
