@@ -33,7 +33,7 @@ t.test('exec: commands inside containers', { skip: docker, timeout: 180_000 }, a
 
   await t.test('exit status and output, as the container has it', async (t) => {
     const cases: [command: string, exitStatus: number, output: RegExp][] = [
-      ['echo $COLOUR; echo "it\'s \\"fine\\"" >&2', 0, /^green\nit's "fine"\n$|^it's "fine"\ngreen\n$/],
+      ['echo $COLOUR; echo "it\'s \\"fine\\"" >&2', 0, /^green\nit's "fine"\n$/],
       ['cat /proc/self/status', 0, /^Uid:\t1000/m],
       ['exit 3', 3, /^$/],
       ['no-such-program --now', 127, /no-such-program/],
@@ -281,9 +281,13 @@ t.test('an instance that reports itself: the API, the command line, restarts', {
   await t.test('registered through the API, which is a sign of life too', async (t) => {
     const entry = { service: 'task', address: '127.0.0.1', port: 9001, checks: [{ kind: 'ttl', ttl: '1h' }] };
     t.match(await put('web-1/task', entry), { status: 200, document: { status: 'passing', source: 'api' } });
-    const stored = await waitFor('the record to be stored', async () => (await found('task'))?.revision);
-    for (let index = 0; index < 5; index += 1)
-      t.match(await put('web-1/task', entry), { document: { status: 'passing' } });
+    let stored = '';
+    await waitFor('the record to be stored', async () => {
+      const before = stored;
+      stored = (await found('task'))?.revision ?? '';
+      return stored !== '' && stored === before;
+    });
+    for (let index = 0; index < 20; index += 1) t.match(await put('web-1/task', entry), { status: 200 });
     t.equal((await found('task'))?.revision, stored, 'the same again is not written again');
     t.match(await put('web-1/task', { status: 'critical', output: 'x' }), { document: { status: 'critical' } });
     await until('task', 'critical');

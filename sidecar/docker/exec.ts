@@ -10,9 +10,10 @@ const askAgainMs = 50;
 
 /**
  * The shell tells its process id and then becomes the command's. The engine starts it as the leader of a session of its
- * own (runc calls setsid), so that the id is also that of the process group of all that it starts.
+ * own (runc calls setsid), so that the id is also that of the process group of all that it starts. The engine reads two
+ * outputs in no certain order: joined into one, the id comes first.
  */
-const announced = 'echo "$$"; exec /bin/sh -c "$0"';
+const announced = 'exec 2>&1; echo "$$"; exec /bin/sh -c "$0"';
 
 /** Runs commands inside containers through the engine's exec API. */
 export function execThrough(client: DockerClient): RunInContainer {
