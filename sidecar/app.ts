@@ -101,6 +101,7 @@ export async function startSidecar(
       instancesFile: dataDir.instancesFile,
       drainedFile: dataDir.drainedFile,
       remembered: saved === undefined ? [] : recordsOfHost(saved, self.hostId),
+      runInContainer: (...asked) => docker.runInContainer(...asked),
       onChange: (change) => {
         catalog.applyOwn(change);
         registrar?.setDesired(change);
@@ -236,7 +237,7 @@ export async function startSidecar(
       changes,
       snapshots: catalog.snapshots,
       refusals: () => docker.refusals.value,
-      since: (name) => own.since(name),
+      health: (name) => own.details(name),
       store: () => session.store,
       storeProblem: () => session.problem,
       ready: () => {
@@ -253,6 +254,7 @@ export async function startSidecar(
         names.resolve({ name, type }, from === undefined ? from : declared.addressOf(from)),
       parseInstance: (body, name) => onlyInstance(parseInstanceValue({ ...body, name })),
       register: (instance) => own.register(instance),
+      refresh: (name, refresh) => own.refresh(name, refresh),
       deregister: (name) => own.deregister(name),
       parseSettings: (body) => givenSettings(parseSettingsValue(body)),
       orders: () => (session.store === undefined ? undefined : orders),
@@ -301,6 +303,7 @@ export async function startSidecar(
       async stop() {
         const cut = await links.drain(config.drainTimeoutMs);
         await registrar?.leave().catch(() => undefined);
+        await own.endChecks();
         stopping.abort();
         await Promise.race([Promise.allSettled(background), clock.sleep(closeLimitMs)]);
         await closeAll(closers);

@@ -5,7 +5,10 @@ import type { Metrics } from '../src/base/metrics.ts';
 import { printable, truncate } from '../src/base/text.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { StaticInstance } from '../src/config/config.ts';
-import type { Instance, Refusal } from '../src/model/instance.ts';
+import type { HealthDetails } from '../src/health/runner.ts';
+import type { Refresh } from '../src/health/ttl-check.ts';
+import { initialStatuses } from '../src/model/check.ts';
+import type { Instance, InstanceRecord, Refusal } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import type { ServiceOrders } from '../src/registrar/service-orders.ts';
@@ -17,12 +20,20 @@ import type {
   DrainResultDocument,
   InstanceDocument,
   LinksDocument,
+  RefreshDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceSettingsDocument,
   StatusDocument,
 } from './admin/documents.ts';
-import { hostDocuments, instanceDocuments, serviceDocument, serviceOf, servicesDocument } from './admin/views.ts';
+import {
+  healthDocument,
+  hostDocuments,
+  instanceDocuments,
+  serviceDocument,
+  serviceOf,
+  servicesDocument,
+} from './admin/views.ts';
 
 /** What the admin API's answers are made of, and what its orders act on. */
 export interface BackendParts {
@@ -33,8 +44,8 @@ export interface BackendParts {
   readonly changes: Observable<unknown>;
   readonly snapshots: Observable<Snapshot>;
   readonly refusals: () => readonly Refusal[];
-  /** Wall clock since when one of this host's instances has its status, where that is known. */
-  readonly since: (name: string) => number | undefined;
+  /** What is known of the health of one of this host's instances beyond its record. */
+  readonly health: (name: string) => HealthDetails | undefined;
   readonly store: () => Store | undefined;
   readonly storeProblem: () => string | undefined;
   readonly ready: () => boolean;
@@ -44,7 +55,9 @@ export interface BackendParts {
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
   readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
   /** Keeps it on disk and registers it. */
-  readonly register: (instance: StaticInstance) => Promise<void>;
+  readonly register: (instance: StaticInstance) => Promise<InstanceRecord>;
+  /** Its own word on how it is; E_NOT_FOUND, and E_INVALID when nothing of it waits for that. */
+  readonly refresh: (name: string, refresh: Refresh) => Promise<InstanceRecord>;
   /** E_NOT_FOUND when no instance of the API has this name. */
   readonly deregister: (name: string) => Promise<void>;
   /** Checks a service's settings as the configuration file would; E_INVALID names every fault. */
@@ -78,13 +91,29 @@ export function createBackend(parts: BackendParts): AdminBackend {
       );
     return name;
   };
-  const withSince = (instance: Instance): InstanceDocument => {
-    const sinceMs = instance.hostId === parts.self.hostId ? parts.since(instance.name) : undefined;
-    return sinceMs === undefined ? instance : { ...instance, since: new Date(sinceMs).toISOString() };
+  const withHealth = (instance: Instance): InstanceDocument => {
+    const details = instance.hostId === parts.self.hostId ? parts.health(instance.name) : undefined;
+    return details === undefined ? instance : { ...instance, ...healthDocument(details) };
   };
   const ownInstances = (): Instance[] =>
-    instanceDocuments(snapshot()).filter((instance) => instance.hostId === parts.self.hostId);
-  const ownInstance = (name: string): Instance | undefined => ownInstances().find((instance) => instance.name === name);
+    [...snapshot().services.values()]
+      .flatMap(({ instances }) => instances)
+      .filter((instance) => instance.hostId === parts.self.hostId)
+      .sort((a, b) => (a.id < b.id ? -1 : 1));
+  const ownInstance = (name: string): Instance | undefined => {
+    const { hostId } = parts.self;
+    for (const { instances } of snapshot().services.values()) {
+      const found = instances.find((instance) => instance.name === name && instance.hostId === hostId);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  };
+  /** As the catalog has it; one that its health keeps out of the registry as it is here. */
+  const documentOf = (record: InstanceRecord): InstanceDocument => {
+    const { hostId, hostName } = parts.self;
+    const outside = { ...record, id: `${hostName}/${record.name}`, host: hostName, hostId, revision: '' };
+    return withHealth(ownInstance(record.name) ?? outside);
+  };
 
   /** What lives on the store, which has to be open for it. */
   const opened = <T>(part: T | undefined): T => {
@@ -105,21 +134,19 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return { store: opened(parts.store()), prefix: parts.keys.kv };
     },
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),
-    services: () => servicesDocument(snapshot(), parts.refusals()),
-    service: (name) => serviceDocument(serviceOf(snapshot(), name)),
-    instances: (service) => instanceDocuments(snapshot(), service).map(withSince),
+    services: () => servicesDocument(snapshot(), parts.refusals(), withHealth),
+    service: (name) => serviceDocument(serviceOf(snapshot(), name), withHealth),
+    instances: (service) => instanceDocuments(snapshot(), withHealth, service),
     async register(id, body) {
       const name = ownName(id);
+      if (isRefresh(body)) return documentOf(await parts.refresh(name, refreshOf(body)));
       const known = ownInstance(name);
       if (known !== undefined && known.source !== 'api') {
         throw new LegateError('E_CONFLICT', `${known.id} exists already, from ${printable(known.source)}`, {
           hint: 'choose another name',
         });
       }
-      await parts.register(parts.parseInstance(body, name));
-      const instance = ownInstance(name);
-      if (instance === undefined) throw new Error(`${name} was registered and is not in the catalog`);
-      return instance satisfies InstanceDocument;
+      return documentOf(await parts.register(parts.parseInstance(body, name)));
     },
     async deregister(id) {
       const name = ownName(id);
@@ -135,7 +162,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
       await parts.deregister(name);
     },
     async setService(name, body) {
-      return serviceDocument(await opened(parts.orders()).set(name, parts.parseSettings(body)));
+      return serviceDocument(await opened(parts.orders()).set(name, parts.parseSettings(body)), withHealth);
     },
     async forgetService(name) {
       return { forgotten: name, vips: await opened(parts.orders()).forget(name) };
@@ -151,6 +178,22 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return { instances: ids, connections: parts.connectionsTo(new Set(ids)) };
     },
   };
+}
+
+/** Whether a body only has a word on how an instance is, and does not describe one. */
+function isRefresh(body: RegisterDocument | RefreshDocument): body is RefreshDocument {
+  return Object.keys(body).every((key) => key === 'status' || key === 'output');
+}
+
+function refreshOf({ status: given = 'passing', output = '' }: RefreshDocument): Refresh {
+  const status = initialStatuses.find((word) => word === given);
+  if (status === undefined) {
+    throw new LegateError('E_INVALID', `"status" is none of ${initialStatuses.join(', ')}`, {
+      hint: 'say how the instance is now',
+    });
+  }
+  if (typeof output !== 'string') throw new LegateError('E_INVALID', '"output" is not text');
+  return { status, output };
 }
 
 function chooseToDrain(

@@ -6,7 +6,9 @@ import { cannotWrite, readFileIfAny, writeFileAtomically } from '../src/base/fil
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { StaticInstance } from '../src/config/config.ts';
-import { HealthRunner } from '../src/health/runner.ts';
+import type { RunInContainer } from '../src/health/exec.ts';
+import { type HealthDetails, HealthRunner } from '../src/health/runner.ts';
+import type { Refresh } from '../src/health/ttl-check.ts';
 import type { DesiredInstance, InstanceRecord } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
 import { ApiInstances } from '../src/registrar/api-instances.ts';
@@ -15,6 +17,7 @@ import { staticReset } from '../src/registrar/static-source.ts';
 
 const drainCondition = 'drain.operator';
 const drainedCondition = 'registrar.drained.file';
+const endChecksLimitMs = 2000;
 const maxDrainedBytes = 4 * 1024 * 1024;
 
 export interface OwnInstancesOptions {
@@ -26,6 +29,8 @@ export interface OwnInstancesOptions {
   readonly drainedFile: string;
   /** This host's records of the last run. */
   readonly remembered: readonly InstanceRecord[];
+  /** For checks of kind exec. */
+  readonly runInContainer: RunInContainer;
   readonly onChange: (change: Change<InstanceRecord>) => void;
 }
 
@@ -39,13 +44,13 @@ export class OwnInstances {
   #draining: Promise<void> = Promise.resolve();
 
   constructor(options: OwnInstancesOptions) {
-    const { clock, log, metrics, conditions } = options;
+    const { clock, log, metrics, conditions, runInContainer } = options;
     const kept = readDrained(options.drainedFile, conditions);
     this.#options = options;
     this.#local = new LocalInstances({
       conditions,
       metrics,
-      health: (onChange) => new HealthRunner({ clock, log, metrics, onChange }),
+      health: (onChange) => new HealthRunner({ clock, log, metrics, runInContainer, onChange }),
       remembered: options.remembered,
       sources: ['docker', 'file', 'api'],
       drained: kept.names,
@@ -75,10 +80,36 @@ export class OwnInstances {
     this.#local.apply('file', staticReset(instances, 'file'));
   }
 
-  /** Resolves when it is on disk and in the catalog. */
-  async register(instance: StaticInstance): Promise<void> {
+  /**
+   * Resolves when it is on disk and in the catalog, with the instance as it is then. To register again is also a sign of
+   * life, for its checks of kind ttl.
+   */
+  async register(instance: StaticInstance): Promise<InstanceRecord> {
     await this.#api.put(instance);
+    this.#local.refresh(instance.name, { status: 'passing', output: '' });
     await Promise.resolve();
+    const record = this.#local.current(instance.name);
+    if (record === undefined) throw new Error(`${instance.name} was registered and is not there`);
+    return record;
+  }
+
+  /**
+   * The instance's own word on how it is, for its checks of kind ttl; resolves when it is in the catalog, with the
+   * instance as it is then. Errors: E_NOT_FOUND, and E_INVALID when it has no such check.
+   */
+  async refresh(name: string, refresh: Refresh): Promise<InstanceRecord> {
+    const found = this.#local.refresh(name, refresh);
+    await Promise.resolve();
+    const record = found === undefined ? undefined : this.#local.current(name);
+    if (record === undefined) {
+      throw new LegateError('E_NOT_FOUND', `there is no instance ${name} on this host to refresh`, {
+        hint: 'legate services and legate instances SERVICE show the ids; a new one is registered with its service',
+      });
+    }
+    if (found) return record;
+    throw new LegateError('E_INVALID', `${name} has no check of kind ttl, so nothing of it can be refreshed`, {
+      hint: 'give it checks: [{kind: ttl, ttl: 30s}], or let its other checks ask',
+    });
   }
 
   async deregister(name: string): Promise<void> {
@@ -142,8 +173,13 @@ export class OwnInstances {
     conditions.raise(drainCondition, 'note', message, `legate undrain ${this.#wholeHost ? '--host' : 'ID'} ends it`);
   }
 
-  since(name: string): number | undefined {
-    return this.#local.since(name);
+  details(name: string): HealthDetails | undefined {
+    return this.#local.details(name);
+  }
+
+  /** Ends all checks before the sidecar leaves, and waits at most a little for the commands that they run. */
+  async endChecks(): Promise<void> {
+    await Promise.race([this.#local.endChecks(), this.#options.clock.sleep(endChecksLimitMs)]);
   }
 
   records(): ReadonlyMap<string, InstanceRecord> {
@@ -154,8 +190,8 @@ export class OwnInstances {
     return this.#local.mayDelete(record);
   }
 
-  close(): void {
-    this.#local.close();
+  async close(): Promise<void> {
+    await this.#local.close();
   }
 }
 

@@ -8,6 +8,7 @@ import type {
   HostDocument,
   InstanceDocument,
   LinksDocument,
+  RefreshDocument,
   RegisterDocument,
   ResolveDocument,
   ServiceDocument,
@@ -33,8 +34,8 @@ export interface AdminBackend {
   links(): LinksDocument;
   /** `from`: the name of a container of this host, in whose place the question is asked. */
   resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;
-  /** `id` is `host/name` or only the name. */
-  register(id: string, body: RegisterDocument): Promise<InstanceDocument>;
+  /** `id` is `host/name` or only the name. A body without an instance refreshes the one that is there. */
+  register(id: string, body: RegisterDocument | RefreshDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;
   /** Sets what is given, for the whole mesh. */
   setService(name: string, body: ServiceSettingsDocument): Promise<ServiceDocument>;

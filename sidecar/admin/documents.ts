@@ -156,6 +156,16 @@ export interface RegisterDocument {
   readonly checks?: readonly unknown[];
 }
 
+/**
+ * Body of `PUT /api/instances/<host>/<name>` without an instance: the word on how an instance of this host is, whatever it
+ * comes from, for its checks of kind ttl.
+ */
+export interface RefreshDocument {
+  /** `passing` (default), `warning` or `critical`. */
+  readonly status?: string;
+  readonly output?: string;
+}
+
 /** Body of `PUT /api/services/NAME`; the same fields as an entry of `services:`, at least one. The answer is the service. */
 export interface ServiceSettingsDocument {
   readonly port?: number;

@@ -2,7 +2,8 @@ import type { Condition } from '../../src/base/conditions.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
-import { isUsableStatus, type Refusal } from '../../src/model/instance.ts';
+import type { HealthDetails } from '../../src/health/runner.ts';
+import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -12,6 +13,8 @@ import type {
 } from './documents.ts';
 
 /** Turns the catalog's snapshot into the API's documents. Pure. */
+
+type DocumentOf = (instance: Instance) => InstanceDocument;
 
 export function hostDocuments(snapshot: Snapshot, selfId: string): readonly HostDocument[] {
   const counts = new Map<string, number>();
@@ -31,14 +34,28 @@ export function hostDocuments(snapshot: Snapshot, selfId: string): readonly Host
     .sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-export function serviceDocument(service: Service): ServiceDocument {
+/** What the host that answers adds to its own instances. */
+export function healthDocument({
+  sinceMs,
+  checks,
+  history,
+}: HealthDetails): Pick<InstanceDocument, 'since' | 'checks' | 'history'> {
+  return {
+    since: timeText(sinceMs),
+    checks: checks.map(({ sinceMs: checkSinceMs, ...check }) => ({ ...check, since: timeText(checkSinceMs) })),
+    history: history.map(({ atMs, status, output }) => ({ at: timeText(atMs), status, output })),
+  };
+}
+
+/** `documentOf` adds to each instance what is known of it beyond the catalog. */
+export function serviceDocument(service: Service, documentOf: DocumentOf): ServiceDocument {
   return {
     name: service.name,
     port: service.port,
     protocol: service.protocol,
     balance: service.balance,
     vip: service.vip ?? null,
-    instances: instancesOf(service),
+    instances: instancesOf(service, documentOf),
     usable: service.usable.length,
     brake: service.brake
       ? {
@@ -51,16 +68,23 @@ export function serviceDocument(service: Service): ServiceDocument {
 }
 
 /** The service's instances; those that only the brake keeps in use say so. */
-function instancesOf({ instances, usable, brake }: Service): readonly InstanceDocument[] {
-  if (brake === undefined) return instances;
+function instancesOf({ instances, usable, brake }: Service, documentOf: DocumentOf): readonly InstanceDocument[] {
+  if (brake === undefined) return instances.map(documentOf);
   const used = new Set(usable);
-  return instances.map((instance) =>
-    used.has(instance) && !isUsableStatus(instance.status) ? { ...instance, stillUsed: true } : instance,
-  );
+  return instances.map((instance) => {
+    const document = documentOf(instance);
+    return used.has(instance) && !isUsableStatus(instance.status) ? { ...document, stillUsed: true } : document;
+  });
 }
 
-export function servicesDocument(snapshot: Snapshot, refused: readonly Refusal[]): ServicesDocument {
-  const services = [...snapshot.services.values()].map(serviceDocument).sort((a, b) => (a.name < b.name ? -1 : 1));
+export function servicesDocument(
+  snapshot: Snapshot,
+  refused: readonly Refusal[],
+  documentOf: DocumentOf,
+): ServicesDocument {
+  const services = [...snapshot.services.values()]
+    .map((service) => serviceDocument(service, documentOf))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
   return { services, refused };
 }
 
@@ -72,9 +96,18 @@ export function serviceOf(snapshot: Snapshot, name: string): Service {
   });
 }
 
-export function instanceDocuments(snapshot: Snapshot, service?: string): readonly InstanceDocument[] {
-  if (service !== undefined) return instancesOf(serviceOf(snapshot, service));
-  return [...snapshot.services.values()].flatMap(instancesOf).sort((a, b) => (a.id < b.id ? -1 : 1));
+export function instanceDocuments(
+  snapshot: Snapshot,
+  documentOf: DocumentOf,
+  service?: string,
+): readonly InstanceDocument[] {
+  if (service !== undefined) return instancesOf(serviceOf(snapshot, service), documentOf);
+  const all = [...snapshot.services.values()].flatMap((each) => instancesOf(each, documentOf));
+  return all.sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+function timeText(wallMs: number): string {
+  return new Date(wallMs).toISOString();
 }
 
 export function conditionDocument(condition: Condition): ConditionDocument {
@@ -83,7 +116,7 @@ export function conditionDocument(condition: Condition): ConditionDocument {
     severity: condition.severity,
     message: condition.message,
     hint: condition.hint,
-    since: new Date(condition.sinceMs).toISOString(),
+    since: timeText(condition.sinceMs),
     count: condition.count,
   };
 }

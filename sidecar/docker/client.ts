@@ -111,6 +111,40 @@ export class DockerClient {
     return this.#http.stream(`/events?since=${since}&filters=${filters}`, (bytes) => splitter.push(bytes), signal);
   }
 
+  /** Prepares a command inside a running container, with both of its outputs; gives the id of what was prepared. */
+  async createExec(container: string, command: readonly string[], signal?: AbortSignal): Promise<string> {
+    const path = `/containers/${encodeURIComponent(container)}/exec`;
+    const wanted = { AttachStdout: true, AttachStderr: true, Cmd: command };
+    const { document } = await this.#http.post(path, wanted, maxDocumentBytes, signal);
+    const id = rawText(rawField(rawRecord(document), 'Id'));
+    if (!isContainerId(id)) throw foreignAnswer(this.#http.socket, path, 'POST');
+    return id;
+  }
+
+  /** Starts it; its outputs arrive in the engine's own framing, and `ended` resolves when there is no more of them. */
+  startExec(
+    id: string,
+    onBytes: (bytes: Buffer) => void,
+    signal: AbortSignal,
+  ): Promise<{ readonly ended: Promise<void> }> {
+    return this.#http.postStream(`/exec/${id}/start`, { Detach: false, Tty: false }, onBytes, signal);
+  }
+
+  /** Starts it without waiting for anything that it says or does. */
+  async startExecDetached(id: string, signal?: AbortSignal): Promise<void> {
+    await this.#http.post(`/exec/${id}/start`, { Detach: true, Tty: false }, maxDocumentBytes, signal);
+  }
+
+  /** The exit status; undefined while it runs. */
+  async exitStatusOf(id: string, signal?: AbortSignal): Promise<number | undefined> {
+    const path = `/exec/${id}/json`;
+    const raw = rawRecord((await this.#http.get(path, maxDocumentBytes, signal)).document);
+    if (rawField(raw, 'Running') === true) return undefined;
+    const status = rawField(raw, 'ExitCode');
+    if (typeof status !== 'number' || !Number.isInteger(status)) throw foreignAnswer(this.#http.socket, path);
+    return status;
+  }
+
   close(): Promise<void> {
     return this.#http.close();
   }

@@ -1,20 +1,32 @@
 import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 
+export type EngineMethod = 'GET' | 'POST';
+
 /** Something answers at the socket, and it is not a Docker Engine, or not one that can be understood. */
-export function foreignAnswer(socket: string, path: string): LegateError {
-  return new LegateError('E_DOCKER', `the answer at ${socket} to ${request(path)} is not that of a Docker Engine`, {
-    hint: 'Is docker.socket the socket of a Docker Engine?',
-  });
+export function foreignAnswer(socket: string, path: string, method: EngineMethod = 'GET'): LegateError {
+  return new LegateError(
+    'E_DOCKER',
+    `the answer at ${socket} to ${request(path, method)} is not that of a Docker Engine`,
+    {
+      hint: 'Is docker.socket the socket of a Docker Engine?',
+    },
+  );
 }
 
 /** E_DOCKER with the likely cause of a failed request. */
-export function engineFault(socket: string, path: string, timeoutMs: number, error: unknown): LegateError {
-  const { message, hint } = explain(socket, path, timeoutMs, error);
+export function engineFault(
+  socket: string,
+  path: string,
+  timeoutMs: number,
+  error: unknown,
+  method: EngineMethod = 'GET',
+): LegateError {
+  const { message, hint } = explain(socket, request(path, method), timeoutMs, error);
   return new LegateError('E_DOCKER', message, { hint, cause: error });
 }
 
-function explain(socket: string, path: string, timeoutMs: number, error: unknown): { message: string; hint: string } {
+function explain(socket: string, asked: string, timeoutMs: number, error: unknown): { message: string; hint: string } {
   const otherwise = 'set docker.socket or docker.expose: off';
   switch (systemCode(error)) {
     case 'ENOENT':
@@ -34,12 +46,12 @@ function explain(socket: string, path: string, timeoutMs: number, error: unknown
     default:
       if (isLate(error)) {
         return {
-          message: `the Docker Engine did not answer ${request(path)} at ${socket} within ${timeoutMs / 1000} s`,
+          message: `the Docker Engine did not answer ${asked} at ${socket} within ${timeoutMs / 1000} s`,
           hint: 'Is it overloaded or stuck? Try docker ps; restart it if that hangs too.',
         };
       }
       return {
-        message: `the connection to the Docker Engine failed at ${request(path)}: ${printable(truncate(describeError(error), 200))}`,
+        message: `the connection to the Docker Engine failed at ${asked}: ${printable(truncate(describeError(error), 200))}`,
         hint: `Does the Engine restart? Is ${socket} its socket?`,
       };
   }
@@ -50,6 +62,6 @@ function isLate(error: unknown): boolean {
   return codes.includes(systemCode(error) ?? '') || (error instanceof Error && error.name === 'TimeoutError');
 }
 
-function request(path: string): string {
-  return `GET ${path.split('?', 1)[0] ?? path}`;
+function request(path: string, method: EngineMethod): string {
+  return `${method} ${path.split('?', 1)[0] ?? path}`;
 }

@@ -1,10 +1,11 @@
 import type { Client, Dispatcher, Pool } from 'undici';
-import { isLegateError, LegateError } from '../../src/base/errors.ts';
+import { type ErrorCode, isLegateError, LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
-import { engineFault, foreignAnswer } from './engine-faults.ts';
+import { type EngineMethod, engineFault, foreignAnswer } from './engine-faults.ts';
 import { rawField, rawRecord, rawText } from './raw.ts';
 
 const maxErrorBytes = 16 * 1024;
+const codeOf: Readonly<Record<number, ErrorCode>> = { 404: 'E_NOT_FOUND', 409: 'E_CONFLICT' };
 /** Requests that may run at the same time; the caller bounds how many it starts. */
 const connections = 8;
 
@@ -12,6 +13,14 @@ export interface Answer {
   readonly document: unknown;
   /** The header of that name: the engine's own time. */
   readonly date: string | undefined;
+}
+
+/** What is asked of the engine. */
+interface Question {
+  readonly method: EngineMethod;
+  readonly path: string;
+  /** JSON. */
+  readonly body?: string;
 }
 
 /**
@@ -36,17 +45,13 @@ export class EngineHttp {
   }
 
   /** The JSON at `path`. E_NOT_FOUND when the engine says so, E_DOCKER for everything else that goes wrong. */
-  async get(path: string, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
-    const deadline = new Deadline(this.#timeoutMs, signal);
-    try {
-      const { body, headers } = await this.#request(await this.#openPool(), path, deadline.signal, this.#timeoutMs);
-      const text = await readText(body, maxBytes);
-      return { document: this.#parse(path, text), date: typeof headers.date === 'string' ? headers.date : undefined };
-    } catch (error) {
-      throw this.#failure(path, error, signal);
-    } finally {
-      deadline.clear();
-    }
+  get(path: string, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
+    return this.#ask({ method: 'GET', path }, maxBytes, signal);
+  }
+
+  /** Sends a JSON document; errors as of `get`, and E_CONFLICT when what it is about is in no state for it. */
+  post(path: string, document: object, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
+    return this.#ask({ method: 'POST', path, body: JSON.stringify(document) }, maxBytes, signal);
   }
 
   /** The same, with undefined for E_NOT_FOUND. */
@@ -59,6 +64,22 @@ export class EngineHttp {
     }
   }
 
+  async #ask(question: Question, maxBytes: number, signal: AbortSignal | undefined): Promise<Answer> {
+    const deadline = new Deadline(this.#timeoutMs, signal);
+    try {
+      const { body, headers } = await this.#request(await this.#openPool(), question, deadline.signal, this.#timeoutMs);
+      const text = await readText(body, maxBytes);
+      const date = typeof headers.date === 'string' ? headers.date : undefined;
+      // Some orders are answered with nothing at all.
+      const isEmpty = text === '' && question.method === 'POST';
+      return { document: isEmpty ? undefined : this.#parse(question, text), date };
+    } catch (error) {
+      throw this.#failure(question, error, signal);
+    } finally {
+      deadline.clear();
+    }
+  }
+
   /**
    * An answer without end, on a connection of its own. Resolves when it has begun; `ended` rejects when it is over, for
    * whatever reason. Bytes are handed over in the turn in which they arrive.
@@ -68,6 +89,30 @@ export class EngineHttp {
     onBytes: (bytes: Buffer) => void,
     signal: AbortSignal,
   ): Promise<{ ended: Promise<never> }> {
+    const { ended } = await this.#stream({ method: 'GET', path }, onBytes, signal);
+    const never = ended.then((): never => {
+      throw new LegateError('E_DOCKER', 'the Docker Engine closed the stream of events', { hint: 'Does it restart?' });
+    });
+    // The owner may have gone before it awaits the end.
+    never.catch(() => undefined);
+    return { ended: never };
+  }
+
+  /** The same as the answer to a JSON document; its `ended` resolves when the engine has said all. */
+  postStream(
+    path: string,
+    document: object,
+    onBytes: (bytes: Buffer) => void,
+    signal: AbortSignal,
+  ): Promise<{ ended: Promise<void> }> {
+    return this.#stream({ method: 'POST', path, body: JSON.stringify(document) }, onBytes, signal);
+  }
+
+  async #stream(
+    question: Question,
+    onBytes: (bytes: Buffer) => void,
+    signal: AbortSignal,
+  ): Promise<{ ended: Promise<void> }> {
     const undici = await import('undici');
     if (signal.aborted) throw signal.reason;
     const client = new undici.Client('http://docker', this.#connection());
@@ -77,22 +122,17 @@ export class EngineHttp {
       client.destroy().catch(() => undefined);
     };
     try {
-      const { body } = await this.#request(client, path, signal, 0);
-      const ended = new Promise<never>((_, reject) => {
+      const { body } = await this.#request(client, question, signal, 0);
+      const ended = new Promise<void>((resolve, reject) => {
         body.on('data', onBytes);
-        body.on('error', (error) => reject(this.#failure(path, error, signal)));
-        body.on('end', () => {
-          reject(
-            new LegateError('E_DOCKER', 'the Docker Engine closed the stream of events', { hint: 'Does it restart?' }),
-          );
-        });
+        body.on('error', (error) => reject(this.#failure(question, error, signal)));
+        body.on('end', resolve);
       }).finally(close);
-      // The owner may have gone before it awaits the end.
       ended.catch(() => undefined);
       return { ended };
     } catch (error) {
       close();
-      throw this.#failure(path, error, signal);
+      throw this.#failure(question, error, signal);
     }
   }
 
@@ -116,43 +156,44 @@ export class EngineHttp {
 
   async #request(
     dispatcher: Dispatcher,
-    path: string,
+    { method, path, body }: Question,
     signal: AbortSignal,
     bodyTimeoutMs: number,
   ): Promise<Dispatcher.ResponseData> {
     // What versions there are is asked without naming one: a new engine may refuse the old one's.
     const versioned = this.#api === undefined || path === '/version' ? path : `/v${this.#api}${path}`;
     const response = await dispatcher.request({
-      method: 'GET',
+      method,
       path: versioned,
       signal,
-      headers: { host: 'docker' },
+      headers: { host: 'docker', ...(body !== undefined && { 'content-type': 'application/json' }) },
+      ...(body !== undefined && { body }),
       bodyTimeout: bodyTimeoutMs,
     });
-    if (response.statusCode === 200) return response;
+    if (response.statusCode === 200 || response.statusCode === 201) return response;
     const said = printable(truncate(messageOf(await readText(response.body, maxErrorBytes)), 300));
-    const code = response.statusCode === 404 ? 'E_NOT_FOUND' : 'E_DOCKER';
+    const code = codeOf[response.statusCode] ?? 'E_DOCKER';
     throw new LegateError(
       code,
-      `the Docker Engine answers ${response.statusCode} to GET ${path.split('?', 1)[0]}: ${said}`,
+      `the Docker Engine answers ${response.statusCode} to ${method} ${path.split('?', 1)[0]}: ${said}`,
       {
         hint: 'The log of the Docker Engine may say more.',
       },
     );
   }
 
-  #parse(path: string, text: string): unknown {
+  #parse({ path, method }: Question, text: string): unknown {
     try {
       return JSON.parse(text);
     } catch {
-      throw foreignAnswer(this.socket, path);
+      throw foreignAnswer(this.socket, path, method);
     }
   }
 
   /** What to throw: the owner's own reason when it gave up, else a fault of the engine. */
-  #failure(path: string, error: unknown, owner: AbortSignal | undefined): unknown {
+  #failure({ path, method }: Question, error: unknown, owner: AbortSignal | undefined): unknown {
     if (owner?.aborted) return owner.reason;
-    return isLegateError(error) ? error : engineFault(this.socket, path, this.#timeoutMs, error);
+    return isLegateError(error) ? error : engineFault(this.socket, path, this.#timeoutMs, error, method);
   }
 }
 

@@ -6,6 +6,7 @@ import { type Change, Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { DockerConfig } from '../../src/config/config.ts';
+import type { RunInContainer } from '../../src/health/exec.ts';
 import type { Caller } from '../../src/model/caller.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
 import type { Topology } from '../../src/model/topology.ts';
@@ -15,6 +16,7 @@ import type { Consumer } from './desired.ts';
 import { Drains } from './draining.ts';
 import { EventRouter } from './event-router.ts';
 import type { DockerEvent } from './events.ts';
+import { execThrough } from './exec.ts';
 import { declaresAnything } from './identity.ts';
 import { ImageCache } from './images.ts';
 import { Inspections } from './inspections.ts';
@@ -121,6 +123,11 @@ export class DockerSource {
       counters: this.#counters,
       onGone: (id) => this.#gone(id),
     });
+  }
+
+  /** Runs commands inside this engine's containers, for their checks. */
+  get runInContainer(): RunInContainer {
+    return execThrough(this.#client);
   }
 
   get refusals(): Observable<readonly Refusal[]> {

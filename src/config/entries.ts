@@ -1,15 +1,15 @@
 import type { Endpoint } from '../model/address.ts';
-import { type CheckSpec, checkDefaults, checkKinds, supportedCheckKinds } from '../model/check.ts';
+import type { CheckSpec } from '../model/check.ts';
 import { type Protocol, protocols, type Reach } from '../model/instance.ts';
 import { instanceNameFault } from '../model/names.ts';
 import { type Balance, balances, supportedBalances } from '../model/service.ts';
+import { checkType } from './check-type.ts';
 import { type Faults, joinPath, type Place } from './fault.ts';
 import { anyKey, FieldReader, mapFields, textMapType } from './fields.ts';
 import type { Tree } from './tree.ts';
 import {
   addressType,
   choiceType,
-  durationType,
   endpointType,
   integerType,
   kindText,
@@ -67,46 +67,6 @@ const instanceNameType: ValueType<string> = {
     const fault = text === undefined ? undefined : instanceNameFault(text);
     if (fault !== undefined) faults.add(tree.at, path, `${kindText(tree)} ${fault}`);
     return fault === undefined ? text : undefined;
-  },
-};
-
-const checkKeys = ['kind', 'path', 'method', 'port', 'interval', 'timeout', 'rise', 'fall'];
-const checkTimeType = durationType(100, 86_400_000);
-const checkCountType = integerType('count', 1, 100);
-
-const checkType: ValueType<CheckSpec> = {
-  label: 'check',
-  form: 'yaml',
-  parse(tree, path, faults) {
-    const before = faults.count;
-    const fields = new FieldReader(tree, path, faults, checkKeys);
-    const kind = fields.required('kind', choiceType(checkKinds, supportedCheckKinds));
-    if (kind?.value === 'docker') faults.add(kind.at, fields.pathOf('kind'), '"docker" is for containers only');
-    const httpPath = fields.optional('path', textOption);
-    if (httpPath !== undefined && !/^\/[^\s]*$/.test(httpPath.value)) {
-      faults.add(httpPath.at, fields.pathOf('path'), 'does not begin with a slash, or has spaces');
-    }
-    const method = fields.optional('method', choiceType(['GET', 'HEAD', 'OPTIONS', 'POST', 'PUT']));
-    for (const [key, field] of [['path', httpPath] as const, ['method', method] as const]) {
-      if (field !== undefined && kind !== undefined && kind.value !== 'http') {
-        faults.add(field.at, fields.pathOf(key), `belongs to checks of kind http, not ${kind.value}`);
-      }
-    }
-    const port = fields.optional('port', portType);
-    const spec = {
-      intervalMs: fields.optional('interval', checkTimeType)?.value ?? checkDefaults.intervalMs,
-      timeoutMs: fields.optional('timeout', checkTimeType)?.value ?? checkDefaults.timeoutMs,
-      rise: fields.optional('rise', checkCountType)?.value ?? checkDefaults.rise,
-      fall: fields.optional('fall', checkCountType)?.value ?? checkDefaults.fall,
-    };
-    if (faults.count > before || kind === undefined) return undefined;
-    return {
-      kind: kind.value,
-      ...(kind.value === 'http' ? { path: httpPath?.value ?? '/' } : {}),
-      ...(method === undefined ? {} : { method: method.value }),
-      ...(port === undefined ? {} : { port: port.value }),
-      ...spec,
-    };
   },
 };
 

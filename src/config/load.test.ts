@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import t from 'tap';
+import { checkEntry } from './check-type.ts';
 import type { Config } from './config.ts';
 import { parseInstancesFile, parseInstanceValue } from './instances-file.ts';
 import { type ConfigSources, loadConfig } from './load.ts';
@@ -47,6 +48,28 @@ links:
   - {service: db, listen: 127.0.0.1:15432, consumer: web}
 log: {level: info, pretty: auto}
 `;
+
+/** Options that contradict each other. */
+const contradictoryChecks: [check: string, ...faults: string[]][] = [
+  ['kind: https', '1:70: instances[0].checks[0].kind: "https" is kind http with `tls: true`'],
+  ['kind: tcp, path: /x', '1:81: instances[0].checks[0].path: belongs to checks of kind http, not tcp'],
+  ['kind: tcp, tls: true', '1:80: instances[0].checks[0].tls: belongs to checks of kind http, grpc, not tcp'],
+  ['kind: grpc, path: /x', '1:82: instances[0].checks[0].path: belongs to checks of kind http, not grpc'],
+  ['kind: http, service: a', '1:85: instances[0].checks[0].service: belongs to checks of kind grpc, not http'],
+  ['kind: http, command: ls', '1:85: instances[0].checks[0].command: belongs to checks of kind exec, not http'],
+  ['kind: http, ttl: 5s', '1:81: instances[0].checks[0].ttl: belongs to checks of kind ttl, not http'],
+  [
+    'kind: ttl, timeout: 1s',
+    '1:84: instances[0].checks[0].timeout: belongs to checks of kind tcp, http, grpc, not ttl',
+  ],
+  [
+    'kind: ttl, interval: 1s',
+    '1:85: instances[0].checks[0].interval: belongs to checks of kind tcp, http, grpc, not ttl; how long a refresh holds',
+  ],
+  ['kind: http, tls_skip_verify: true', '1:93: instances[0].checks[0].tls_skip_verify: says how to take certificates'],
+  ['kind: tcp, initial_status: lost', '1:91: instances[0].checks[0].initial_status: "lost" is not one of passing'],
+  ['kind: tcp, deregister_after: 5', '1:93: instances[0].checks[0].deregister_after: 5 is not a duration'],
+];
 
 t.test('defaults are those of the contract, and an empty file is one', async (t) => {
   const config = configOf(undefined);
@@ -211,7 +234,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ['dns: {listen: ["0.0.0.0:53"]}', '1:16: dns.listen[0]: "0.0.0.0:53" is a wildcard address'],
     [
       'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: tcpp}]}]',
-      '1:70: instances[0].checks[0].kind: "tcpp" is not one of docker, tcp, http (grpc, ttl, exec are not yet in this version); did you mean `tcp`?',
+      '1:70: instances[0].checks[0].kind: "tcpp" is not one of docker, tcp, http, grpc, ttl, exec; did you mean `tcp`?',
     ],
     [
       'services: {a: {balance: hsah}}',
@@ -233,10 +256,14 @@ t.test('each fault names its place, path, value and what was expected', async (t
       '1:26: services.a.external: targets outside the mesh are not yet in this version',
     ],
     [
-      'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: ttl}, {kind: docker}]}]',
-      '1:70: instances[0].checks[0].kind: "ttl" is not yet in this version; it has docker, tcp, http',
-      '1:83: instances[0].checks[1].kind: "docker" is for containers only',
+      'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: exec, command: x}, {kind: docker}]}]',
+      '1:70: instances[0].checks[0].kind: "exec" is for containers only',
+      '1:96: instances[0].checks[1].kind: "docker" is for containers only',
     ],
+    ...contradictoryChecks.map(([check, ...faults]): [string, ...string[]] => [
+      `instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{${check}}]}]`,
+      ...faults,
+    ]),
     ['a: [b', '1:6: not valid YAML: Flow sequence in block collection must be sufficiently indented and end with a ]'],
     ['mesh: *x', '1:7: the alias "*x" has no anchor before it'],
     ['[1]: 2', '1:1: a key must be plain text'],
@@ -261,6 +288,37 @@ t.test('each fault names its place, path, value and what was expected', async (t
       t.ok(found.startsWith(`legate.yaml:${fault}`), `${yaml} → ${found}`);
     }
   }
+});
+
+t.test('every check can be written, and what is written back is the same check', (t) => {
+  const times = { intervalMs: 2000, timeoutMs: 1000, rise: 2, fall: 3 };
+  const cases: [entry: string, expected: object][] = [
+    ['kind: http, tls: true', { kind: 'http', path: '/', tls: 'verify', ...times }],
+    ['kind: http, tls: true, tls_skip_verify: true, port: 443', { tls: 'any-certificate', port: 443 }],
+    ['kind: http, tls: false, path: /a', { kind: 'http', path: '/a', ...times }],
+    ['kind: grpc', { kind: 'grpc', ...times }],
+    [
+      'kind: grpc, service: db.v1.Db, tls: yes, timeout: 3s',
+      { grpcService: 'db.v1.Db', tls: 'verify', timeoutMs: 3000 },
+    ],
+    ['kind: ttl', { kind: 'ttl', intervalMs: 30_000 }],
+    ['kind: ttl, ttl: 5s, initial_status: passing', { kind: 'ttl', intervalMs: 5000, initialStatus: 'passing' }],
+    [
+      'kind: tcp, initial_status: critical, deregister_after: 5m',
+      { initialStatus: 'critical', deregisterAfterMs: 300_000 },
+    ],
+  ];
+  for (const [entry, expected] of cases) {
+    const result = parseInstancesFile(`- {service: a, address: 10.0.0.1, port: 1, checks: [{${entry}}]}`, 'x');
+    if ('faults' in result) return t.fail(JSON.stringify(result));
+    const [check] = result.instances[0]?.checks ?? [];
+    t.match(check, expected, entry);
+    t.equal(check?.tls, (expected as { tls?: string }).tls);
+    if (check === undefined) continue;
+    const again = parseInstanceValue({ service: 'a', address: '10.0.0.1', port: 1, checks: [checkEntry(check)] });
+    t.strictSame('instances' in again && again.instances[0]?.checks, [check], entry);
+  }
+  t.end();
 });
 
 t.test('faults outside the file name the variable, the flag, or what is missing', async (t) => {

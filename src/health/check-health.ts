@@ -11,10 +11,22 @@ export interface CheckHealth {
 export interface CheckState extends CheckHealth {
   /** Results in a row that contradict the present status. */
   readonly against: number;
+  /** Nothing is known yet: the status is the one to begin with, and the first pass decides. */
+  readonly fresh: boolean;
+}
+
+/** The state before the first result. */
+export function initialState({ initialStatus }: CheckSpec): CheckState {
+  return { status: initialStatus ?? 'starting', output: '', against: 0, fresh: true };
+}
+
+/** The state that goes on from a health known from before. */
+export function stateFrom({ status, output }: CheckHealth): CheckState {
+  return { status, output, against: 0, fresh: status === 'starting' };
 }
 
 /**
- * The health after one more result. Starting becomes passing with the first pass and critical after `fall` failures;
+ * The health after one more result. What is fresh becomes passing with the first pass and critical after `fall` failures;
  * later `fall` failures in a row make critical, `rise` passes in a row bring back. A warning counts as a pass.
  */
 export function afterResult(
@@ -22,14 +34,16 @@ export function afterResult(
   { verdict, output }: ProbeResult,
   { rise, fall }: CheckSpec,
 ): CheckState {
+  if (verdict === 'unknown') return { ...state, output };
   const well: StoredStatus = verdict === 'warn' ? 'warning' : 'passing';
   const against = state.against + 1;
+  const isDown = state.status === 'critical' && !state.fresh;
   if (verdict === 'fail') {
-    if (state.status === 'critical') return { status: 'critical', output, against: 0 };
-    return against >= fall ? { status: 'critical', output, against: 0 } : { status: state.status, output, against };
+    if (isDown || against >= fall) return { status: 'critical', output, against: 0, fresh: false };
+    return { ...state, output, against };
   }
-  if (state.status !== 'critical') return { status: well, output, against: 0 };
-  return against >= rise ? { status: well, output, against: 0 } : { status: 'critical', output, against };
+  if (!isDown || against >= rise) return { status: well, output, against: 0, fresh: false };
+  return { status: 'critical', output, against, fresh: false };
 }
 
 const rank: Readonly<Record<StoredStatus, number>> = { passing: 0, warning: 1, starting: 2, critical: 3 };

@@ -2,8 +2,9 @@ import { type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { describeError, systemCode } from '../base/errors.ts';
 import { type Endpoint, formatEndpoint } from '../model/address.ts';
 import type { CheckSpec } from '../model/check.ts';
-import { outputText, type ProbeResult } from './probe.ts';
+import { outputText, type Probe, type ProbeResult } from './probe.ts';
 import { connectFailure } from './tcp.ts';
+import { type TlsOptions, type Trust, tlsFailure } from './trust.ts';
 
 /** Bytes of a body that are read; the connection is then closed, whatever follows. */
 const maxBodyBytes = 4096;
@@ -13,7 +14,21 @@ const maxHeaderBytes = 16 * 1024;
  * Passes on a status of 200 to 299, warns on 429 (RFC 6585 section 4: alive, but asked too much), fails on every other
  * one. Redirects are not followed: where they lead is not the instance. The beginning of the body is kept as output.
  */
-export function probeHttp(endpoint: Endpoint, check: CheckSpec, signal: AbortSignal): Promise<ProbeResult> {
+export function httpProbe(trust: Trust): Probe {
+  return async (target, check, signal) => {
+    if (check.tls === undefined) return probe(target, check, signal, request, {});
+    const [https, tls] = await Promise.all([import('node:https'), trust.optionsFor(check.tls)]);
+    return probe(target, check, signal, https.request, tls);
+  };
+}
+
+function probe(
+  endpoint: Endpoint,
+  check: CheckSpec,
+  signal: AbortSignal,
+  ask: typeof request,
+  tls: TlsOptions | Record<string, never>,
+): Promise<ProbeResult> {
   const method = check.method ?? 'GET';
   const path = check.path ?? '/';
   const question = `${method} ${path}`;
@@ -28,7 +43,8 @@ export function probeHttp(endpoint: Endpoint, check: CheckSpec, signal: AbortSig
     if (signal.aborted) return onAbort();
     signal.addEventListener('abort', onAbort, { once: true });
     try {
-      asked = request({
+      asked = ask({
+        ...tls,
         host: endpoint.address,
         port: endpoint.port,
         method,
@@ -43,7 +59,7 @@ export function probeHttp(endpoint: Endpoint, check: CheckSpec, signal: AbortSig
     }
     asked.on('response', (response) => readAnswer(response, question, end));
     asked.on('upgrade', () => end('fail', `${question}: an unexpected change of protocol`));
-    asked.on('error', (error) => end('fail', `${question}: ${failureOf(error, endpoint)}`));
+    asked.on('error', (error) => end('fail', `${question}: ${failureOf(error, endpoint, check)}`));
     asked.end();
   });
 }
@@ -72,8 +88,8 @@ function readAnswer(
   response.on('error', (error) => end('fail', `${question}: ${describeError(error)}`));
 }
 
-function failureOf(error: Error, endpoint: Endpoint): string {
+function failureOf(error: Error, endpoint: Endpoint, check: CheckSpec): string {
   const code = systemCode(error) ?? '';
   if (code.startsWith('HPE_')) return `the answer of ${formatEndpoint(endpoint)} is not HTTP (${describeError(error)})`;
-  return connectFailure(error, endpoint);
+  return check.tls === undefined ? connectFailure(error, endpoint) : tlsFailure(error, endpoint);
 }

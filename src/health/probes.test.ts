@@ -2,12 +2,14 @@ import { createServer as createHttpServer, type RequestListener } from 'node:htt
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { type CheckSpec, checkDefaults } from '../model/check.ts';
-import { probeHttp } from './http.ts';
+import { httpProbe } from './http.ts';
 import type { ProbeResult } from './probe.ts';
 import { probeTcp } from './tcp.ts';
+import { Trust } from './trust.ts';
 
 const check = (over: Partial<CheckSpec> = {}): CheckSpec => ({ kind: 'http', ...checkDefaults, ...over });
 const never = new AbortController().signal;
+const probeHttp = httpProbe(new Trust());
 
 async function listening(t: Test, server: Server): Promise<{ address: string; port: number; sockets: Set<Socket> }> {
   const sockets = new Set<Socket>();

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Conditions } from '../base/conditions.ts';
 import { describeError, LegateError } from '../base/errors.ts';
 import type { Change } from '../base/feed.ts';
@@ -71,6 +72,8 @@ export class ApiInstances {
    */
   put(instance: StaticInstance): Promise<void> {
     return this.#change((instances) => {
+      // Who refreshes by registering again does so every few seconds.
+      if (isDeepStrictEqual(instances.get(instance.name), instance)) return undefined;
       if (instances.size >= maxInstances && !instances.has(instance.name)) {
         throw new LegateError('E_TOO_LARGE', `${maxInstances} instances are registered by hand already`, {
           hint: 'deregister some, or use instances: in the configuration',

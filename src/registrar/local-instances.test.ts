@@ -56,7 +56,7 @@ t.test('wishes and health become records, and only differences are passed on', a
   await clock.advance(0);
   t.match(changes.at(-1), { kind: 'delta', puts: [{ name: 'b', draining: true }], deletes: ['a'] });
   t.same(shown(), ['b passing draining']);
-  local.close();
+  await local.close();
   t.equal(clock.pending, 0);
 });
 
@@ -89,7 +89,7 @@ t.test('what a source had stays until it has told everything', async (t) => {
   t.same(shown(), ['c1 critical', 'c2 passing'], 'it does not flap');
   await clock.advance(5000);
   t.same(shown(), ['c1 critical', 'c2 critical']);
-  local.close();
+  await local.close();
 });
 
 t.test('a restart in which nothing changed passes on nothing but the reset', async (t) => {
@@ -106,8 +106,8 @@ t.test('a restart in which nothing changed passes on nothing but the reset', asy
   await second.clock.advance(60_000);
   t.equal(second.changes.length, 1);
   t.same(second.shown(), ['a passing', 'b passing']);
-  first.local.close();
-  second.local.close();
+  await first.local.close();
+  await second.local.close();
 });
 
 t.test('two sources with one name: the first keeps it', async (t) => {
@@ -175,5 +175,41 @@ t.test('a paused container is critical at once and itself again afterwards', asy
   local.apply('docker', delta([wish]));
   await clock.advance(0);
   t.same(shown(), ['a passing']);
-  local.close();
+  await local.close();
+});
+
+t.test('a container that reports itself leaves when it is silent for too long, and comes back', async (t) => {
+  const { clock, local, shown, conditions, changes } = bench();
+  const ttl: CheckSpec = { ...checkDefaults, kind: 'ttl', intervalMs: 10_000, deregisterAfterMs: 60_000 };
+  const wish = desiredInstance({ name: 'a', source: 'docker:one', checks: [ttl] });
+  local.apply('docker', reset(wish, desiredInstance({ name: 'b' })));
+  t.equal(local.refresh('nobody', { status: 'passing', output: '' }), undefined);
+  t.equal(local.refresh('b', { status: 'passing', output: '' }), false);
+  t.equal(local.refresh('a', { status: 'warning', output: 'slow' }), true);
+  await clock.advance(0);
+  t.same(shown(), ['a warning', 'b passing']);
+  local.apply('docker', delta([{ ...wish, weight: 5 }]));
+  await clock.advance(10_000);
+  t.same(shown(), ['a critical', 'b passing']);
+  await clock.advance(60_000);
+  t.same(shown(), ['b passing'], 'it has no record');
+  t.match(changes.at(-1), { deletes: ['a'] });
+  t.match(conditions.list(), [
+    {
+      severity: 'warning',
+      message: /a of \S+ \(docker:one\) is deregistered after 1m critical: no refresh within 10s/,
+    },
+  ]);
+  t.match(local.current('a'), { status: 'critical', weight: 5 });
+  t.match(local.details('a')?.history, [{ status: 'critical' }, { status: 'warning' }, { status: 'starting' }]);
+  local.refresh('a', { status: 'passing', output: '' });
+  await clock.advance(0);
+  t.same(shown(), ['a passing', 'b passing']);
+  t.same(conditions.list(), []);
+  await clock.advance(70_000);
+  local.apply('docker', delta([], ['a']));
+  await clock.advance(0);
+  t.same(conditions.list(), [], 'nothing is said of what is gone');
+  await local.close();
+  t.equal(clock.pending, 0);
 });

@@ -3,7 +3,8 @@ import type { Change } from '../base/feed.ts';
 import type { Metrics } from '../base/metrics.ts';
 import { printable, truncate } from '../base/text.ts';
 import { checkedInstance, instanceDocument } from '../catalog/codec.ts';
-import type { Health, HealthRunner } from '../health/runner.ts';
+import type { Health, HealthDetails, HealthRunner } from '../health/runner.ts';
+import type { Refresh } from '../health/ttl-check.ts';
 import type { DesiredInstance, InstanceRecord } from '../model/instance.ts';
 
 /** Where instances of this host come from. A record's `source` begins with this word. */
@@ -47,6 +48,7 @@ export class LocalInstances {
   readonly #drained: Set<string>;
   readonly #records = new Map<string, InstanceRecord>();
   readonly #dirty = new Set<string>();
+  readonly #deregistered = new Set<string>();
   #begun = false;
   #scheduled = false;
   #closed = false;
@@ -119,9 +121,27 @@ export class LocalInstances {
     return this.#drained;
   }
 
-  /** Wall clock since when this run has seen the instance in its present status; undefined when it is not watched. */
-  since(name: string): number | undefined {
-    return this.#health.get(name)?.changedAtMs;
+  /** What its checks say and what it went through; undefined when it is not watched. */
+  details(name: string): HealthDetails | undefined {
+    return this.#health.details(name);
+  }
+
+  /**
+   * The instance's own word on how it is. False when it has no check of kind ttl, undefined when there is no such
+   * instance.
+   */
+  refresh(name: string, refresh: Refresh): boolean | undefined {
+    return this.#owner.has(name) ? this.#health.refresh(name, refresh) : undefined;
+  }
+
+  /** The instance as it is now, also when its health keeps it out of the registry. */
+  current(name: string): InstanceRecord | undefined {
+    return this.#recordOf(name);
+  }
+
+  /** Ends all checks; resolves when nothing that they began is still going on. What they said last stays. */
+  endChecks(): Promise<void> {
+    return this.#health.close();
   }
 
   /** What was last passed on. */
@@ -138,9 +158,9 @@ export class LocalInstances {
     return source === undefined || !this.#pending.has(source);
   }
 
-  close(): void {
+  close(): Promise<void> {
     this.#closed = true;
-    this.#health.close();
+    return this.endChecks();
   }
 
   #take(source: SourceName, wishes: Map<string, Wish>, desired: DesiredInstance): void {
@@ -175,7 +195,7 @@ export class LocalInstances {
       return;
     }
     this.#owner.set(name, owner);
-    const { address, port, checks, incarnation, reported, suspended } = wish.desired;
+    const { address, port, checks, incarnation, reported, suspended, container } = wish.desired;
     const last = this.#records.get(name) ?? this.#remembered.get(name);
     const initial = last?.incarnation === incarnation ? { status: last.status, output: last.output } : undefined;
     this.#health.set(name, {
@@ -185,6 +205,7 @@ export class LocalInstances {
       incarnation,
       ...(reported && { reported }),
       ...(suspended !== undefined && { suspended }),
+      ...(container !== undefined && { container }),
       ...(initial && { initial }),
     });
   }
@@ -213,7 +234,7 @@ export class LocalInstances {
     const deletes: string[] = [];
     for (const name of this.#dirty) {
       const before = this.#records.get(name);
-      const after = this.#recordOf(name);
+      const after = this.#isDeregistered(name) ? undefined : this.#recordOf(name);
       if (after === undefined) {
         if (this.#records.delete(name)) deletes.push(name);
       } else if (before === undefined || textOf(before) !== textOf(after)) {
@@ -228,6 +249,24 @@ export class LocalInstances {
     } else if (puts.length + deletes.length > 0) {
       this.#options.onChange({ kind: 'delta', puts, deletes, revision: '' });
     }
+  }
+
+  /** Whether it has been critical for too long; says so as long as it is. */
+  #isDeregistered(name: string): boolean {
+    const { conditions } = this.#options;
+    const reason = this.#health.get(name)?.deregistered;
+    const owner = this.#owner.get(name);
+    const wish = owner === undefined ? undefined : this.#wishes.get(owner)?.get(name);
+    if (reason === undefined || wish === undefined) {
+      if (this.#deregistered.delete(name)) conditions.clear(deregisteredId(name));
+      return false;
+    }
+    this.#deregistered.add(name);
+    const { service, source } = wish.base;
+    const message = `${shown(name)} of ${service} (${shown(source)}) is ${reason}`;
+    const hint = 'it comes back by itself when its check passes again';
+    conditions.raise(deregisteredId(name), 'warning', message, hint);
+    return true;
   }
 
   #recordOf(name: string): InstanceRecord | undefined {
@@ -260,6 +299,10 @@ function refusalId(source: SourceName, name: string): string {
 
 function clashId(name: string): string {
   return `registrar.clash.${shown(name)}`;
+}
+
+function deregisteredId(name: string): string {
+  return `registrar.deregistered.${shown(name)}`;
 }
 
 function shown(text: string): string {

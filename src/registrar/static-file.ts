@@ -1,7 +1,7 @@
 import { recordLimits } from '../catalog/codec.ts';
 import { FieldFault, Fields } from '../catalog/fields.ts';
 import type { StaticInstance } from '../config/config.ts';
-import { type CheckSpec, checkKinds } from '../model/check.ts';
+import { type CheckSpec, checkKinds, initialStatuses } from '../model/check.ts';
 import { protocols } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
 
@@ -9,6 +9,7 @@ const fileVersion = 1;
 const maxEntries = 10_000;
 const maxChecks = 16;
 const maxDurationMs = 24 * 3_600_000;
+const maxDeregisterMs = 20 * 24 * 3_600_000;
 
 /**
  * Reads `instances.json`. Entries that are not as they should be are left out, each with its reason. Throws when the file
@@ -52,6 +53,12 @@ function readCheck(fields: Fields): CheckSpec {
     ...(fields.has('path') && { path: fields.text('path', 2048, 1) }),
     ...(fields.has('method') && { method: fields.text('method', 20, 1) }),
     ...(fields.has('port') && { port: fields.integer('port', 1, 65535) }),
+    ...(fields.has('tls') && { tls: fields.oneOf('tls', ['verify', 'any-certificate'] as const) }),
+    ...(fields.has('grpcService') && { grpcService: fields.text('grpcService', 512, 1) }),
+    ...(fields.has('initialStatus') && { initialStatus: fields.oneOf('initialStatus', initialStatuses) }),
+    ...(fields.has('deregisterAfterMs') && {
+      deregisterAfterMs: fields.integer('deregisterAfterMs', 1, maxDeregisterMs),
+    }),
     intervalMs: fields.integer('intervalMs', 1, maxDurationMs),
     timeoutMs: fields.integer('timeoutMs', 1, maxDurationMs),
     rise: fields.integer('rise', 1, 1000),

@@ -2,6 +2,7 @@ import type { CommandTools } from '../session.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
 import { addKvCommands } from './kv.ts';
+import { addRefreshCommand } from './refresh.ts';
 import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
 import { addShowCommands } from './show.ts';
@@ -10,6 +11,7 @@ import { addShowCommands } from './show.ts';
 export function addOtherCommands(tools: CommandTools): void {
   addShowCommands(tools);
   addRegisterCommands(tools);
+  addRefreshCommand(tools);
   addServiceCommands(tools);
   addDrainCommands(tools);
   addKvCommands(tools);

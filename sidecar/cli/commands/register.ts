@@ -1,10 +1,9 @@
 import { readFile } from 'node:fs/promises';
-import { formatDuration } from '../../../src/base/duration.ts';
 import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
+import { checkEntry } from '../../../src/config/check-type.ts';
 import type { StaticInstance } from '../../../src/config/config.ts';
 import { parseInstancesFile } from '../../../src/config/instances-file.ts';
-import type { CheckSpec } from '../../../src/model/check.ts';
 import type { ErrorDocument, InstanceDocument, RegisterDocument, StatusDocument } from '../../admin/documents.ts';
 import type { AdminClient } from '../admin-client.ts';
 import { exitStatus, NoSidecarError, showFailure } from '../failure.ts';
@@ -99,13 +98,13 @@ async function readText(path: string): Promise<string> {
   }
 }
 
-async function hostName(client: AdminClient): Promise<string> {
+export async function hostName(client: AdminClient): Promise<string> {
   const status = await client.json<StatusDocument>('/api/status');
   return status.host.name;
 }
 
 /** The path of an id; its slash stays a slash. */
-function instancePath(id: string): string {
+export function instancePath(id: string): string {
   const parts = id.split('/');
   if (parts.length !== 2 || parts.some((part) => /^\.{0,2}$/.test(part))) {
     throw new LegateError('E_USAGE', `"${printable(id)}" is not an id (HOST/NAME)`, {
@@ -117,9 +116,5 @@ function instancePath(id: string): string {
 
 /** The entry as the file would have it. */
 function bodyOf(instance: StaticInstance): RegisterDocument {
-  return { ...instance, checks: instance.checks.map(checkOf) };
-}
-
-function checkOf({ intervalMs, timeoutMs, ...rest }: CheckSpec): object {
-  return { ...rest, interval: formatDuration(intervalMs), timeout: formatDuration(timeoutMs) };
+  return { ...instance, checks: instance.checks.map(checkEntry) };
 }
