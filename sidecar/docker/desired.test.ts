@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import t from 'tap';
 import { printable } from '../../src/base/text.ts';
+import { instanceDocument, readInstance, recordLimits } from '../../src/catalog/codec.ts';
 import { isPort, parseIpv4Range } from '../../src/model/address.ts';
 import type { CheckSpec } from '../../src/model/check.ts';
 import type { DesiredInstance } from '../../src/model/instance.ts';
@@ -352,6 +353,9 @@ t.test('labels beyond the bounds are refused, the rest of the world goes on', as
       }),
     );
   t.match(labelled({ 'legate.meta.x': 'y'.repeat(70_000) }).refusals, [{ reason: /larger than 64 KiB/ }]);
+  t.match(labelled({ 'legate.meta.x': '\u0001'.repeat(1024) }).refusals, [{ reason: /^legate\.meta\.x: too long/ }]);
+  const characters = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`legate.meta.${i}`, '猫'.repeat(1000)]));
+  t.match(labelled(characters).refusals, [{ reason: 'legate.meta.…: the metadata is larger than 32 KiB' }]);
   t.match(labelled({ 'legate.meta.x': 'y'.repeat(2000) }).refusals, [
     { service: 'db', reason: /^legate\.meta\.x: too long/ },
   ]);
@@ -488,10 +492,18 @@ function isBounded({
   return times && texts && counts && isPort(port) && command.length <= 4096 && !/[\u0000\u001b]/.test(command);
 }
 
+/** Whether the store would take it and every sidecar read it. */
+function isStorable(name: string, { instances }: Desired): boolean {
+  const instance = instances.find((candidate) => candidate.name === name);
+  if (instance === undefined) return false;
+  const text = JSON.stringify(instanceDocument({ ...instance, status: 'passing', output: '' }));
+  return Buffer.byteLength(text) <= recordLimits.bytes && readInstance(JSON.parse(text), name).ok;
+}
+
 function isSane(result: Desired): boolean {
   for (const { name, service, address, port, tags, meta, weight, incarnation, source, ...more } of result.instances) {
     const { reported, checks } = more;
-    if (!checks.every(isBounded)) return false;
+    if (!checks.every(isBounded) || !isStorable(name, result)) return false;
     if (nameFault(service) !== undefined || instanceNameFault(name) !== undefined || !isPort(port) || address === '')
       return false;
     if (weight < 0 || weight > 65535) return false;

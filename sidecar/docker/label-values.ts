@@ -8,7 +8,9 @@ const maxTags = 64;
 const maxTagLength = 128;
 const maxMetaEntries = 64;
 const maxMetaKeyLength = 128;
+/** As it is shown: what cannot be printed takes several characters. */
 const maxMetaValueLength = 1024;
+const maxMetaBytes = 32 * 1024;
 
 /** A fault in what a container declares; becomes a refusal of the service it was for. */
 export function labelFault(reason: string, hint: string): LegateError {
@@ -73,16 +75,21 @@ export function metaValue(
   entries: Iterable<readonly [string, string]>,
 ): Readonly<Record<string, string>> {
   const meta = new Map<string, string>();
+  let bytes = 0;
   for (const [key, value] of entries) {
-    const name = printable(key);
-    if (name === '' || name.length > maxMetaKeyLength || value.length > maxMetaValueLength) {
+    const [name, text] = [printable(key), printable(value)];
+    if (name === '' || name.length > maxMetaKeyLength || text.length > maxMetaValueLength) {
       const bounds = `keys up to ${maxMetaKeyLength} and values up to ${maxMetaValueLength} characters`;
       throw labelFault(`${prefix}${quoted(name).slice(1, -1)}: too long or without a key`, `Metadata takes ${bounds}.`);
     }
-    meta.set(name, printable(value));
+    bytes += Buffer.byteLength(name) + Buffer.byteLength(text);
+    meta.set(name, text);
   }
   if (meta.size > maxMetaEntries) {
     throw labelFault(`${prefix}…: ${meta.size} entries of metadata are more than ${maxMetaEntries}`, 'Use fewer.');
+  }
+  if (bytes > maxMetaBytes) {
+    throw labelFault(`${prefix}…: the metadata is larger than ${maxMetaBytes / 1024} KiB`, 'Use less.');
   }
   return Object.fromEntries(meta);
 }
