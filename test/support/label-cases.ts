@@ -24,8 +24,8 @@ export interface LabelCase {
 /** Dockerfiles, from busybox. */
 export const images = {
   'web:1.2': ['EXPOSE 80'],
-  'two-ports': ['EXPOSE 80', 'EXPOSE 443'],
-  'name-server': ['EXPOSE 53/udp', 'EXPOSE 53/tcp'],
+  'two-ports': ['EXPOSE 80 443'],
+  'name-server': ['EXPOSE 53/udp 53/tcp'],
   'with-healthcheck': ['EXPOSE 80', 'HEALTHCHECK --interval=1s CMD true'],
   'says-legate': ['EXPOSE 80', 'LABEL legate.service=baked legate.tags=fromimage'],
   'says-registrator': ['EXPOSE 80', 'ENV SERVICE_NAME=baked SERVICE_TAGS=fromimage'],
