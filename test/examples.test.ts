@@ -4,6 +4,7 @@ import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, statSync, writ
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { supportedCheckKinds } from '../src/model/check.ts';
 import { checkout, must, run, type Teardown, temporaryFolder } from './support/agent.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
@@ -123,6 +124,52 @@ t.test('labelled containers', { skip: unless('docker', 'nft', 'command:bash'), t
   t.same(answers(stopped), ['green'], 'after docker stop the same name leads to the other one');
   await nothingLeft(t, image, '240.94.');
 });
+
+t.test('a stack labelled for registrator', { skip: stackNeeds(), timeout: 240_000 }, async (t) => {
+  const image = `legate-test-stack-${process.pid}`;
+  const own = (name: string): string => `${name}-${process.pid}`;
+  const runsCommands = supportedCheckKinds.includes('exec');
+  const names = new Map([
+    ['legate-stack', image],
+    ['docker-compose up', `docker-compose -p ${image} up`],
+    ['docker-compose down', `docker-compose -p ${image} down`],
+    // Without commands as checks it stays out; the others are waited for.
+    ['stack-db stack-reports', runsCommands ? `${own('stack-db')} ${own('stack-reports')}` : own('stack-db')],
+    ...['web', 'api', 'figures', 'db', 'reports', 'console'].map((name): [string, string] => [
+      `stack-${name}`,
+      own(`stack-${name}`),
+    ]),
+    ['Stack_DB', `Stack_DB_${process.pid}`],
+    ['240.77.', '240.102.'],
+    [
+      'host: web-1',
+      'host: web-1\nvip: {range: 240.102.0.0/16, local_range: 240.103.0.0/16}\ndns: {listen: ["127.0.0.1:0"], bridges: off}',
+    ],
+  ]);
+  t.teardown(async () => {
+    const left = await run('docker', ['ps', '-aq', '--filter', `name=${image}`]);
+    for (const id of left.stdout.split('\n').filter((line) => line !== '')) await run('docker', ['rm', '-f', '-v', id]);
+    await run('docker', ['network', 'rm', `${image}_default`]);
+    await run('docker', ['rmi', '-f', image]);
+  });
+  const ran = await runReadme(t, 'registrator-stack', names);
+  t.equal(ran.status, 0, ran.all);
+  const [, , registered = '', reached] = ran.blocks;
+  const healthy = ['web', 'api', 'figures', 'db', ...(runsCommands ? ['reports'] : [])];
+  for (const name of healthy)
+    t.match(registered, new RegExp(`passing.*${own(`stack-${name}`)}|${own(`stack-${name}`)}.*passing`));
+  t.match(registered, own('stack-reports'), 'registered, whether or not commands are run yet');
+  t.notMatch(registered, own('stack-console'), 'what is to be ignored is');
+  t.match(registered, /"tags":\s*\[\s*"public",\s*"eu"\s*\]/);
+  t.match(registered, /"region":\s*"eu-1"/);
+  t.match(reached, /^hello from the stack$/m, 'by its plain name, at its virtual address');
+  t.match(reached, /^ok$/m, 'and the other one at its own port');
+  await nothingLeft(t, image, '240.102.');
+});
+
+function stackNeeds(): false | string {
+  return unless('docker', 'nft', 'busybox', 'command:bash', 'command:docker-compose');
+}
 
 /** Fails when containers, images or the kernel still hold what bears `name`, or the range that begins with `range`. */
 async function nothingLeft(t: Test, name: string, range: string): Promise<void> {

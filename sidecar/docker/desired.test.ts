@@ -2,7 +2,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import t from 'tap';
 import { printable } from '../../src/base/text.ts';
+import { instanceDocument, readInstance, recordLimits } from '../../src/catalog/codec.ts';
 import { isPort, parseIpv4Range } from '../../src/model/address.ts';
+import type { CheckSpec } from '../../src/model/check.ts';
 import type { DesiredInstance } from '../../src/model/instance.ts';
 import { instanceNameFault, nameFault } from '../../src/model/names.ts';
 import type { Topology } from '../../src/model/topology.ts';
@@ -88,7 +90,7 @@ const table: readonly (readonly [document: string, expected: readonly string[]])
   ],
   ['check-docker-without', ['refused db: legate.check: the container has no HEALTHCHECK']],
   ['check-http', ['ID-5432 db 172.17.0.28:5432 host tcp check http 8080 /health 5000/250 1/4']],
-  ['check-later', ['refused db: legate.check: checks of kind grpc are not yet there']],
+  ['check-later', ['ID-5432 db 172.17.0.29:5432 host tcp check grpc 2000/1000 2/3']],
   ['check-unknown', ['refused db: legate.check: "htp:/" is not a check']],
   ['chosen-network', ['ID-5432 db 172.31.0.4:5432 host tcp']],
   ['exited', []],
@@ -115,11 +117,17 @@ const table: readonly (readonly [document: string, expected: readonly string[]])
   ['registrator-and-legate', ['ID-5432 db 172.17.0.48:5432 host tcp']],
   [
     'registrator-check-http',
-    ['ID-80 web 172.17.0.45:80 mesh tcp via 10.77.0.1:25453 check http /health 15000/3000 2/3'],
+    [
+      'ID-80 web 172.17.0.45:80 mesh tcp via 10.77.0.1:25453 check http /health 15000/3000 2/3',
+      'note web: SERVICE_CHECK_TTL does nothing: SERVICE_CHECK_HTTP is the check',
+    ],
   ],
   [
     'registrator-check-ttl',
-    ['ID-80 web 172.17.0.46:80 mesh tcp via 10.77.0.1:25454', 'note web: SERVICE_CHECK_TTL does nothing yet'],
+    [
+      'ID-80 web 172.17.0.46:80 mesh tcp via 10.77.0.1:25454 check ttl 30000/1000 1/1',
+      'note web: SERVICE_CHECK_TCP does nothing: SERVICE_CHECK_TTL is the check',
+    ],
   ],
   [
     'registrator-equal-names',
@@ -131,7 +139,7 @@ const table: readonly (readonly [document: string, expected: readonly string[]])
   ['registrator-host', ['ID-8081 web 10.77.0.1:8081 mesh tcp']],
   ['registrator-id', ['web:one web 172.17.0.44:80 mesh tcp via 10.77.0.1:25452']],
   ['registrator-ignore-port', ['ID-443 web-443 172.17.0.43:443 mesh tcp via 10.77.0.1:25451']],
-  ['registrator-ignore', []],
+  ['registrator-ignore', ['note -: SERVICE_IGNORE=false means yes, as any value does']],
   ['registrator-label-wins', ['ID-80 fromlabel 172.17.0.39:80 mesh tcp via 10.77.0.1:25447 tags x']],
   ['registrator-no-name', ['ID-80 db 172.17.0.40:80 mesh tcp via 10.77.0.1:25448 tags a']],
   ['registrator-one', ['ID-80 web 172.17.0.36:80 mesh tcp via 10.77.0.1:25440 tags a|b,c meta {"region":"eu"}']],
@@ -242,7 +250,7 @@ t.test('everything that is published, where that is wanted', async (t) => {
     /^ID-9000 db-9000 /,
     'without explicit names, the image names the rest',
   );
-  t.same(published('registrator-ignore'), []);
+  t.same(published('registrator-ignore'), ['note -: SERVICE_IGNORE=false means yes, as any value does']);
   t.match(published('baked'), [
     /^ID-80 shop-baked|ID-80 room-baked /,
     /^note -: legate.service/,
@@ -345,6 +353,9 @@ t.test('labels beyond the bounds are refused, the rest of the world goes on', as
       }),
     );
   t.match(labelled({ 'legate.meta.x': 'y'.repeat(70_000) }).refusals, [{ reason: /larger than 64 KiB/ }]);
+  t.match(labelled({ 'legate.meta.x': '\u0001'.repeat(1024) }).refusals, [{ reason: /^legate\.meta\.x: too long/ }]);
+  const characters = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`legate.meta.${i}`, '猫'.repeat(1000)]));
+  t.match(labelled(characters).refusals, [{ reason: 'legate.meta.…: the metadata is larger than 32 KiB' }]);
   t.match(labelled({ 'legate.meta.x': 'y'.repeat(2000) }).refusals, [
     { service: 'db', reason: /^legate\.meta\.x: too long/ },
   ]);
@@ -389,6 +400,13 @@ const junkKey = fc.oneof(
     'legate.check',
     'legate.network',
     'legate.check.interval',
+    'legate.check.timeout',
+    'legate.check.rise',
+    'legate.check.method',
+    'legate.check.tls_skip_verify',
+    'legate.check.initial_status',
+    'legate.check.deregister_after',
+    'legate.80.check.interval',
     'legate.links',
     'legate.consumer',
     'legate.80.service',
@@ -403,7 +421,20 @@ const junkKey = fc.oneof(
     'SERVICE_TAGS',
     'SERVICE_IGNORE',
     'SERVICE_CHECK_HTTP',
+    'SERVICE_CHECK_HTTPS',
+    'SERVICE_CHECK_CMD',
+    'SERVICE_CHECK_SCRIPT',
     'SERVICE_CHECK_TTL',
+    'SERVICE_CHECK_TCP',
+    'SERVICE_80_CHECK_GRPC',
+    'SERVICE_CHECK_GRPC_USE_TLS',
+    'SERVICE_CHECK_TLS_SKIP_VERIFY',
+    'SERVICE_CHECK_INTERVAL',
+    'SERVICE_CHECK_TIMEOUT',
+    'SERVICE_CHECK_HTTP_METHOD',
+    'SERVICE_CHECK_INITIAL_STATUS',
+    'SERVICE_53_CHECK_DEREGISTER_AFTER',
+    'SERVICE_99999999999999999999_NAME',
     'SERVICE___PROTO__',
     'SERVICE_',
     'SERVICE_80_',
@@ -424,7 +455,17 @@ const junkText = fc.oneof(
     'http:/x',
     'none',
     'docker',
+    'https:8443/x',
+    'grpcs:9000/a.B',
+    'ttl:30s',
+    'exec:true $SERVICE_IP',
     '5s',
+    '1e309',
+    '99999999999999999999h',
+    'passing',
+    'true',
+    '\ud800x\udc00',
+    'x'.repeat(5000),
     'a,b\\,c',
     'a=b@5,c',
     '\u001b]0;x\u0007',
@@ -432,10 +473,37 @@ const junkText = fc.oneof(
     '',
   ),
 );
-const junkLabels = fc.dictionary(junkKey, junkText, { maxKeys: 12 });
+const junkLabels = fc.dictionary(junkKey, junkText, { maxKeys: 20 });
+
+function isBounded({
+  intervalMs,
+  timeoutMs,
+  rise,
+  fall,
+  path = '',
+  command = '',
+  grpcService = '',
+  ...more
+}: CheckSpec) {
+  const { port = 1, method = 'GET', deregisterAfterMs = 1000 } = more;
+  const times = [intervalMs, timeoutMs, deregisterAfterMs].every((ms) => ms >= 100 && ms <= 30 * 86_400_000);
+  const texts = [path, grpcService, method].every((text) => text === printable(text) && text.length <= 1024);
+  const counts = [rise, fall].every((count) => Number.isInteger(count) && count >= 1 && count <= 100);
+  return times && texts && counts && isPort(port) && command.length <= 4096 && !/[\u0000\u001b]/.test(command);
+}
+
+/** Whether the store would take it and every sidecar read it. */
+function isStorable(name: string, { instances }: Desired): boolean {
+  const instance = instances.find((candidate) => candidate.name === name);
+  if (instance === undefined) return false;
+  const text = JSON.stringify(instanceDocument({ ...instance, status: 'passing', output: '' }));
+  return Buffer.byteLength(text) <= recordLimits.bytes && readInstance(JSON.parse(text), name).ok;
+}
 
 function isSane(result: Desired): boolean {
-  for (const { name, service, address, port, tags, meta, weight, incarnation, source, reported } of result.instances) {
+  for (const { name, service, address, port, tags, meta, weight, incarnation, source, ...more } of result.instances) {
+    const { reported, checks } = more;
+    if (!checks.every(isBounded) || !isStorable(name, result)) return false;
     if (nameFault(service) !== undefined || instanceNameFault(name) !== undefined || !isPort(port) || address === '')
       return false;
     if (weight < 0 || weight > 65535) return false;
@@ -455,7 +523,7 @@ t.test('arbitrary labels never throw and never let anything unprintable through'
     junkLabels,
     fc.array(
       fc.tuple(junkKey, junkText).map(([key, value]) => `${key}=${value}`),
-      { maxLength: 6 },
+      { maxLength: 12 },
     ),
     fc.constantFrom('labelled' as const, 'published' as const),
     (labels, environment, expose) => {

@@ -50,6 +50,8 @@ interface Situation {
   readonly context: DesiredContext;
   readonly source: string;
   readonly place: Place;
+  /** Its own address where the place does not tell it. */
+  readonly inside: string | undefined;
   /** The ports of the container that has the network. */
   readonly bindings: readonly ContainerPort[];
   /** All that the image or the command line names: exposed and published. */
@@ -79,7 +81,7 @@ export function desiredOf(container: Container, context: DesiredContext): Desire
     : foreignOffers(own, situation, context.expose, findings);
   const instances: DesiredInstance[] = [];
   for (const offer of offers) {
-    const instance = findings.attempt(offer.service, () => instanceOf(offer, situation, instances));
+    const instance = findings.attempt(offer.service, () => instanceOf(offer, situation, instances, findings));
     if (instance !== undefined) instances.push(instance);
   }
   reportDropped(own, instances, findings);
@@ -92,6 +94,15 @@ type PortedOffer = Offer & { readonly from: ContainerPort };
 function situationOf(container: Container, context: DesiredContext, source: string, labels: LegateLabels): Situation {
   const shared = sharedNetworkOf(container);
   const owner = shared === undefined ? container : context.networkOwner;
+  const place: Place =
+    owner === undefined
+      ? {
+          kind: 'unreachable',
+          reason: `the container whose network it shares (${quoted(shared ?? '').slice(1, 13)}) is not running`,
+          hint: 'Start that one, then this one again.',
+          final: true,
+        }
+      : placeOf(owner, labels.network, context);
   const known = new Map<string, ContainerPort>();
   for (const port of [...container.exposed, ...container.ports]) known.set(`${port.port}/${port.transport}`, port);
   return {
@@ -100,15 +111,8 @@ function situationOf(container: Container, context: DesiredContext, source: stri
     source,
     known: [...known.values()],
     bindings: owner?.ports ?? [],
-    place:
-      owner === undefined
-        ? {
-            kind: 'unreachable',
-            reason: `the container whose network it shares (${quoted(shared ?? '').slice(1, 13)}) is not running`,
-            hint: 'Start that one, then this one again.',
-            final: true,
-          }
-        : placeOf(owner, labels.network, context),
+    inside: place.kind === 'unreachable' ? owner?.attachments.find(({ ipv4 }) => ipv4 !== undefined)?.ipv4 : undefined,
+    place,
   };
 }
 
@@ -170,7 +174,12 @@ function foreignOffers(
   return registratorOffers(keys, published, { image: container.image, explicit, findings });
 }
 
-function instanceOf(offer: PortedOffer, situation: Situation, before: readonly DesiredInstance[]): DesiredInstance {
+function instanceOf(
+  offer: PortedOffer,
+  situation: Situation,
+  before: readonly DesiredInstance[],
+  findings: Findings,
+): DesiredInstance {
   const { container } = situation;
   const { port, transport } = offer.from;
   const protocol: Protocol = offer.protocol ?? (transport === 'udp' ? 'udp' : 'tcp');
@@ -188,10 +197,13 @@ function instanceOf(offer: PortedOffer, situation: Situation, before: readonly D
       'Set SERVICE_<port>_ID for each port.',
     );
   }
+  const where = whereabouts(port, transport, situation);
+  const inside = { address: situation.inside ?? where.address, port };
+  const note = (reason: string, hint: string): void => findings.note(reason, hint, offer.service);
   return {
     name,
     service: offer.service,
-    ...whereabouts(port, transport, situation),
+    ...where,
     protocol,
     tags: offer.tags,
     meta: offer.meta,
@@ -200,7 +212,7 @@ function instanceOf(offer: PortedOffer, situation: Situation, before: readonly D
     source: situation.source,
     incarnation: `${container.startedAt} ${shortId(container.id)}`,
     container: container.id,
-    ...health(offer.check, container, transport),
+    ...health(offer.check, { container, transport, inside, note }),
   };
 }
 

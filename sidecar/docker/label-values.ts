@@ -1,8 +1,6 @@
-import { parseDuration } from '../../src/base/duration.ts';
 import { LegateError } from '../../src/base/errors.ts';
-import { nearest, printable, truncate } from '../../src/base/text.ts';
+import { printable, truncate } from '../../src/base/text.ts';
 import { isPort } from '../../src/model/address.ts';
-import { type CheckSpec, checkDefaults, checkKinds, supportedCheckKinds } from '../../src/model/check.ts';
 import { type Protocol, protocols } from '../../src/model/instance.ts';
 import { nameFault, normaliseName } from '../../src/model/names.ts';
 
@@ -10,24 +8,9 @@ const maxTags = 64;
 const maxTagLength = 128;
 const maxMetaEntries = 64;
 const maxMetaKeyLength = 128;
+/** As it is shown: what cannot be printed takes several characters. */
 const maxMetaValueLength = 1024;
-const minIntervalMs = 100;
-const maxDurationMs = 24 * 3_600_000;
-const maxStreak = 100;
-const pathPattern = /^\/[\x21-\x7e]{0,1023}$/;
-
-/** What to ask of an instance: `own` is the container's HEALTHCHECK if it has one, else nothing. */
-export type CheckWish =
-  | { readonly kind: 'own' }
-  | { readonly kind: 'none' }
-  | { readonly kind: 'spec'; readonly spec: CheckSpec; readonly key: string };
-
-export interface CheckModifiers {
-  readonly interval?: string | undefined;
-  readonly timeout?: string | undefined;
-  readonly rise?: string | undefined;
-  readonly fall?: string | undefined;
-}
+const maxMetaBytes = 32 * 1024;
 
 /** A fault in what a container declares; becomes a refusal of the service it was for. */
 export function labelFault(reason: string, hint: string): LegateError {
@@ -92,91 +75,21 @@ export function metaValue(
   entries: Iterable<readonly [string, string]>,
 ): Readonly<Record<string, string>> {
   const meta = new Map<string, string>();
+  let bytes = 0;
   for (const [key, value] of entries) {
-    const name = printable(key);
-    if (name === '' || name.length > maxMetaKeyLength || value.length > maxMetaValueLength) {
+    const [name, text] = [printable(key), printable(value)];
+    if (name === '' || name.length > maxMetaKeyLength || text.length > maxMetaValueLength) {
       const bounds = `keys up to ${maxMetaKeyLength} and values up to ${maxMetaValueLength} characters`;
       throw labelFault(`${prefix}${quoted(name).slice(1, -1)}: too long or without a key`, `Metadata takes ${bounds}.`);
     }
-    meta.set(name, printable(value));
+    bytes += Buffer.byteLength(name) + Buffer.byteLength(text);
+    meta.set(name, text);
   }
   if (meta.size > maxMetaEntries) {
     throw labelFault(`${prefix}…: ${meta.size} entries of metadata are more than ${maxMetaEntries}`, 'Use fewer.');
   }
+  if (bytes > maxMetaBytes) {
+    throw labelFault(`${prefix}…: the metadata is larger than ${maxMetaBytes / 1024} KiB`, 'Use less.');
+  }
   return Object.fromEntries(meta);
-}
-
-/** Parses `http:/health`, `http:8081/health`, `http`, `tcp`, `tcp:9000`, `docker`, `none`. */
-export function checkValue(key: string, text: string, modifiers: CheckModifiers): CheckWish {
-  const [, word = '', rest = ''] = /^([a-z0-9]*)(?::(.*))?$/s.exec(text.trim()) ?? [];
-  if (word === 'none') return { kind: 'none' };
-  const kind = checkKinds.find((candidate) => candidate === word);
-  if (kind === undefined) {
-    const near = nearest(word, ['none', ...checkKinds]);
-    const hint = near === undefined ? '' : ` Did you mean ${near}?`;
-    throw labelFault(`${key}: ${quoted(text)} is not a check`, `Use http:/path, tcp, docker or none.${hint}`);
-  }
-  if (!supportedCheckKinds.includes(kind)) {
-    throw labelFault(
-      `${key}: checks of kind ${kind} are not yet there`,
-      'Use http:/path, tcp, docker or none meanwhile.',
-    );
-  }
-  const base = { kind, ...checkTimes(key, modifiers, kind === 'docker' ? dockerDefaults : checkDefaults) };
-  if (rest === '') return { kind: 'spec', key, spec: kind === 'http' ? { ...base, path: '/' } : base };
-  const [, portText, path = ''] = /^(\d+)?(\/.*)?$/s.exec(rest) ?? [];
-  if (kind === 'docker' || (portText === undefined && path === '') || (kind === 'tcp' && path !== '')) {
-    throw labelFault(
-      `${key}: ${quoted(text)} is not a check`,
-      'Use http:/path, http:PORT/path, tcp, tcp:PORT, docker or none.',
-    );
-  }
-  const port = portText === undefined ? {} : { port: portValue(key, portText) };
-  return {
-    kind: 'spec',
-    key,
-    spec: kind === 'http' ? { ...base, ...port, path: pathValue(key, path || '/') } : { ...base, ...port },
-  };
-}
-
-/** Docker applies its own retries before it says unhealthy, so its first word counts. */
-const dockerDefaults = { ...checkDefaults, rise: 1, fall: 1 };
-
-/** The check that stands for a container's own HEALTHCHECK. */
-export const ownCheck: CheckSpec = { kind: 'docker', ...dockerDefaults };
-
-export function pathValue(key: string, text: string): string {
-  if (pathPattern.test(text)) return text;
-  throw labelFault(
-    `${key}: ${quoted(text)} is not a path`,
-    'Give a path with a leading slash and no blanks, up to 1024 characters.',
-  );
-}
-
-export function checkTimes(
-  key: string,
-  modifiers: CheckModifiers,
-  defaults: Pick<CheckSpec, 'intervalMs' | 'timeoutMs' | 'rise' | 'fall'>,
-): Pick<CheckSpec, 'intervalMs' | 'timeoutMs' | 'rise' | 'fall'> {
-  const intervalMs = durationValue(`${key}.interval`, modifiers.interval) ?? defaults.intervalMs;
-  return {
-    intervalMs,
-    timeoutMs: durationValue(`${key}.timeout`, modifiers.timeout) ?? defaults.timeoutMs,
-    rise: streakValue(`${key}.rise`, modifiers.rise) ?? defaults.rise,
-    fall: streakValue(`${key}.fall`, modifiers.fall) ?? defaults.fall,
-  };
-}
-
-export function durationValue(key: string, text: string | undefined): number | undefined {
-  if (text === undefined || text === '') return undefined;
-  const durationMs = parseDuration(text);
-  if (durationMs !== undefined && durationMs >= minIntervalMs && durationMs <= maxDurationMs) return durationMs;
-  throw labelFault(`${key}: ${quoted(text)} is not a duration of 100ms to 24h`, 'Write it as 250ms, 5s or 2m.');
-}
-
-function streakValue(key: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  const count = /^\d{1,3}$/.test(text.trim()) ? Number(text) : Number.NaN;
-  if (count >= 1 && count <= maxStreak) return count;
-  throw labelFault(`${key}: ${quoted(text)} is not a count of 1 to ${maxStreak}`, 'Give a whole number.');
 }

@@ -2,10 +2,10 @@ import { nearest } from '../../src/base/text.ts';
 import type { Protocol } from '../../src/model/instance.ts';
 import type { DeclaredLink } from '../../src/model/link.ts';
 import { nameFault } from '../../src/model/names.ts';
+import { checkLabels, checkModifiers, type FindLabel } from './check-labels.ts';
+import type { CheckWish } from './check-values.ts';
 import type { Findings } from './findings.ts';
 import {
-  type CheckWish,
-  checkValue,
   labelFault,
   metaValue,
   portValue,
@@ -50,11 +50,8 @@ const serviceFields = [
   'tags',
   'weight',
   'check',
-  'check.interval',
-  'check.timeout',
-  'check.rise',
-  'check.fall',
-] as const;
+  ...checkModifiers.map((modifier) => `check.${modifier}`),
+];
 
 /** The labels of one service: those of the container (`port` undefined) or of one port. */
 interface Scope {
@@ -130,29 +127,29 @@ function offerOf(scope: Scope, scopes: readonly Scope[], general: Scope, written
   // A port's own labels beat the container's, also for the port that legate.port names.
   const own =
     scope === general ? scopes.find((other) => other.portText === portText && !other.fields.has('service')) : scope;
-  const find = <T>(field: string, read: (key: string, text: string) => T): T | undefined => {
+  const find: FindLabel = (field) => {
     for (const place of own === undefined ? [general] : [own, general]) {
       const text = place.fields.get(field);
-      if (text !== undefined) return read(`${place.prefix}${field}`, text);
+      if (text !== undefined) return { key: `${place.prefix}${field}`, text, ofPort: place !== general };
     }
     return undefined;
   };
-  const modifier = (field: string): string | undefined => find(field, (_, text) => text);
-  const modifiers = {
-    interval: modifier('check.interval'),
-    timeout: modifier('check.timeout'),
-    rise: modifier('check.rise'),
-    fall: modifier('check.fall'),
+  const value = <T>(field: string, read: (key: string, text: string) => T): T | undefined => {
+    const label = find(field);
+    return label === undefined ? undefined : read(label.key, label.text);
   };
   return {
     service,
     written,
     port,
-    protocol: find('protocol', protocolValue),
-    tags: find('tags', tagsValue) ?? [],
+    protocol: value('protocol', protocolValue),
+    tags: value('tags', tagsValue) ?? [],
     meta: metaValue('legate.meta.', new Map([...general.meta, ...(own?.meta ?? [])])),
-    weight: find('weight', weightValue) ?? 1,
-    check: find('check', (key, text) => checkValue(key, text, modifiers)) ?? { kind: 'own' },
+    weight: value('weight', weightValue) ?? 1,
+    check: checkLabels(
+      find,
+      scopes.some(({ fields }) => fields.has('check')),
+    ),
     name: undefined,
   };
 }

@@ -1,35 +1,11 @@
-import { type CheckSpec, checkDefaults } from '../../src/model/check.ts';
 import { instanceNameFault, normaliseName } from '../../src/model/names.ts';
 import type { ContainerPort, Declarations } from './container.ts';
 import type { Findings } from './findings.ts';
-import {
-  type CheckWish,
-  checkTimes,
-  durationValue,
-  labelFault,
-  metaValue,
-  pathValue,
-  quoted,
-  tagsValue,
-} from './label-values.ts';
+import { labelFault, metaValue, quoted, tagsValue } from './label-values.ts';
 import type { Offer } from './labels.ts';
+import { isCheckKey, noteNo, type PortKeys, registratorCheck } from './registrator-checks.ts';
 
-/** registrator asks every 10 s unless told otherwise, and Consul then waits up to 10 s for the answer. */
-const defaultIntervalMs = 10_000;
-const defaultTimeoutMs = 10_000;
 const maxOffers = 256;
-
-/** In registrator's order: the first that is there is the check. */
-const checkKeys = [
-  'check_http',
-  'check_https',
-  'check_cmd',
-  'check_script',
-  'check_ttl',
-  'check_tcp',
-  'check_grpc',
-] as const;
-const modifierKeys: ReadonlySet<string> = new Set(['check_interval', 'check_timeout', 'check_http_method']);
 
 /** `SERVICE_*` of environment and labels, keys lower-cased without the prefix; a label wins over the environment. */
 export type ServiceKeys = ReadonlyMap<string, string>;
@@ -45,7 +21,7 @@ export function serviceKeys({ environment, labels }: Declarations): ServiceKeys 
 }
 
 /** What applies to one port: `<port>_x` beats `x`. */
-function keysOfPort(keys: ServiceKeys, port: number): { values: Map<string, string>; namedByPort: boolean } {
+function keysOfPort(keys: ServiceKeys, { port, transport }: ContainerPort, ports: readonly ContainerPort[]): PortKeys {
   const values = new Map<string, string>();
   const own = new Map<string, string>();
   for (const [key, value] of keys) {
@@ -54,7 +30,14 @@ function keysOfPort(keys: ServiceKeys, port: number): { values: Map<string, stri
     else if (match[1] === String(port)) own.set(match[2] ?? '', value);
   }
   for (const [key, value] of own) values.set(key, value);
-  return { values, namedByPort: own.has('name') };
+  const hasTwin = transport === 'udp' && ports.some((other) => other.port === port && other.transport === 'tcp');
+  return {
+    values,
+    written: (key) => `SERVICE_${own.has(key) ? `${port}_` : ''}${key.toUpperCase()}`,
+    ofPort: (key) => own.has(key),
+    twin: hasTwin ? port : undefined,
+    checksAnywhere: [...keys].some(([key, value]) => value !== '' && isCheckKey(key.replace(/^\d+_/, ''))),
+  };
 }
 
 /** Whether any key names the service, for all ports or for one. */
@@ -81,12 +64,17 @@ export function registratorOffers(
   const offers: (Offer & { readonly from: ContainerPort })[] = [];
   const writtenNames = new Map<string, string>();
   for (const from of ports.slice(0, maxOffers)) {
-    const { values, namedByPort } = keysOfPort(keys, from.port);
-    if ((values.get('ignore') ?? '') !== '') continue;
+    const own = keysOfPort(keys, from, ports);
+    const { values } = own;
+    const ignore = values.get('ignore') ?? '';
+    if (ignore !== '') {
+      noteNo(own.written('ignore'), ignore, (reason, hint) => findings.note(reason, hint));
+      continue;
+    }
     const given = values.get('name') ?? '';
     if (given === '' && explicit) continue;
     const base = given === '' ? imageBaseName(image) : given;
-    const written = ports.length > 1 && !(namedByPort && given !== '') ? `${base}-${from.port}` : base;
+    const written = ports.length > 1 && !own.ofPort('name') ? `${base}-${from.port}` : base;
     const service = normaliseName(written);
     const offer = findings.attempt(service, () => {
       if (service === undefined)
@@ -99,7 +87,7 @@ export function registratorOffers(
         );
       }
       writtenNames.set(service, written);
-      return offerOf(values, from, service, written, findings);
+      return offerOf(own, from, service, written, findings);
     });
     if (offer !== undefined) offers.push({ ...offer, from });
   }
@@ -112,19 +100,14 @@ export function registratorOffers(
   return offers;
 }
 
-function offerOf(
-  values: Map<string, string>,
-  from: ContainerPort,
-  service: string,
-  written: string,
-  findings: Findings,
-): Offer {
-  const tags = tagsValue('SERVICE_TAGS', values.get('tags') ?? '');
+function offerOf(keys: PortKeys, from: ContainerPort, service: string, written: string, findings: Findings): Offer {
+  const { values, written: keyOf } = keys;
+  const tags = tagsValue(keyOf('tags'), values.get('tags') ?? '');
   const udp = from.transport === 'udp';
   const name = values.get('id') ?? '';
   const fault = name === '' ? undefined : instanceNameFault(name);
   if (fault !== undefined)
-    throw labelFault(`SERVICE_ID: ${quoted(name)} ${fault}`, 'Choose another SERVICE_ID, or none.');
+    throw labelFault(`${keyOf('id')}: ${quoted(name)} ${fault}`, 'Choose another SERVICE_ID, or none.');
   const meta = [...values].filter(([key]) => !/^(?:name|id|tags|ignore|check_.*)$/s.test(key));
   return {
     service,
@@ -134,40 +117,9 @@ function offerOf(
     tags: udp && !tags.includes('udp') ? [...tags, 'udp'] : tags,
     meta: metaValue('SERVICE_', meta),
     weight: 1,
-    check: checkOf(values, service, findings),
+    check: registratorCheck(keys, (reason, hint) => findings.note(reason, hint, service)),
     name: name === '' ? undefined : name,
   };
-}
-
-function checkOf(values: Map<string, string>, service: string, findings: Findings): CheckWish {
-  const first = checkKeys.find((key) => (values.get(key) ?? '') !== '');
-  for (const [key, value] of values) {
-    const works = key === first ? key === 'check_http' || key === 'check_tcp' : modifierKeys.has(key);
-    if (!key.startsWith('check_') || value === '' || works || (key !== first && isCheckKey(key))) continue;
-    findings.note(
-      `SERVICE_${quoted(key.toUpperCase()).slice(1, -1)} does nothing yet`,
-      'CHECK_HTTP, CHECK_TCP, CHECK_INTERVAL and CHECK_TIMEOUT work.',
-      service,
-    );
-  }
-  if (first !== 'check_http' && first !== 'check_tcp') return { kind: 'own' };
-  const key = `SERVICE_${first.toUpperCase()}`;
-  const intervalMs = durationValue('SERVICE_CHECK_INTERVAL', values.get('check_interval')) ?? defaultIntervalMs;
-  const timeoutMs = durationValue('SERVICE_CHECK_TIMEOUT', values.get('check_timeout')) ?? defaultTimeoutMs;
-  const base = { ...checkTimes(key, {}, checkDefaults), intervalMs, timeoutMs };
-  if (first === 'check_tcp') return { kind: 'spec', key, spec: { kind: 'tcp', ...base } };
-  const path = values.get('check_http') ?? '/';
-  const spec: CheckSpec = { kind: 'http', ...base, path: pathValue(key, path.startsWith('/') ? path : `/${path}`) };
-  const method = values.get('check_http_method') ?? '';
-  if (method === '') return { kind: 'spec', key, spec };
-  if (!/^[A-Za-z]{1,16}$/.test(method)) {
-    throw labelFault(`SERVICE_CHECK_HTTP_METHOD: ${quoted(method)} is not a method`, 'Use GET or HEAD.');
-  }
-  return { kind: 'spec', key, spec: { ...spec, method: method.toUpperCase() } };
-}
-
-function isCheckKey(key: string): boolean {
-  return (checkKeys as readonly string[]).includes(key);
 }
 
 /** `registry:5000/team/app:1.2` gives `app`. */

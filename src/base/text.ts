@@ -1,19 +1,28 @@
 /**
+ * Control characters, what is invisible or turns the direction of writing, and halves of surrogate pairs, which are no
+ * text at all.
+ */
+const unprintable =
+  /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{d800}-\u{dfff}\u{e0000}-\u{e007f}]/gu;
+
+/**
  * Makes text from strangers (labels, names, check output) safe for a terminal and a log line: control characters,
  * escape sequences' introducers, bidirectional overrides and line ends become visible escapes.
  */
 export function printable(text: string): string {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (character) => {
+  return text.replace(unprintable, (character) => {
     if (character === '\n') return '\\n';
     if (character === '\t') return '\\t';
     if (character === '\r') return '\\r';
-    return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+    return `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`;
   });
 }
 
-/** Cuts text to at most `limit` UTF-16 units, marking the cut with `…`. */
+/** Cuts text to at most `limit` UTF-16 units, marking the cut with `…`. Never cuts a surrogate pair in two. */
 export function truncate(text: string, limit: number): string {
-  return text.length <= limit ? text : `${text.slice(0, Math.max(0, limit - 1))}…`;
+  if (text.length <= limit) return text;
+  const cut = text.slice(0, Math.max(0, limit - 1));
+  return `${/[\ud800-\udbff]$/.test(cut) ? cut.slice(0, -1) : cut}…`;
 }
 
 /** The candidate nearest to `word` by edit distance, for "did you mean"; undefined when none is near. */
