@@ -12,6 +12,7 @@ import { type Endpoint, parseIpv4Range } from '../src/model/address.ts';
 import type { Host } from '../src/model/host.ts';
 import { type Instance, isUsableStatus } from '../src/model/instance.ts';
 import type { Bridge, Topology } from '../src/model/topology.ts';
+import { shownInstance } from '../test/support/records.ts';
 import { CatalogStage } from './catalog-stage.ts';
 import { PacketHandler } from './handler.ts';
 import { NameServer, type NameServerOptions } from './server.ts';
@@ -39,27 +40,7 @@ export const topology: Topology = {
 
 export function instance(service: string, address: string, parts: Partial<Instance> = {}): Instance {
   const name = parts.name ?? `${address.replaceAll(/[.:]/g, '-')}-5432`;
-  return {
-    name,
-    id: `web-1/${name}`,
-    host: 'web-1',
-    hostId: ownHost,
-    service,
-    address,
-    port: 5432,
-    protocol: 'tcp',
-    reach: 'host',
-    tags: [],
-    meta: {},
-    weight: 1,
-    status: 'passing',
-    draining: false,
-    output: '',
-    source: 'file',
-    incarnation: '',
-    revision: '1',
-    ...parts,
-  };
+  return shownInstance({ hostId: ownHost, service, address, ...parts, name });
 }
 
 export function service(name: string, instances: readonly Instance[], parts: Partial<Service> = {}): Service {
