@@ -10,10 +10,11 @@ import { waitFor } from './support/wait.ts';
 
 /**
  * Containers that are started and killed in a row leave nothing behind: no instance, no refusal, no mapping in the kernel,
- * no memory, descriptor or timer. `LEGATE_TEST_CHURN` says how many.
+ * no memory, descriptor or timer. `LEGATE_TEST_CHURN` says how many; 1,000 need more than tap's own limit of a file
+ * (`--timeout=1200`) on a busy machine.
  */
 const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
-const count = Number(process.env.LEGATE_TEST_CHURN || 1000);
+const count = Number(process.env.LEGATE_TEST_CHURN || 300);
 /** These run before the first look at memory: caches are filled and code is compiled by then. */
 const warmUp = Math.ceil(count / 10);
 const atATime = 2 * availableParallelism();
@@ -77,7 +78,7 @@ function serviceName(index: number): string {
   return `churn-${process.pid}-${index % serviceCount}`;
 }
 
-t.test('a thousand containers come and go', { skip, timeout: 290_000 }, async (t) => {
+t.test('containers come and go', { skip, timeout: 60_000 + 1000 * count }, async (t) => {
   const docker = await TestDocker.open(t);
   const agent = await new Agent(t, {
     docker: { socket: '/var/run/docker.sock', expose: 'labelled' },
