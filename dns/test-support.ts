@@ -13,6 +13,7 @@ import type { Caller, CallerTable } from '../src/model/caller.ts';
 import type { Host } from '../src/model/host.ts';
 import { type Instance, isUsableStatus } from '../src/model/instance.ts';
 import type { Bridge, Topology } from '../src/model/topology.ts';
+import { shownInstance } from '../test/support/records.ts';
 import { CatalogStage } from './catalog-stage.ts';
 import { PacketHandler } from './handler.ts';
 import { NameServer, type NameServerOptions } from './server.ts';
@@ -40,27 +41,7 @@ export const topology: Topology = {
 
 export function instance(service: string, address: string, parts: Partial<Instance> = {}): Instance {
   const name = parts.name ?? `${address.replaceAll(/[.:]/g, '-')}-5432`;
-  return {
-    name,
-    id: `web-1/${name}`,
-    host: 'web-1',
-    hostId: ownHost,
-    service,
-    address,
-    port: 5432,
-    protocol: 'tcp',
-    reach: 'host',
-    tags: [],
-    meta: {},
-    weight: 1,
-    status: 'passing',
-    draining: false,
-    output: '',
-    source: 'file',
-    incarnation: '',
-    revision: '1',
-    ...parts,
-  };
+  return shownInstance({ hostId: ownHost, service, address, ...parts, name });
 }
 
 export function service(name: string, instances: readonly Instance[], parts: Partial<Service> = {}): Service {

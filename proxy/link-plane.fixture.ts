@@ -7,6 +7,7 @@ import { silentLog } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import type { Instance } from '../src/model/instance.ts';
+import { shownInstance } from '../test/support/records.ts';
 import type { PortMap, PortMapping } from './kernel/port-map.ts';
 import { LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
 
@@ -14,26 +15,7 @@ export const ownHost = '00000000000000aa';
 export const otherHost = '00000000000000bb';
 
 export function instanceOf(fields: Partial<Instance> & { readonly name: string }): Instance {
-  return {
-    id: `here/${fields.name}`,
-    service: 'db',
-    address: '127.0.0.1',
-    port: 1,
-    protocol: 'tcp',
-    reach: 'host',
-    tags: [],
-    meta: {},
-    weight: 1,
-    status: 'passing',
-    draining: false,
-    output: '',
-    source: 'file',
-    incarnation: '1',
-    host: 'here',
-    hostId: ownHost,
-    revision: '1',
-    ...fields,
-  };
+  return shownInstance({ host: 'here', hostId: ownHost, address: '127.0.0.1', port: 1, ...fields });
 }
 
 export function serviceOf(instances: readonly Instance[], fields: Partial<Service> = {}): Service {

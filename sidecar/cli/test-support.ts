@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
+import { shownInstance } from '../../test/support/records.ts';
 import type {
   DeclaredLinkDocument,
   HostDocument,
@@ -175,26 +176,7 @@ export function spawnLegate(
 const nowMs = Date.parse('2030-01-02T03:04:05Z');
 
 function instance(more: Partial<InstanceDocument> & { name: string; service: string }): InstanceDocument {
-  const host = more.host ?? 'web-1';
-  return {
-    id: `${host}/${more.name}`,
-    host,
-    hostId: '0011223344556677',
-    address: '172.17.0.4',
-    port: 5432,
-    protocol: 'tcp',
-    reach: 'host',
-    tags: [],
-    meta: {},
-    weight: 1,
-    status: 'passing',
-    draining: false,
-    output: '',
-    source: 'docker:db-1',
-    incarnation: '1',
-    revision: '7',
-    ...more,
-  };
+  return shownInstance({ hostId: '0011223344556677', address: '172.17.0.4', source: 'docker:db-1', ...more });
 }
 
 const instances: readonly InstanceDocument[] = [

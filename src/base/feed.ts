@@ -17,6 +17,32 @@ export type Change<T> =
 export type Feed<T> = AsyncIterable<Change<T>>;
 
 /**
+ * Hands every change of a feed to `take`, one after the other, until the feed ends or `take` gives false. While it waits
+ * for the next it holds nothing of the last, as the variable of a loop would: a reset may be most of what a process has.
+ */
+export async function eachChange<T>(
+  feed: Feed<T>,
+  // biome-ignore lint/suspicious/noConfusingVoidType: most takers have nothing to say.
+  take: (change: Change<T>) => boolean | void | Promise<boolean | void>,
+): Promise<void> {
+  const iterator = feed[Symbol.asyncIterator]();
+  try {
+    while (await takeNext(iterator, take));
+  } finally {
+    await iterator.return?.();
+  }
+}
+
+async function takeNext<T>(
+  iterator: AsyncIterator<Change<T>>,
+  // biome-ignore lint/suspicious/noConfusingVoidType: as above.
+  take: (change: Change<T>) => boolean | void | Promise<boolean | void>,
+): Promise<boolean> {
+  const next = await iterator.next();
+  return next.done !== true && (await take(next.value)) !== false;
+}
+
+/**
  * The writing end of a feed: the producer pushes without waiting, and what the consumer has not yet taken is merged by
  * key, so that the queue never holds more than one version of each item. One consumer.
  */

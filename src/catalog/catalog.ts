@@ -1,6 +1,6 @@
 import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
-import { type Change, Latest, type Observable } from '../base/feed.ts';
+import { type Change, eachChange, Latest, type Observable } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
 import type { InstanceRecord } from '../model/instance.ts';
@@ -188,13 +188,13 @@ export class Catalog {
   }
 
   async #followTable(store: Store, table: Table, signal: AbortSignal): Promise<void> {
-    for await (const change of store.watch(this.#options.keys[table], { signal })) {
+    await eachChange(store.watch(this.#options.keys[table], { signal }), async (change) => {
       if (change.kind === 'reset') {
         await this.#gate.admit(store, signal, () => this.#meetNewStore());
         await this.#reset(store, table, change.items, change.revision);
       } else this.#delta(store, table, change);
-      if (signal.aborted) return;
-    }
+      return !signal.aborted;
+    });
   }
 
   /** A store whose data has nothing to do with what we know: it is gathered whole before any of it is shown. */

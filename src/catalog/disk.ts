@@ -29,8 +29,11 @@ const fileVersion = 1;
 const maxFileBytes = 256 * 1024 * 1024;
 const maxEntries = 1_000_000;
 const maxTimeMs = 8.64e15;
-/** A change is on disk after this time at the latest; what changes meanwhile is written with it. */
+/** A change waits this long for others to be written with it. */
 const debounceMs = 500;
+/** The whole is written each time, so that under constant change a write is followed by a pause of this many times it. */
+const restFactor = 10;
+const maxRestMs = 10_000;
 const retryMs = 5000;
 /** Characters that are written at a time. */
 const partLength = 256 * 1024;
@@ -54,8 +57,6 @@ export class SnapshotFile {
   readonly #options: SnapshotFileOptions;
   readonly #written: CounterCell;
   readonly #failed: CounterCell;
-  /** The stored text of a record, made once for as long as the record lives. */
-  readonly #texts = new WeakMap<object, string>();
 
   constructor(options: SnapshotFileOptions) {
     this.#options = options;
@@ -101,9 +102,13 @@ export class SnapshotFile {
       while (!signal.aborted) {
         await changed.wait(signal);
         await clock.sleep(debounceMs, signal).catch(() => undefined);
-        if (signal.aborted || (await this.write(catalog))) continue;
-        changed.ring();
-        await clock.sleep(retryMs, signal).catch(() => undefined);
+        if (signal.aborted) break;
+        // Real time, whatever clock the rest follows: so is the disk's.
+        const beganMs = performance.now();
+        const written = await this.write(catalog);
+        if (!written) changed.ring();
+        const restMs = Math.min(restFactor * (performance.now() - beganMs), maxRestMs);
+        await clock.sleep(written ? restMs : retryMs, signal).catch(() => undefined);
       }
     } finally {
       unsubscribe();
@@ -151,12 +156,7 @@ export class SnapshotFile {
       part += `,\n"${table}":[`;
       let separator = '\n';
       for (const [key, { record, revision: stamp }] of rows) {
-        let text = this.#texts.get(record);
-        if (text === undefined) {
-          text = JSON.stringify(document(record));
-          this.#texts.set(record, text);
-        }
-        part += `${separator}[${JSON.stringify(key)},${JSON.stringify(stamp)},${text}]`;
+        part += `${separator}[${JSON.stringify(key)},${JSON.stringify(stamp)},${JSON.stringify(document(record))}]`;
         separator = ',\n';
         if (part.length >= partLength) {
           yield part;

@@ -1,4 +1,4 @@
-import type { Change } from '../base/feed.ts';
+import { type Change, eachChange } from '../base/feed.ts';
 import { type Decoded, decodeService, decodeVipClaim, type VipClaim } from '../catalog/codec.ts';
 import type { ServiceRecord } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
@@ -57,13 +57,13 @@ export class ClaimTables {
   /** Follows both until aborted; `onChange` gets the names of the services concerned. */
   async follow(signal: AbortSignal, onChange: (services: ReadonlySet<string>) => void): Promise<void> {
     await Promise.all(
-      [this.#keys.services, this.#keys.vips].map(async (prefix) => {
-        for await (const change of this.#store.watch(prefix, { signal })) {
+      [this.#keys.services, this.#keys.vips].map((prefix) =>
+        eachChange(this.#store.watch(prefix, { signal }), (change) => {
           const touched = this.#take(prefix, change);
           this.#complete.add(prefix);
           onChange(touched);
-        }
-      }),
+        }),
+      ),
     );
   }
 

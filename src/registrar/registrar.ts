@@ -2,7 +2,7 @@ import { Backoff } from '../base/backoff.ts';
 import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
 import { describeError, isLegateError } from '../base/errors.ts';
-import type { Change } from '../base/feed.ts';
+import { type Change, eachChange } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
 import { Bell } from '../catalog/bell.ts';
@@ -129,11 +129,11 @@ export class Registrar {
   }
 
   async #follow(prefix: string, records: OwnRecords, signal: AbortSignal): Promise<void> {
-    for await (const change of this.#options.store.watch(prefix, { signal })) {
+    await eachChange(this.#options.store.watch(prefix, { signal }), (change) => {
       if (change.kind === 'reset') this.#suspectAll();
       for (const key of records.take(change)) this.#suspect.add(key);
       this.#bell.ring();
-    }
+    });
   }
 
   #suspectAll(): void {

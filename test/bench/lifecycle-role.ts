@@ -2,23 +2,18 @@
  * The process that measures the life of a sidecar: starts and restarts the real one, asks it all the while, and hands the
  * figures to the benchmark, its parent. It ends with that.
  */
-import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { readFileSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import type { ServiceDocument } from '../../sidecar/admin/documents.ts';
-import { describeError } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import { Agent, type Teardown } from '../support/agent.ts';
 import { waitFor } from '../support/wait.ts';
 import type { Figure } from './bench.ts';
 import { type Probe, probeConnect, probeName } from './probes.ts';
-
-export type LifecycleMessage =
-  | { readonly kind: 'say'; readonly line: string }
-  | { readonly kind: 'figures'; readonly figures: readonly Figure[] }
-  | { readonly kind: 'failed'; readonly problem: string };
+import { type Say, serveRole } from './roles.ts';
+import { freeTcpPort, freeUdpPort, loopback, median, processorMsOf } from './tools.ts';
 
 const rounds = 5;
 const knownInstances = 1000;
@@ -27,10 +22,7 @@ const startAimMs = 400;
 const gapAimMs = 1000;
 /** How long every probe must go well again before a restart counts as over. */
 const steadyMs = 400;
-const loopback = '127.0.0.1';
 const name = 'db.mesh.internal';
-/** `/proc/<pid>/stat` counts in hundredths of a second, on every Linux that we know. */
-const msPerTick = 10;
 
 /** From the start of the process to its first right answer. */
 interface Start {
@@ -38,8 +30,6 @@ interface Start {
   /** Processor time of all its threads until then, which tells more on a busy machine; children not counted. */
   readonly processorMs: number;
 }
-
-type Say = (line: string) => void;
 
 async function measure(withVips: boolean, t: Teardown, say: Say): Promise<Figure[]> {
   const backend = await greeter(t);
@@ -109,12 +99,6 @@ async function starts(agent: Agent, dns: Endpoint, fresh: boolean, tell: (start:
     await agent.kill();
   }
   return results;
-}
-
-function processorMsOf(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) * msPerTick;
 }
 
 /** Up with all that a start does, so that the next one finds what an ordinary run leaves behind. */
@@ -196,49 +180,4 @@ async function greeter(t: Teardown): Promise<AddressInfo> {
   return server.address() as AddressInfo;
 }
 
-async function freeTcpPort(): Promise<number> {
-  const server = createServer().listen(0, loopback);
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
-async function freeUdpPort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0, loopback);
-  await once(socket, 'listening');
-  const { port } = socket.address();
-  socket.close();
-  await once(socket, 'close');
-  return port;
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-}
-
-async function main(withVips: boolean, send: (message: LifecycleMessage) => void): Promise<void> {
-  const ends: (() => unknown)[] = [];
-  const cleanUp = async (): Promise<void> => {
-    for (const end of ends.splice(0).reverse()) await end();
-  };
-  // The parent has gone: whatever was started goes as well.
-  process.on('disconnect', () => void cleanUp().finally(() => process.exit(1)));
-  try {
-    const t = { teardown: (end: () => unknown): void => void ends.push(end) };
-    const figures = await measure(withVips, t, (line) => send({ kind: 'say', line }));
-    await cleanUp();
-    send({ kind: 'figures', figures });
-  } catch (error) {
-    await cleanUp();
-    const cause = error instanceof Error && error.cause !== undefined ? ` (${describeError(error.cause)})` : '';
-    send({ kind: 'failed', problem: `${describeError(error)}${cause}` });
-  }
-}
-
-// Probes of a measurement that failed may still run; the process ends when the parent has heard how it went.
-if (process.send !== undefined) {
-  await main(process.argv[2] === 'vip', (message) => process.send?.(message));
-  process.disconnect();
-}
+await serveRole(measure);

@@ -45,8 +45,8 @@ class GapKeeper {
   }
 }
 
-/** Asks for the address of `name`; good is an answer with one. */
-export function probeName(server: Endpoint, name: string): Probe {
+/** Asks for `name`; good is an answer with at least so many records. */
+export function probeName(server: Endpoint, name: string, type: 'A' | 'SRV' = 'A', least = 1): Probe {
   const socket = createSocket('udp4');
   // A port that nobody listens on is told as an error of the socket; the next attempt is made all the same.
   socket.on('error', () => undefined);
@@ -56,12 +56,12 @@ export function probeName(server: Endpoint, name: string): Probe {
     id = (id + 1) & 0xffff;
     began.set(id, performance.now());
     began.delete((id - timeoutMs / everyMs) & 0xffff);
-    socket.send(queryPacket(name, 'A', { id }), server.port, server.address, () => undefined);
+    socket.send(queryPacket(name, type, { id, edns: 1232 }), server.port, server.address, () => undefined);
   });
   socket.on('message', (packet) => {
     const answer = decode(packet);
     const beganMs = began.get(answer.id ?? 0);
-    if (beganMs !== undefined && (answer.answers ?? []).length > 0) keeper.good(beganMs);
+    if (beganMs !== undefined && (answer.answers ?? []).length >= least) keeper.good(beganMs);
   });
   return stopsWith(keeper, () => socket.close());
 }

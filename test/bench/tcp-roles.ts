@@ -13,7 +13,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { Metrics } from '../../src/base/metrics.ts';
 import { PersistentMap } from '../../src/base/persistent-map.ts';
 import { emptySnapshot, type Service } from '../../src/catalog/snapshot.ts';
-import type { Instance } from '../../src/model/instance.ts';
+import { shownInstance } from '../support/records.ts';
 
 export interface Transfer {
   readonly bytes: number;
@@ -38,26 +38,7 @@ export function block(): Buffer {
 }
 
 function serviceAt(name: string, port: number): Service {
-  const instance: Instance = {
-    id: `bench/${name}`,
-    name,
-    service: name,
-    address: '127.0.0.1',
-    port,
-    protocol: 'tcp',
-    reach: 'host',
-    tags: [],
-    meta: {},
-    weight: 1,
-    status: 'passing',
-    draining: false,
-    output: '',
-    source: 'file',
-    incarnation: '1',
-    host: 'bench',
-    hostId: '0000000000000001',
-    revision: '1',
-  };
+  const instance = shownInstance({ name, service: name, address: '127.0.0.1', port });
   const services = { instances: [instance], usable: [instance], faults: [], vip: undefined };
   return { name, port, protocol: 'tcp', balance: 'round-robin', ...services };
 }

@@ -3,7 +3,7 @@ import { Conditions } from '../../src/base/conditions.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { Metrics } from '../../src/base/metrics.ts';
 import type { HostRecord } from '../../src/model/host.ts';
-import type { DesiredInstance, InstanceRecord } from '../../src/model/instance.ts';
+import type { DesiredInstance, Instance, InstanceRecord } from '../../src/model/instance.ts';
 
 /** Records for tests, complete and valid, with what a test cares about put over them. */
 export function instanceRecord(over: Partial<InstanceRecord> & { readonly name: string }): InstanceRecord {
@@ -23,6 +23,12 @@ export function instanceRecord(over: Partial<InstanceRecord> & { readonly name: 
     incarnation: 'a',
     ...over,
   };
+}
+
+/** An instance as the catalog shows it. */
+export function shownInstance(over: Partial<Instance> & { readonly name: string }): Instance {
+  const { host = 'web-1', name } = over;
+  return { ...instanceRecord({ name }), id: `${host}/${name}`, host, hostId: hostId(1), revision: '1', ...over };
 }
 
 export function desiredInstance(over: Partial<DesiredInstance> & { readonly name: string }): DesiredInstance {

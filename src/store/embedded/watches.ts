@@ -98,9 +98,7 @@ export class Watches {
     try {
       let from = options.from;
       while (!signal.aborted) {
-        const change = await this.#load(watcher, from, signal);
-        if (change === undefined) continue;
-        if (change.kind === 'reset' || change.puts.length + change.deletes.length > 0) yield change;
+        if (!(yield* this.#begin(watcher, from, signal))) continue;
         for await (const next of watcher.queue) {
           if (signal.aborted) return;
           yield next;
@@ -112,6 +110,21 @@ export class Watches {
       detach(watcher);
       this.#watchers.delete(watcher);
     }
+  }
+
+  /**
+   * Makes the watcher live and tells what happened since `from`; false when that has to be tried again. Apart, so that
+   * what it told is not held for as long as the watch goes on.
+   */
+  async *#begin(
+    watcher: Watcher,
+    from: string | undefined,
+    signal: AbortSignal,
+  ): AsyncGenerator<Change<Entry>, boolean> {
+    const change = await this.#load(watcher, from, signal);
+    if (change === undefined) return false;
+    if (change.kind === 'reset' || change.puts.length + change.deletes.length > 0) yield change;
+    return true;
   }
 
   /** Makes the watcher live and gives what happened since `from`; undefined when that has to be tried again. */
