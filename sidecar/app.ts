@@ -29,7 +29,9 @@ import { createBackend } from './backend.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DockerSource } from './docker/source.ts';
 import { NameServers } from './name-servers.ts';
+import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
+import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
@@ -110,11 +112,23 @@ export async function startSidecar(
       config: config.docker,
       advertise: config.advertise,
       onChange: (change) => own.fromDocker(change),
+      onCaller: (id, group) => callers.apply(id, group),
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
     own.fromFile(config.instances);
     const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));
+
+    // Who calls: containers, held to their addresses by the kernel.
+    const veths = new VethFinder();
+    const callers: CallerBindings = new CallerBindings({
+      ...common,
+      filter: vips.table,
+      off: config.docker.expose === 'off' ? 'docker.expose is off' : vips.table === undefined ? vips.reason() : null,
+      docker: docker.state,
+      find: (pid, macs) => veths.find(pid, macs),
+    });
+    closers.push(() => callers.close());
 
     // Names and links, which see nothing but the catalog's snapshots.
     const names = new NameServer({
@@ -139,12 +153,15 @@ export async function startSidecar(
       clearUnderlay,
       links: config.links,
       portMap: vips.table,
+      callers,
+      topology: topology.topology,
+      vipRange: config.vip.range,
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
     const nameServers = new NameServers({ ...common, server: names, signal });
     await Promise.all([
-      vips.follow(topology.topology, signal),
+      vips.follow(topology.topology, [...config.links.map(({ listen }) => listen), ...config.dns.listen], signal),
       nameServers.listenOn(config.dns.listen),
       vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
       links.start(),
@@ -251,6 +268,10 @@ export async function startSidecar(
           storeProblem: () => session.problem,
           docker: () => docker.state.value,
           vip: () => ({ state: vips.on.value ? 'on' : 'off', range: config.vip.range.text, reason: vips.reason() }),
+          callers: () => {
+            const { off, bound } = callers.table.value;
+            return { state: off === undefined ? 'on' : 'off', reason: off ?? null, bound: bound.size };
+          },
           links: () => links.links().length,
           names: () => nameServers.documents(),
         }),

@@ -8,9 +8,9 @@ import type { Metrics } from '../../src/base/metrics.ts';
 import type { DockerConfig } from '../../src/config/config.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
 import type { Topology } from '../../src/model/topology.ts';
+import type { CallerGroup } from './caller-groups.ts';
 import { DockerClient } from './client.ts';
 import { shortId } from './container.ts';
-import type { Consumer } from './desired.ts';
 import { Drains } from './draining.ts';
 import { EventRouter } from './event-router.ts';
 import type { DockerEvent } from './events.ts';
@@ -58,6 +58,8 @@ export interface DockerSourceOptions {
   readonly requestTimeoutMs?: number;
   /** First a reset, once everything that runs is known; then deltas. Called in the turn in which an event arrives. */
   readonly onChange: (change: Change<DesiredInstance>) => void;
+  /** Who calls from one network namespace has changed; undefined: nobody any more. Called in the turn of the change. */
+  readonly onCaller?: (id: string, group: CallerGroup | undefined) => void;
 }
 
 /**
@@ -101,6 +103,7 @@ export class DockerSource {
       surroundings: () => ({ networks: this.#networks.byId, topology: topology?.value }),
       isDraining: (id) => this.#drains.isDraining(id),
       onChange: options.onChange,
+      ...(options.onCaller && { onCaller: options.onCaller }),
       conditions,
     });
     this.#counters = sourceMetrics(options.metrics, {
@@ -132,11 +135,6 @@ export class DockerSource {
   /** The engine's networks, by name; the last known ones while it is away. */
   get networks(): Observable<readonly DockerNetwork[]> {
     return this.#networks.all;
-  }
-
-  /** Who a running container is when it calls, and its links; undefined when no such container runs. */
-  consumerOf(containerId: string): Consumer | undefined {
-    return this.#inventory.consumerOf(containerId);
   }
 
   /** Runs until the signal is aborted, then resolves. To be called once. */
