@@ -6,10 +6,9 @@ import { LegateError, systemCode } from '../src/base/errors.ts';
 import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
-import { PersistentMap } from '../src/base/persistent-map.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range, inRange } from '../src/model/address.ts';
-import type { CallerTable } from '../src/model/caller.ts';
+import { type CallerTable, noCallers } from '../src/model/caller.ts';
 import { transportOf } from '../src/model/instance.ts';
 import type { Topology } from '../src/model/topology.ts';
 import type { LeftOut } from './answer.ts';
@@ -118,11 +117,7 @@ export class NameServer {
     this.#zones = zones;
     const vipsOn = typeof options.vipsOn === 'boolean' ? new Latest(options.vipsOn) : options.vipsOn;
     const { hostId } = self;
-    const {
-      ttlMs,
-      clock,
-      callers = new Latest<CallerTable>({ off: 'nobody tells', bound: PersistentMap.empty() }),
-    } = options;
+    const { ttlMs, clock, callers = noCallers.table } = options;
     const catalog = new CatalogStage({
       snapshots,
       topology,

@@ -22,10 +22,19 @@ export interface LinkDocument {
     readonly failed: number;
     readonly retried: number;
   };
+  /** Who connected, those with the most connections first; `host` and `anonymous` among them. */
+  readonly consumers: readonly LinkConsumerDocument[];
   readonly bytes: { readonly received: number; readonly sent: number };
   readonly backends: readonly LinkBackendDocument[];
   /** The last connect failure, with its time; null when there was none. */
   readonly lastError: { readonly at: string; readonly message: string } | null;
+}
+
+export interface LinkConsumerDocument {
+  /** The consumer's name, `host`, `anonymous`, or `_other` for all beyond the first 256. */
+  readonly name: string;
+  readonly active: number;
+  readonly total: number;
 }
 
 export interface LinkBackendDocument {

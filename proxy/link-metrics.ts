@@ -51,6 +51,15 @@ export class LinkMetrics {
     );
   }
 
+  /** The connections of one consumer to a service. */
+  consumer(service: string, consumer: string): CounterCell {
+    return this.#metrics.counter(
+      'legate_link_consumer_connections_total',
+      'Connections by who made them: a consumer, host or anonymous.',
+      { service, consumer },
+    );
+  }
+
   cells(service: string): LinkCells {
     const counter = (what: string, help: string): CounterCell =>
       this.#metrics.counter(`legate_link_${what}_total`, help, { service });

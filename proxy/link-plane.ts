@@ -7,9 +7,11 @@ import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
-import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
+import { type Endpoint, formatEndpoint, type Ipv4Range } from '../src/model/address.ts';
+import { type Callers, noCallers } from '../src/model/caller.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
+import { emptyTopology, type Topology } from '../src/model/topology.ts';
 import { AliasLinks, type OwnPlace } from './alias-links.ts';
 import type { PortMap } from './kernel/port-map.ts';
 import { Link } from './link.ts';
@@ -18,6 +20,7 @@ import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
+import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
@@ -38,6 +41,12 @@ export interface LinkPlaneOptions {
   readonly metrics: Metrics;
   readonly conditions: Conditions;
   readonly random?: () => number;
+  /** Who has which address; without it only the host is told from others. */
+  readonly callers?: Callers;
+  /** Which addresses are the host's own and which are containers'. */
+  readonly topology?: Observable<Topology>;
+  /** The range of virtual addresses, from which the host itself connects to them. */
+  readonly vipRange?: Ipv4Range;
   /** Connections at a time; the default is what this process has descriptors for. */
   readonly maxConnections?: number;
   /** Finds out who holds an address that cannot be listened on. */
@@ -84,12 +93,19 @@ export class LinkPlane {
       clock,
       conditions,
       overLimit: this.#metrics.overLimit,
+      gate: new CallerGate({
+        callers: options.callers ?? noCallers,
+        topology: () => options.topology?.value ?? emptyTopology,
+        vipRange: options.vipRange,
+        clock,
+        metrics: options.metrics,
+      }),
       maxConnections: options.maxConnections ?? connectionLimit(),
       ended: (link) => this.#forgetUnused(link.target),
     });
     this.#aliases = new AliasLinks({
       conditions,
-      create: (name, address, port) => this.#createLink('alias', this.#target(name), { address, port: 0 }, port),
+      create: (name, address, port) => this.#createLink('alias', this.#target(name), { address, port: 0 }, { port }),
       retire: (link) => this.#retired.push(link),
     });
     this.#publisher = new LinkPublisher({
@@ -107,8 +123,8 @@ export class LinkPlane {
     if (this.#phase !== 'new') throw new Error('a link plane starts once');
     this.#phase = 'starting';
     const started: Promise<void>[] = [];
-    for (const { service, listen } of this.#options.links) {
-      const link = this.#createLink('listen', this.#target(service), listen);
+    for (const { service, listen, consumer } of this.#options.links) {
+      const link = this.#createLink('listen', this.#target(service), listen, { consumer });
       this.#configured.push(link);
       started.push(link.listener.start());
     }
@@ -244,7 +260,12 @@ export class LinkPlane {
     return isIP(endpoint.address) === 0 ? undefined : { address: endpoint.address, port: endpoint.port };
   }
 
-  #createLink(kind: LinkDocument['kind'], target: LinkTarget, endpoint: Endpoint, port?: number): Link {
+  #createLink(
+    kind: LinkDocument['kind'],
+    target: LinkTarget,
+    endpoint: Endpoint,
+    { port, consumer }: { readonly port?: number; readonly consumer?: string | undefined } = {},
+  ): Link {
     const { clock, log } = this.#options;
     const createListener = (link: Link): TcpListener =>
       new TcpListener({
@@ -261,7 +282,16 @@ export class LinkPlane {
       });
     const onExhausted = (error: unknown): void => this.#crowd.exhausted(error);
     const { address } = endpoint;
-    return new Link({ kind, target, address, ...(port !== undefined && { port }), clock, createListener, onExhausted });
+    return new Link({
+      kind,
+      target,
+      address,
+      ...(port !== undefined && { port }),
+      clock,
+      createListener,
+      onExhausted,
+      consumer,
+    });
   }
 
   #listens(link: Link): void {

@@ -1,4 +1,5 @@
 import type { Clock } from '../src/base/clock.ts';
+import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
@@ -21,6 +22,8 @@ export class LinkTarget {
   readonly backends: Backends;
   readonly cells: LinkCells;
   readonly connectSeconds: { observe(value: number): void };
+  /** The metric of one consumer's connections. */
+  readonly consumerCell: (consumer: string) => CounterCell;
   readonly links = new Set<Link>();
   /** Connections that run, also those of links that are gone. */
   active = 0;
@@ -31,6 +34,7 @@ export class LinkTarget {
     this.name = name;
     this.cells = metrics.cells(name);
     this.connectSeconds = metrics.connectSeconds;
+    this.consumerCell = (consumer) => metrics.consumer(name, consumer);
     this.backends = new Backends({ clock, random, ejections: this.cells.ejections, dial });
     this.#clock = clock;
   }

@@ -3,6 +3,7 @@ import { formatEndpoint } from '../src/model/address.ts';
 import type { Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
+import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { TcpListener } from './tcp/listener.ts';
@@ -18,6 +19,8 @@ export interface LinkOptions {
   readonly clock: Clock;
   readonly createListener: (link: Link) => TcpListener;
   readonly onExhausted: (error: unknown) => void;
+  /** Whom its connections stand for, whoever makes them; undefined: whoever makes them. */
+  readonly consumer?: string | undefined;
 }
 
 /** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
@@ -29,6 +32,8 @@ export class Link implements Route {
   readonly listener: TcpListener;
   readonly traffic: Traffic = { active: 0, total: 0, failed: 0, retried: 0, received: 0, sent: 0 };
   readonly cells: TrafficCells;
+  readonly consumer: string | undefined;
+  readonly consumers: Consumers;
   /** Why it cannot listen; null while it can. */
   problem: string | null = null;
   /** The link to the service's former VIP, which serves until this one can. */
@@ -43,6 +48,8 @@ export class Link implements Route {
     this.port = options.port;
     this.target = options.target;
     this.cells = options.target.cells;
+    this.consumer = options.consumer;
+    this.consumers = new Consumers(this, options.target.consumerCell);
     this.#clock = options.clock;
     this.#onExhausted = options.onExhausted;
     this.listener = options.createListener(this);
@@ -121,6 +128,7 @@ export class Link implements Route {
       balance: this.target.service?.balance ?? defaultBalance,
       instances: this.target.service?.instances.length ?? 0,
       connections: { active, total, failed, retried },
+      consumers: this.consumers.documents(),
       bytes: { received, sent },
       backends: this.target.backendDocuments(),
       lastError: this.#lastError,

@@ -32,10 +32,11 @@ import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { NameServers } from './name-servers.ts';
+import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
+import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
-import { provisionalCallers } from './provisional-callers.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { statusDocument } from './status.ts';
 import { StoreSession } from './store-session.ts';
@@ -115,17 +116,26 @@ export async function startSidecar(
       config: config.docker,
       advertise: config.advertise,
       onChange: (change) => own.fromDocker(change),
+      onCaller: (id, group) => callers.apply(id, group),
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
     own.fromFile(config.instances);
     const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
     background.push(topology.run(signal));
 
-    // Who calls, and what containers declare.
-    const callers = provisionalCallers(docker, clock, signal);
+    // Who calls: containers, held to their addresses by the kernel; and what they declare.
+    const veths = new VethFinder();
+    const callers: CallerBindings = new CallerBindings({
+      ...common,
+      filter: vips.table,
+      off: config.docker.expose === 'off' ? 'docker.expose is off' : vips.table === undefined ? vips.reason() : null,
+      docker: docker.state,
+      find: (pid, macs) => veths.find(pid, macs),
+    });
+    closers.push(() => callers.close());
     const declared = new DeclaredLinks({
       ...common,
-      callers,
+      callers: callers.table,
       snapshots: catalog.snapshots,
       declaring: () => docker.declaring(),
     });
@@ -137,7 +147,7 @@ export async function startSidecar(
       snapshots: catalog.snapshots,
       confirmedAtMs: () => catalog.confirmedAtMs,
       topology: topology.topology,
-      callers,
+      callers: callers.table,
       self,
       domain: config.domain,
       ttlMs: config.dns.ttlMs,
@@ -156,12 +166,15 @@ export async function startSidecar(
       links: config.links,
       declared: declared.ports,
       portMap: vips.table,
+      callers,
+      topology: topology.topology,
+      vipRange: config.vip.range,
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
     const nameServers = new NameServers({ ...common, server: names, signal });
     await Promise.all([
-      vips.follow(topology.topology, signal),
+      vips.follow(topology.topology, [...config.links.map(({ listen }) => listen), ...config.dns.listen], signal),
       nameServers.listenOn(config.dns.listen),
       vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
       links.start(),
@@ -226,7 +239,7 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers]) {
+    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
     const backend = createBackend({
@@ -276,6 +289,10 @@ export async function startSidecar(
           storeProblem: () => session.problem,
           docker: () => docker.state.value,
           vip: () => ({ state: vips.on.value ? 'on' : 'off', range: config.vip.range.text, reason: vips.reason() }),
+          callers: () => {
+            const { off, bound } = callers.table.value;
+            return { state: off === undefined ? 'on' : 'off', reason: off ?? null, bound: bound.size };
+          },
           links: () => links.links().length,
           names: () => nameServers.documents(),
         }),

@@ -21,6 +21,7 @@ export interface StatusParts {
   readonly storeProblem: () => string | undefined;
   readonly docker: () => StatusDocument['docker'] & { readonly containers: number };
   readonly vip: () => StatusDocument['vip'];
+  readonly callers: () => StatusDocument['callers'];
   readonly links: () => number;
   readonly names: () => readonly NameServerDocument[];
 }
@@ -59,6 +60,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     },
     docker,
     vip: parts.vip(),
+    callers: parts.callers(),
     here: { containers, instances, services, links: parts.links() },
     names: parts.names(),
     todo: parts.conditions.list().map(conditionDocument),

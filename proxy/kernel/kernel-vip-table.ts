@@ -5,11 +5,14 @@ import { describeError, isLegateError, LegateError } from '../../src/base/errors
 import { Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
+import type { Binding, Contact } from './caller-filter.ts';
+import { CallerRules, callerCounters, parseContacts } from './caller-rules.ts';
 import { runCommand } from './command.ts';
 import { HostFirewall } from './host-firewall.ts';
 import { NftSession } from './nft-session.ts';
 import type { Ownership } from './ownership.ts';
 import type { PortMapping } from './port-map.ts';
+import { Spoofing } from './spoofing.ts';
 import { UdpFlows } from './udp-flows.ts';
 import { VipMappings } from './vip-mappings.ts';
 import {
@@ -36,7 +39,7 @@ interface Batch {
 }
 
 /**
- * The table in the kernel. What is wanted is noted at once; what the kernel has follows, one work at a time: a batch of
+ * The tables in the kernel: one for addresses, one of the same name for frames on bridges. What is wanted is noted at once; what the kernel has follows, one work at a time: a batch of
  * changes, a look whether all is there, or building everything again.
  */
 export class KernelVipTable implements VipTable {
@@ -50,6 +53,8 @@ export class KernelVipTable implements VipTable {
   readonly #mappings: VipMappings;
   readonly #flows: UdpFlows;
   readonly #firewall: HostFirewall;
+  readonly #callers: CallerRules;
+  readonly #spoofing: Spoofing;
   readonly #retry = new Backoff(firstRetryMs, lastRetryMs);
   readonly #state = new Latest<VipState>({ state: 'off', reason: 'not yet built' });
   readonly #probeMs: number;
@@ -72,6 +77,7 @@ export class KernelVipTable implements VipTable {
   /** Ends when the last work on the kernel has ended; each waits for the one before. */
   #turn: Promise<unknown> = Promise.resolve();
   #closed: Promise<void> | undefined;
+  #filterProblem: string | null = null;
 
   constructor(options: VipTableOptions, name: string, ownership: Ownership) {
     const { range, clock, metrics, conditions } = options;
@@ -86,6 +92,8 @@ export class KernelVipTable implements VipTable {
     this.#mappings = new VipMappings(range);
     this.#flows = new UdpFlows(range);
     this.#firewall = new HostFirewall({ table: name, range, conditions, metrics });
+    this.#callers = new CallerRules(name, range);
+    this.#spoofing = new Spoofing({ table: name, conditions, metrics });
     this.#applied = { ports: new Map(), clients: new Set(), guarded: new Set() };
     this.#rebuilds = metrics.counter('legate_vip_rebuilds_total', 'How often others removed or changed our table.');
     this.#changeSeconds = metrics.histogram('legate_vip_change_seconds', 'From a change to the kernel.', changeBuckets);
@@ -98,8 +106,22 @@ export class KernelVipTable implements VipTable {
     return this.#state;
   }
 
+  get filterProblem(): string | null {
+    return this.#filterProblem;
+  }
+
   async open(): Promise<void> {
-    await this.#inTurn(() => this.#build());
+    await this.#inTurn(async () => {
+      try {
+        await this.#build();
+      } catch (error) {
+        if (!isLegateError(error, 'E_INVALID')) throw error;
+        // Virtual addresses need no bridge family; whether that was what is missing is seen without it.
+        await this.#remove(`bridge ${this.#name}`);
+        this.#filterProblem = `this kernel cannot filter on bridges (${describeError(error)})`;
+        await this.#build();
+      }
+    });
     this.#session.warm();
     this.#watch = new VipWatch({
       table: this.#name,
@@ -130,11 +152,36 @@ export class KernelVipTable implements VipTable {
   setGuards(endpoints: readonly Endpoint[]): Promise<void> {
     return this.#change(() => {
       this.#guarded = new Set(endpoints.map(guardKey));
+      this.#callers.setGuarded([...this.#guarded]);
     });
   }
 
+  bind(puts: readonly Binding[], deletes: readonly string[]): Promise<void> {
+    return this.#change(() => {
+      const wrong = puts.find((binding) => !isInterfaceName(binding.interface));
+      if (wrong !== undefined) throw new LegateError('E_INVALID', `${wrong.interface} is not the name of an interface`);
+      this.#callers.bind(puts, deletes);
+    });
+  }
+
+  settle(addresses: readonly string[]): Promise<void> {
+    return this.#change(() => this.#callers.settle(addresses));
+  }
+
+  setCallerRanges(ranges: readonly Ipv4Range[]): Promise<void> {
+    return this.#change(() => this.#callers.setRanges(ranges.map((range) => range.text)));
+  }
+
+  setWatched(endpoints: readonly Endpoint[]): Promise<void> {
+    return this.#change(() => this.#callers.setWatched(endpoints.map(guardKey)));
+  }
+
+  async contacts(): Promise<readonly Contact[]> {
+    return parseContacts(await runCommand('nft', ['list', 'set', 'bridge', this.#name, 'contacts']));
+  }
+
   counters(): Promise<Counters> {
-    return this.#inTurn(async () => parseListing(await this.#session.list(this.#name, true)).counters);
+    return this.#inTurn(async () => parseListing(await this.#session.list(this.#tables, true)).counters);
   }
 
   close(): Promise<void> {
@@ -149,10 +196,15 @@ export class KernelVipTable implements VipTable {
     await this.#turn.catch(() => undefined);
     // Each is tried whatever became of the others; what is not there need not be removed.
     await runCommand('ip', ['-4', 'route', 'del', 'local', this.#range.text, 'dev', 'lo']).catch(() => undefined);
-    await this.#session.load(`add table ip ${this.#name}\ndelete table ip ${this.#name}\n`).catch(() => undefined);
+    for (const table of this.#tables) await this.#remove(table);
     this.#session.close();
     this.#conditions.clearPrefix(`vip.${this.#name}.`);
     await this.#ownership.release();
+  }
+
+  /** Removes a table; what is not there, or cannot be, need not be removed. */
+  async #remove(table: string): Promise<void> {
+    await this.#session.load(`add table ${table}\ndelete table ${table}\n`).catch(() => undefined);
   }
 
   /** Notes a change at once and brings it to the kernel with all others of this turn of the event loop. */
@@ -195,9 +247,11 @@ export class KernelVipTable implements VipTable {
     const delta = deltaCommands(this.#name, this.#applied, wanted, this.#dirty);
     const ports = [...this.#dirty].map((key) => [key, wanted.ports.get(key)] as const);
     this.#dirty.clear();
-    if (delta.commands.length === 0) return;
+    const callers = this.#filterProblem === null ? this.#callers.delta() : undefined;
+    const commands = [...delta.commands, ...(callers?.commands ?? [])];
+    if (commands.length === 0) return;
     try {
-      await this.#session.run(delta.commands, delta.size);
+      await this.#session.run(commands, delta.size + (callers?.size ?? 0));
     } catch (error) {
       this.#log.info('nftables refused a change, the table is built again', { reason: describeError(error) });
       return this.#buildOrRetry();
@@ -208,6 +262,7 @@ export class KernelVipTable implements VipTable {
     }
     this.#applied.clients = wanted.clients;
     this.#applied.guarded = wanted.guarded;
+    callers?.done();
     void this.#flows.forget(delta.staleUdp);
   }
 
@@ -215,10 +270,11 @@ export class KernelVipTable implements VipTable {
   async #build(): Promise<void> {
     const content = { ports: new Map(this.#mappings.ports), clients: this.#clients, guarded: this.#guarded };
     this.#dirty.clear();
+    const callers = this.#filterProblem === null ? this.#callers.script() : undefined;
     try {
-      await this.#session.load(buildScript(this.#name, this.#range, content));
+      await this.#session.load(buildScript(this.#name, this.#range, content) + (callers?.text ?? ''));
       const [listing] = await Promise.all([
-        this.#session.list(this.#name, true),
+        this.#session.list(this.#tables, true),
         runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']),
       ]);
       this.#shape = parseListing(listing).shape;
@@ -227,7 +283,9 @@ export class KernelVipTable implements VipTable {
       throw error;
     }
     this.#applied = content;
+    callers?.built();
     this.#firewall.restart();
+    this.#spoofing.restart();
     this.#state.set({ state: 'on', reason: null });
     void this.#flows.forgetAll();
   }
@@ -275,19 +333,27 @@ export class KernelVipTable implements VipTable {
   /** What others did, or undefined when all is as it should be. */
   async #damage(all: boolean): Promise<string | undefined> {
     const [text, routes] = await Promise.all([
-      this.#session.list(this.#name, !all).catch((error) => {
+      this.#session.list(this.#tables, !all).catch((error) => {
         // Whoever could not ask knows nothing.
         if (!isLegateError(error, 'E_INVALID')) throw error;
         return undefined;
       }),
       runCommand('ip', ['-4', 'route', 'show', 'table', 'local', 'exact', this.#range.text]),
     ]);
-    if (text === undefined) return `removed our nftables table (ip ${this.#name})`;
+    const table = `our nftables table (${this.#tables.join(' or ')})`;
+    if (text === undefined) return `removed ${table}`;
     const { shape, content, counters } = parseListing(text);
-    if (shape !== this.#shape) return `changed our nftables table (ip ${this.#name})`;
-    if (all && !sameContent(content, this.#applied)) return `changed our nftables table (ip ${this.#name})`;
+    if (shape !== this.#shape) return `changed ${table}`;
+    if (all && !sameContent(content, this.#applied)) return `changed ${table}`;
+    if (all && this.#filterProblem === null && !this.#callers.isAsApplied(text)) return `changed ${table}`;
     if (!routes.includes('dev lo')) return `removed our route (local ${this.#range.text} dev lo)`;
     this.#firewall.observe(counters);
+    if (this.#filterProblem === null) this.#spoofing.observe(callerCounters(text));
     return undefined;
+  }
+
+  /** Our tables, as nft names them. */
+  get #tables(): readonly string[] {
+    return this.#filterProblem === null ? [`ip ${this.#name}`, `bridge ${this.#name}`] : [`ip ${this.#name}`];
   }
 }

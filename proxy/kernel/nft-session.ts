@@ -62,9 +62,13 @@ export class NftSession {
     await runCommand('nft', ['-f', '-'], { input: script, onStart: (pid) => this.#remember(pid) });
   }
 
-  /** Lists a table; without contents of its maps and sets when `terse`. Rejects with E_INVALID when it is not there. */
-  list(table: string, terse: boolean): Promise<string> {
-    return runCommand('nft', [...(terse ? ['-t'] : []), 'list', 'table', 'ip', table]);
+  /**
+   * Lists tables (`ip legate`); without contents of their maps and sets when `terse`. Rejects with E_INVALID when one is
+   * not there. nft 1.0.6 finds only the last of several tables of one name that one process is to list.
+   */
+  async list(tables: readonly string[], terse: boolean): Promise<string> {
+    const option = terse ? ['-t'] : [];
+    return (await Promise.all(tables.map((table) => runCommand('nft', [...option, `list table ${table}`])))).join('');
   }
 
   /** Starts the child, so that the first command need not wait for it. */

@@ -5,6 +5,7 @@ import type { Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
+import type { CallerFilter } from './caller-filter.ts';
 import { KernelVipTable } from './kernel-vip-table.ts';
 import { takeOwnership } from './ownership.ts';
 import type { PortMap } from './port-map.ts';
@@ -16,8 +17,8 @@ export interface VipState {
   readonly reason: string | null;
 }
 
-/** What steers virtual addresses on this host: the route, our nftables table, and the watch over both. */
-export interface VipTable extends PortMap {
+/** What steers virtual addresses on this host: the route, our nftables tables, and the watch over all of them. */
+export interface VipTable extends PortMap, CallerFilter {
   /** The interfaces that may reach virtual addresses and guarded endpoints, besides `lo`. */
   setClients(interfaces: readonly string[]): Promise<void>;
   /** Endpoints of the host (name servers on bridges' gateways) that only clients may reach, over tcp and udp. */

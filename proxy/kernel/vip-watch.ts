@@ -37,7 +37,7 @@ export class VipWatch {
   constructor(options: VipWatchOptions) {
     this.#options = options;
     const { clock, table, range } = options;
-    const ours = new RegExp(` ip ${table}( |$)`);
+    const ours = new RegExp(` (?:ip|bridge) ${table}( |$)`);
     const onGap = (): void => this.#suspect();
     this.#watchers = [
       new LineWatcher({ command: ['nft', 'monitor'], clock, onGap, onLine: (line) => this.#onNftLine(line, ours) }),

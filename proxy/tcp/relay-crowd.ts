@@ -3,11 +3,15 @@ import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
+import { consumerName, type Identity } from '../../src/model/caller.ts';
+import type { ConsumerTraffic } from '../consumers.ts';
 import type { Link } from '../link.ts';
 import { AcceptGate } from './accept-gate.ts';
+import type { CallerGate } from './caller-gate.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
 import { keepAliveSweepMs } from './relay-bounds.ts';
+import { abort } from './socket-ends.ts';
 
 export interface RelayCrowdOptions {
   readonly clock: Clock;
@@ -15,6 +19,8 @@ export interface RelayCrowdOptions {
   readonly maxConnections: number;
   /** Counts connections beyond `maxConnections`. */
   readonly overLimit: CounterCell;
+  /** Tells who calls. */
+  readonly gate: CallerGate;
   /** A connection of the link has ended. */
   readonly ended: (link: Link) => void;
 }
@@ -28,7 +34,8 @@ export class RelayCrowd {
   readonly #options: RelayCrowdOptions;
   readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
-  readonly #connections = new Map<RelayConnection, Link>();
+  /** Each with what it is counted under, which knows its link. */
+  readonly #connections = new Map<RelayConnection, ConsumerTraffic>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
   #atLimit = false;
@@ -53,13 +60,29 @@ export class RelayCrowd {
     traffic.total += 1;
     target.cells.connections.value += 1;
     if (this.#connections.size >= this.#options.maxConnections) {
-      this.#refuse(client, link);
+      this.#refuseBeyond(client, link);
       return;
     }
-    traffic.active += 1;
-    target.active += 1;
+    if (link.consumer === undefined) {
+      this.#options.gate.identify(client, (identity) => this.#identified(client, link, identity));
+    } else this.#carry(client, link, link.consumer);
+  }
+
+  #identified(client: Socket, link: Link, identity: Identity | undefined): void {
+    if (client.destroyed) link.refused();
+    else if (identity === undefined || !link.admits(identity)) this.#refuse(client, link);
+    else this.#carry(client, link, consumerName(identity));
+  }
+
+  #carry(client: Socket, link: Link, consumer: string): void {
+    const counted = link.consumers.of(consumer);
+    link.traffic.active += 1;
+    link.target.active += 1;
+    counted.active += 1;
+    counted.total += 1;
+    counted.cell.value += 1;
     const connection = new RelayConnection(client, link, this.#environment);
-    this.#connections.set(connection, link);
+    this.#connections.set(connection, counted);
     if (!this.#sweeping) this.#sweepLater();
     this.#gate.accepted(() => connection.start());
   }
@@ -72,7 +95,7 @@ export class RelayCrowd {
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {
     if (service === undefined && instance === undefined) return this.#connections.size;
     let count = 0;
-    for (const [connection, link] of this.#connections) {
+    for (const [connection, { link }] of this.#connections) {
       if (service !== undefined && link.target.name !== service) continue;
       if (instance === undefined || connection.backendId === instance) count += 1;
     }
@@ -97,6 +120,7 @@ export class RelayCrowd {
 
   /** Resets all; resolves with their number when they are closed. */
   async cutAll(): Promise<number> {
+    this.#options.gate.close();
     const count = this.#connections.size;
     for (const connection of [...this.#connections.keys()]) connection.cut();
     if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
@@ -129,11 +153,15 @@ export class RelayCrowd {
   }
 
   #refuse(client: Socket, link: Link): void {
-    const { conditions, maxConnections, overLimit } = this.#options;
     link.refused();
-    overLimit.value += 1;
     client.on('error', () => undefined);
-    client.resetAndDestroy();
+    abort(client, true);
+  }
+
+  #refuseBeyond(client: Socket, link: Link): void {
+    const { conditions, maxConnections, overLimit } = this.#options;
+    this.#refuse(client, link);
+    overLimit.value += 1;
     if (this.#atLimit) return;
     this.#atLimit = true;
     conditions.raise(
@@ -145,9 +173,11 @@ export class RelayCrowd {
   }
 
   #ended(connection: RelayConnection): void {
-    const link = this.#connections.get(connection);
-    if (link === undefined) return;
+    const counted = this.#connections.get(connection);
+    if (counted === undefined) return;
+    const { link } = counted;
     this.#connections.delete(connection);
+    counted.active -= 1;
     link.traffic.active -= 1;
     link.target.active -= 1;
     this.#options.ended(link);

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { type Endpoint, unmapped } from '../../src/model/address.ts';
 
 /**
  * Ends a socket so that its peer sees a reset; `destroy()` alone would look like a clean end. While a shutdown is under
@@ -21,4 +22,16 @@ export function wasReset(socket: Socket): boolean {
 
 export function resetError(): Error {
   return Object.assign(new Error('connection reset by the other side'), { code: 'ECONNRESET' });
+}
+
+/**
+ * Where the other side is; undefined when it has gone. The runtime remembers what it once asked the system, and
+ * `wasReset` needs to know what the system says later: so it is made to forget.
+ */
+export function peerOf(socket: Socket): Endpoint | undefined {
+  const { remoteAddress, remotePort } = socket;
+  Reflect.set(socket, '_peername', undefined);
+  return remoteAddress === undefined || remotePort === undefined
+    ? undefined
+    : { address: unmapped(remoteAddress), port: remotePort };
 }

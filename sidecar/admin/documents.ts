@@ -131,6 +131,8 @@ export interface StatusDocument {
     readonly problem: string | null;
   };
   readonly vip: { readonly state: 'on' | 'off'; readonly range: string; readonly reason: string | null };
+  /** Whether containers are told apart when they call, and how many of their addresses are bound; else why not. */
+  readonly callers: { readonly state: 'on' | 'off'; readonly reason: string | null; readonly bound: number };
   readonly here: {
     readonly containers: number;
     readonly instances: number;

@@ -45,6 +45,7 @@ t.test('tables and status: aligned, within 100 columns, what is wrong on top', a
  names   x 172.18.0.1:53 (bridge br-shop): port 53 is held by dnsmasq (pid 812),
          240.77.0.53:53 (virtual address) ok, 127.0.0.1:7753 ok
  links   virtual addresses in 240.77.0.0/16 ok
+ callers 12 addresses of containers bound ok
  todo    1: containers on br-shop get no answers from 172.18.0.1:53: it is held by dnsmasq (pid 812)
          (for 4 min, 12 times) -> set dns.bridges to off, or stop that program`,
     hosts: `
@@ -126,7 +127,7 @@ t.test('in a pipe nothing is cut or wrapped: one row, one line', async (t) => {
   };
   const { address } = await fakeAdmin(t, ({ url }) => ({ json: documents[url.split('?', 1)[0] ?? ''] ?? {} }));
   const expected: [command: string, lines: number, whole: readonly string[]][] = [
-    ['status', 6, [words]],
+    ['status', 7, [words]],
     ['hosts', 4, [`${long}web-1`, `${long}web-2`]],
     ['services', 12, [`${long}db`, words]],
     ['instances', 7, [`docker:${long}`, words]],
@@ -226,6 +227,10 @@ t.test('status says what is wrong with the store, Docker and virtual addresses, 
         todo: [condition('vip.open', 'no addresses: nft: no right')],
       },
       / links {3}- no virtual addresses \(see todo\); consumers need `listen` addresses\n/,
+    ],
+    [
+      { callers: { state: 'off', reason: 'docker.expose is off', bound: 0 } },
+      / callers - all but the host are anonymous: docker\.expose is off\n/,
     ],
     [{ names: [] }, / names {3}no name server is configured\n/],
     [

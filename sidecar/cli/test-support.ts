@@ -281,6 +281,7 @@ const links: readonly LinkDocument[] = [
     balance: 'round-robin',
     instances: 1,
     connections: { active: 12, total: 1234567, failed: 0, retried: 3 },
+    consumers: [{ name: 'web', active: 12, total: 1234567 }],
     bytes: { received: 123_456_789, sent: 4321 },
     backends: [
       {
@@ -303,6 +304,7 @@ const links: readonly LinkDocument[] = [
     balance: 'least-connections',
     instances: 3,
     connections: { active: 0, total: 0, failed: 0, retried: 0 },
+    consumers: [],
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
@@ -316,6 +318,7 @@ const links: readonly LinkDocument[] = [
     balance: 'least-connections',
     instances: 3,
     connections: { active: 64, total: 400, failed: 2, retried: 7 },
+    consumers: [],
     bytes: { received: 1500, sent: 96_000_000 },
     backends: [
       {
@@ -346,6 +349,7 @@ const links: readonly LinkDocument[] = [
     balance: 'round-robin',
     instances: 1,
     connections: { active: 0, total: 5, failed: 5, retried: 0 },
+    consumers: [],
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
@@ -359,6 +363,7 @@ const links: readonly LinkDocument[] = [
     balance: 'round-robin',
     instances: 0,
     connections: { active: 0, total: 0, failed: 0, retried: 0 },
+    consumers: [],
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
@@ -382,6 +387,7 @@ const status: StatusDocument = {
   },
   docker: { state: 'connected', version: '20.10.24', problem: null },
   vip: { state: 'on', range: '240.77.0.0/16', reason: null },
+  callers: { state: 'on', reason: null, bound: 12 },
   here: { containers: 14, instances: 14, services: 9, links: 11 },
   names: [
     { listen: '240.77.0.53:53', purpose: 'virtual address', state: 'up', problem: null, queries: 12 },

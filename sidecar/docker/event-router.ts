@@ -15,7 +15,8 @@ export interface EventRouterOptions {
 }
 
 /**
- * What an event means. Two count by themselves, at once: a kill begins draining, and a death takes the container out.
+ * What an event means. Three count by themselves, at once: a kill begins draining, a death takes the container out, and
+ * a disconnection ends an address of it.
  * All others are hints to look again.
  */
 export class EventRouter {
@@ -81,6 +82,7 @@ export class EventRouter {
     // Before its start and after its death a container is connected and disconnected too.
     const { container } = event;
     if (container === undefined) return;
+    if (event.action === 'disconnect') inventory.disconnected(container, event.id);
     if (inventory.get(container) !== undefined || session.inspections.has(container)) session.look(container);
   }
 }

@@ -43,7 +43,9 @@ function sketch(
     HostConfig: { NetworkMode: mode },
     NetworkSettings: {
       Ports: published ? { '80/tcp': [{ HostIp: '0.0.0.0', HostPort: '8080' }] } : {},
-      Networks: mode.startsWith('container:') ? {} : { bridge: { NetworkID: 'b1', IPAddress: address } },
+      Networks: mode.startsWith('container:')
+        ? {}
+        : { bridge: { NetworkID: 'b1', IPAddress: address, MacAddress: `02:42:ac:11:00:0${digit}` } },
     },
   });
   if (container === undefined) throw new Error('not a container');
@@ -56,6 +58,8 @@ interface Bench {
   readonly conditions: Conditions;
   readonly clock: ManualClock;
   readonly changes: Change<DesiredInstance>[];
+  /** What was told of callers, in a few words each. */
+  readonly callers: string[];
   put(container: Container): void;
   /** The last change in a few words. */
   last(): string;
@@ -65,6 +69,7 @@ function bench(): Bench {
   const clock = new ManualClock(startedMs + 100_000);
   const conditions = new Conditions(silentLog, clock, new Metrics());
   const changes: Change<DesiredInstance>[] = [];
+  const callers: string[] = [];
   const drains = new Drains(clock, (id) => inventory.refresh(id));
   const inventory = new Inventory({
     expose: 'labelled',
@@ -72,6 +77,11 @@ function bench(): Bench {
     surroundings: () => ({ networks: bridges, topology: undefined }),
     isDraining: (id) => drains.isDraining(id),
     onChange: (change) => changes.push(change),
+    onCaller: (id, group) => {
+      const places = group?.addresses.map(({ ipv4, mac }) => `${ipv4} ${mac}`).join() ?? '';
+      const links = group?.links.map(({ alias }) => alias).join() ?? '';
+      callers.push(group === undefined ? `-${id[0]}` : `${group.name} ${places} [${group.consumers.join()}] ${links}`);
+    },
     conditions,
   });
   const last = (): string => {
@@ -90,6 +100,7 @@ function bench(): Bench {
     conditions,
     clock,
     changes,
+    callers,
     last,
     put(container) {
       drains.inspected(container);
@@ -358,4 +369,36 @@ t.test('networks are read again once, however often that is asked', async (t) =>
     ],
   );
   t.equal(answers.length, 2);
+});
+
+t.test('everybody who runs is a caller, and those of one network are one', async (t) => {
+  const { inventory, put, callers } = bench();
+  const told = (): string[] => callers.splice(0);
+  put(sketch('1', {}));
+  t.same(told(), ['c1 172.17.0.1 02:42:ac:11:00:01 [] '], 'also without labels, and before everything is known');
+  inventory.load();
+  put(sketch('1', {}));
+  t.same(told(), [], 'the same again is no change');
+  put(sketch('2', db));
+  t.same(told(), ['c2 172.17.0.2 02:42:ac:11:00:02 [db] ']);
+  put(sketch('3', { mode: `container:${idOf('1')}`, labels: { 'legate.consumer': 'web', 'legate.links': 'db' } }));
+  t.same(told(), ['c1 172.17.0.1 02:42:ac:11:00:01 [web] db']);
+  put(sketch('4', { mode: 'container:c1', labels: { 'legate.consumer': 'api' } }));
+  t.same(told(), ['c1 172.17.0.1 02:42:ac:11:00:01 [api,web] db']);
+  inventory.remove(idOf('3'));
+  t.same(told(), ['c1 172.17.0.1 02:42:ac:11:00:01 [api] ']);
+  inventory.remove(idOf('1'));
+  t.same(told(), ['-1'], 'the network goes with its owner');
+  inventory.remove(idOf('4'));
+  t.same(told(), []);
+  put(sketch('5', { mode: 'container:c6', labels: { 'legate.consumer': 'web' } }));
+  t.same(told(), [], 'its owner is not known yet');
+  put(sketch('6', {}));
+  t.equal(told().at(-1), 'c6 172.17.0.6 02:42:ac:11:00:06 [web] ');
+  inventory.disconnected(idOf('6'), 'other');
+  t.same(told(), []);
+  inventory.disconnected(idOf('6'), 'b1');
+  t.same(told(), ['c6  [web] '], 'at once');
+  put(sketch('6', {}));
+  t.same(told(), ['c6 172.17.0.6 02:42:ac:11:00:06 [web] '], 'it is still there');
 });

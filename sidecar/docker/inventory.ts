@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Conditions } from '../../src/base/conditions.ts';
 import type { Change, Observable } from '../../src/base/feed.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
+import { type CallerGroup, groupOf } from './caller-groups.ts';
 import { type Container, type Declarations, shortId } from './container.ts';
 import { type Consumer, type Desired, type DesiredContext, desiredOf } from './desired.ts';
 import { sharedNetworkOf } from './place.ts';
@@ -20,6 +21,8 @@ export interface InventoryOptions {
   readonly surroundings: () => Pick<DesiredContext, 'networks' | 'topology'>;
   readonly isDraining: (id: string) => boolean;
   readonly onChange: (change: Change<DesiredInstance>) => void;
+  /** Who calls from one network namespace has changed; undefined: nobody any more. Called in the turn of the change. */
+  readonly onCaller?: (id: string, group: CallerGroup | undefined) => void;
   readonly conditions: Conditions;
 }
 
@@ -49,6 +52,9 @@ export class Inventory {
   readonly #wanting = new Map<string, Set<string>>();
   /** The x of `--net container:x` -> those that say so. */
   readonly #sharers = new Map<string, Set<string>>();
+  /** What was told of callers, by the container that has the network, and of which it may have changed. */
+  readonly #groups = new Map<string, CallerGroup>();
+  readonly #touchedGroups = new Set<string>();
   readonly #names: ServiceNames;
   readonly #reports: Reports;
   #puts = new Map<string, DesiredInstance>();
@@ -98,10 +104,6 @@ export class Inventory {
     });
   }
 
-  consumerOf(id: string): Consumer | undefined {
-    return this.#entries.get(id)?.desired.consumer;
-  }
-
   /** Takes over what is known of a running container. */
   put(subject: Subject): void {
     const { container } = subject;
@@ -122,8 +124,19 @@ export class Inventory {
     for (const name of entry.published.keys()) this.#release(name, id);
     for (const name of entry.wanting) this.#wanting.get(name)?.delete(id);
     this.#reports.update(id, entry.refusals, [], []);
+    this.#touchGroup(entry.subject.container);
     this.#followUp([id, entry.subject.container.name]);
     this.#publish();
+  }
+
+  /** A container has been taken off a network: who has its address there now is not known before it is inspected. */
+  disconnected(id: string, networkId: string): void {
+    const group = this.#groups.get(id);
+    if (group === undefined) return;
+    const addresses = group.addresses.filter((address) => address.networkId !== networkId);
+    if (addresses.length === group.addresses.length) return;
+    this.#groups.set(id, { ...group, addresses });
+    this.#options.onCaller?.(id, { ...group, addresses });
   }
 
   /** Whether it is draining has changed. */
@@ -158,6 +171,7 @@ export class Inventory {
     const context: DesiredContext = { expose, advertise, image: subject.image, networkOwner, ...surroundings() };
     const desired = desiredOf(subject.container, context);
     this.#names.update(subject.container.id, before?.desired.written ?? [], desired.written);
+    this.#touchGroup(subject.container);
     return this.#settle(subject, desired, before);
   }
 
@@ -233,7 +247,42 @@ export class Inventory {
     }
   }
 
+  #touchGroup(container: Container): void {
+    if (this.#options.onCaller === undefined) return;
+    const owner = this.#networkOwner(container);
+    if (owner !== undefined) this.#touchedGroups.add(owner.id);
+  }
+
+  #publishGroups(): void {
+    for (const id of this.#touchedGroups) {
+      const before = this.#groups.get(id);
+      const owner = this.get(id);
+      const { networks } = this.#options.surroundings();
+      const after = owner === undefined ? undefined : groupOf(owner, this.#consumersWith(owner), networks);
+      if (after === undefined) this.#groups.delete(id);
+      else this.#groups.set(id, after);
+      if (!isDeepStrictEqual(before, after)) this.#options.onCaller?.(id, after);
+    }
+    this.#touchedGroups.clear();
+  }
+
+  /** The consumers of all containers that have the network of `owner`, by the containers' names. */
+  #consumersWith(owner: Container): Consumer[] {
+    const ids = new Set([owner.id]);
+    for (let depth = 0, size = 0; depth < maxSharingDepth && size < ids.size; depth += 1) {
+      size = ids.size;
+      for (const id of [...ids]) {
+        for (const ref of [id, this.get(id)?.name ?? id])
+          for (const next of this.#sharers.get(ref) ?? []) ids.add(next);
+      }
+    }
+    const entries = [...ids].flatMap((id) => this.#entries.get(id) ?? []);
+    entries.sort((a, b) => (a.subject.container.name < b.subject.container.name ? -1 : 1));
+    return entries.map(({ desired }) => desired.consumer);
+  }
+
   #publish(): void {
+    this.#publishGroups();
     if (!this.#loaded || (this.#puts.size === 0 && this.#deletes.size === 0)) return;
     const puts = [...this.#puts.values()];
     const deletes = [...this.#deletes];

@@ -10,9 +10,9 @@ import type { RunInContainer } from '../../src/health/exec.ts';
 import type { Caller } from '../../src/model/caller.ts';
 import type { DesiredInstance, Refusal } from '../../src/model/instance.ts';
 import type { Topology } from '../../src/model/topology.ts';
+import type { CallerGroup } from './caller-groups.ts';
 import { DockerClient } from './client.ts';
 import { shortId } from './container.ts';
-import type { Consumer } from './desired.ts';
 import { Drains } from './draining.ts';
 import { EventRouter } from './event-router.ts';
 import type { DockerEvent } from './events.ts';
@@ -62,6 +62,8 @@ export interface DockerSourceOptions {
   readonly requestTimeoutMs?: number;
   /** First a reset, once everything that runs is known; then deltas. Called in the turn in which an event arrives. */
   readonly onChange: (change: Change<DesiredInstance>) => void;
+  /** Who calls from one network namespace has changed; undefined: nobody any more. Called in the turn of the change. */
+  readonly onCaller?: (id: string, group: CallerGroup | undefined) => void;
 }
 
 /**
@@ -105,6 +107,7 @@ export class DockerSource {
       surroundings: () => ({ networks: this.#networks.byId, topology: topology?.value }),
       isDraining: (id) => this.#drains.isDraining(id),
       onChange: options.onChange,
+      ...(options.onCaller && { onCaller: options.onCaller }),
       conditions,
     });
     this.#counters = sourceMetrics(options.metrics, {
@@ -143,17 +146,7 @@ export class DockerSource {
     return this.#networks.all;
   }
 
-  /** Who a running container is when it calls, and its links; undefined when no such container runs. */
-  consumerOf(containerId: string): Consumer | undefined {
-    return this.#inventory.consumerOf(containerId);
-  }
-
-  /** All running containers, each with who it is when it calls, and its links. */
-  consumers(): ReturnType<Inventory['consumers']> {
-    return this.#inventory.consumers();
-  }
-
-  /** Those of them that declare links and do not share another one's network. */
+  /** Running containers that declare links and do not share another one's network. */
   declaring(): Caller[] {
     return this.#inventory
       .consumers()

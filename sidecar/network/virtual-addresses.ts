@@ -1,3 +1,4 @@
+import { isIPv4 } from 'node:net';
 import { openVipTable, type VipTable } from '../../proxy/kernel/vip-table.ts';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
@@ -6,6 +7,7 @@ import { Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { Config } from '../../src/config/config.ts';
+import { type Endpoint, isLoopback, isPort } from '../../src/model/address.ts';
 import type { Topology } from '../../src/model/topology.ts';
 
 const condition = 'vip.open';
@@ -17,8 +19,11 @@ export interface VirtualAddresses {
   readonly on: Observable<boolean>;
   /** Why there are none, for people; null while there are. */
   readonly reason: () => string | null;
-  /** Lets the bridges of the topology in, and whatever comes and goes from now on, until aborted. */
-  follow(topology: Observable<Topology>, signal: AbortSignal): Promise<void>;
+  /**
+   * Lets the bridges of the topology in, and whatever comes and goes from now on, until aborted. At `listeners`, too,
+   * containers are held to their addresses.
+   */
+  follow(topology: Observable<Topology>, listeners: readonly Endpoint[], signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -55,13 +60,17 @@ export async function openVirtualAddresses(options: {
     table,
     on,
     reason: () => problem ?? table?.state.value.reason ?? null,
-    async follow(topology, signal) {
+    async follow(topology, listeners, signal) {
       if (table === undefined) return;
-      const admit = async ({ bridges }: Topology): Promise<void> => {
+      const admit = async ({ bridges, addresses }: Topology): Promise<void> => {
         try {
-          await table.setClients(bridges.map((bridge) => bridge.interface));
           const gateways = bridges.map((bridge) => bridge.gateway).filter((gateway) => gateway !== undefined);
-          await table.setGuards(gateways.map((address) => ({ address, port: 53 })));
+          await Promise.all([
+            table.setCallerRanges(bridges.map((bridge) => bridge.subnet)),
+            table.setWatched(listeners.flatMap((endpoint) => reachableAt(endpoint, addresses))),
+            table.setClients(bridges.map((bridge) => bridge.interface)),
+            table.setGuards(gateways.map((address) => ({ address, port: 53 }))),
+          ]);
           conditions.clear(clientsCondition);
         } catch (error) {
           if (isLegateError(error, 'E_CLOSED')) return;
@@ -78,4 +87,12 @@ export async function openVirtualAddresses(options: {
       await table?.close();
     },
   };
+}
+
+/** Where containers reach a listener of the host: at its address, or at all of the host's when it has none. */
+function reachableAt({ address, port }: Endpoint, addresses: ReadonlySet<string>): Endpoint[] {
+  const all = address === '0.0.0.0' || address === '::' ? [...addresses] : [address];
+  return all
+    .filter((each) => isIPv4(each) && !isLoopback(each) && isPort(port))
+    .map((each) => ({ address: each, port }));
 }

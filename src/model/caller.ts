@@ -1,5 +1,5 @@
 import type { Observable } from '../base/feed.ts';
-import type { PersistentMap } from '../base/persistent-map.ts';
+import { PersistentMap } from '../base/persistent-map.ts';
 import type { Endpoint, Ipv4Range } from './address.ts';
 import type { DeclaredLink } from './link.ts';
 import { askerOf, type Topology } from './topology.ts';
@@ -28,11 +28,27 @@ export interface CallerTable {
 export interface Callers {
   readonly table: Observable<CallerTable>;
   /**
-   * Whether a TCP connection that was accepted before its source address was bound really came from the container that
-   * the address is bound to now. Resolves false when that cannot be known any more; never rejects.
+   * Whether the address was bound so recently that a connection accepted now may be older than that, so that it has to be
+   * confirmed. Cheap.
+   */
+  isFresh(address: string): boolean;
+  /**
+   * Whether a TCP connection from a fresh address, or one that was accepted before its source address was bound, really
+   * came from the container that the address is bound to now. Resolves false when that cannot be known any more; never
+   * rejects.
    */
   confirm(connection: { readonly source: Endpoint; readonly destination: Endpoint }): Promise<boolean>;
 }
+
+/** Where nobody watches containers. */
+export const noCallers: Callers = {
+  table: {
+    value: { off: 'nobody watches containers', bound: PersistentMap.empty() },
+    subscribe: () => () => undefined,
+  },
+  isFresh: () => false,
+  confirm: () => Promise.resolve(false),
+};
 
 /** How long an address of a container bridge that nobody is known to have is waited for. */
 export const callerWaitMs = 2000;

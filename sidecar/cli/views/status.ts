@@ -15,6 +15,7 @@ export function statusLines(status: StatusDocument, view: View): string[] {
     ...field('here', hereParts(status, view), view),
     ...field('names', nameParts(status.names, view), view),
     ...field('links', [linksText(status, view)], view),
+    ...field('callers', [callersText(status, view)], view),
     ...todoLines(status, view),
   ];
 }
@@ -92,6 +93,14 @@ function linksText({ vip, todo }: StatusDocument, view: View): string {
   const told = cause !== null && todo.some(({ message }) => message.includes(cause));
   const reason = cause === null ? '' : told ? ' (see todo)' : `: ${cause}`;
   return `${style.note} no virtual addresses${reason}; consumers need \`listen\` addresses`;
+}
+
+/** Whether it is known who calls. */
+function callersText({ callers, vip, todo }: StatusDocument, { style }: View): string {
+  const { state, reason, bound } = callers;
+  if (state === 'on') return `${grouped(String(bound))} addresses of containers bound ${style.good}`;
+  const told = reason === null || reason === vip.reason || todo.some(({ message }) => message.includes(reason));
+  return `${style.note} all but the host are anonymous${told ? '' : `: ${reason}`}`;
 }
 
 const colours = { error: 'red', warning: 'yellow', note: 'dim' } as const;
