@@ -170,7 +170,7 @@ t.test('a paused container is critical at once and itself again afterwards', asy
   await clock.advance(0);
   local.apply('docker', delta([{ ...wish, suspended: 'the container is paused' }]));
   await clock.advance(0);
-  t.same(shown(), ['a critical']);
+  t.same(shown(), ['a critical draining']);
   t.equal(local.records().get('a')?.output, 'the container is paused');
   local.apply('docker', delta([wish]));
   await clock.advance(0);
