@@ -2,7 +2,7 @@ import t from 'tap';
 import { Latest } from '../src/base/feed.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
-import type { Identity } from '../src/model/caller.ts';
+import { type Caller, type Callers, type Identity, noCallers } from '../src/model/caller.ts';
 import type { DeclaredLink, DeclaredPorts } from '../src/model/link.ts';
 import { waitFor } from '../test/support/wait.ts';
 import { AliasLinks } from './alias-links.ts';
@@ -24,13 +24,21 @@ function privatePort(bed: Bed, port: number): number {
   return bed.portMap.last.find((entry) => entry.port === port)?.privatePort ?? 0;
 }
 
+/** The test's own connections come from this address, as if a container that declares these links had it. */
+function callersWith(links: readonly DeclaredLink[]): Callers {
+  const caller: Caller = { consumer: 'web', container: 'web-1', links };
+  const bound = PersistentMap.from([['127.0.0.1', caller]]);
+  return { ...noCallers, table: new Latest({ off: undefined, bound }) };
+}
+
 t.test('a port that containers declare is mapped to a listener of its own', async (t) => {
   const vip = '127.9.1.5';
   const { port } = await startBackend(t, naming('one'));
   const one = instanceOf({ name: 'one', port });
   const db = (fields: Partial<Service> = {}): Service => serviceOf([one], { vip, ...fields });
   const declared = new Latest(ports({ db: [6379], nosuch: [1] }));
-  const bed = await startBed(t, { links: [], services: [db()], declared });
+  const callers = callersWith([{ alias: 'cache', service: 'db', port: 6379 }]);
+  const bed = await startBed(t, { links: [], services: [db()], declared, callers });
   t.equal(mapped(bed), `${vip}:5432 ${vip}:6379`, 'from the start');
   t.not(privatePort(bed, 6379), privatePort(bed, 5432));
   t.equal(await ask(t, privatePort(bed, 6379), vip), 'one');

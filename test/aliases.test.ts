@@ -110,8 +110,7 @@ t.test('aliases of containers', { skip, timeout: 240_000 }, async (t) => {
     t.notOk(await refused(6380));
   });
 
-  const todo = 'connections are not identified on accept yet';
-  await t.test('the port is there for those who declare it only', { todo }, async (t) => {
+  await t.test('the port is there for those who declare it only', async (t) => {
     await docker.start('web', [...withNames, ...wants(`kv=${redis}@6379`)], ['sleep', '600']);
     await settled('web', 'open');
     t.equal(await ask('web', 'ask-musl', vip, '6379'), 'redis');

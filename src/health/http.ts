@@ -79,6 +79,8 @@ function readAnswer(
       status >= 300 && status <= 399 ? ` to ${response.headers.location ?? 'nowhere'}, not followed` : '';
     end(verdict, `${question}: ${status} ${response.statusMessage ?? ''}${redirect}${body === '' ? '' : `: ${body}`}`);
   };
+  // Some servers answer HEAD with a body; what follows the head is nobody's business (RFC 9110 section 9.3.2).
+  if (question.startsWith('HEAD ')) return finish();
   response.on('data', (chunk: Buffer) => {
     chunks.push(chunk);
     length += chunk.length;

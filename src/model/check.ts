@@ -36,6 +36,3 @@ export interface CheckSpec {
 }
 
 export const checkDefaults = { intervalMs: 2000, timeoutMs: 1000, rise: 2, fall: 3 } as const;
-
-/** The kinds that this version can run; the others are a fault that says so. */
-export const supportedCheckKinds: readonly CheckKind[] = ['docker', 'tcp', 'http'];
