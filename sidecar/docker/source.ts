@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { Backoff } from '../../src/base/backoff.ts';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
@@ -28,6 +29,8 @@ import { sharedNetworkOf } from './place.ts';
 import { Session } from './session.ts';
 import { type SourceCounters, sourceMetrics } from './source-metrics.ts';
 
+/** Requests and waits at a time that end with a connection to the engine; more would be a leak. */
+const maxRequests = 32;
 const firstRetryMs = 100;
 const maxRetryMs = 5000;
 /** Between questions whether the engine still answers. */
@@ -206,6 +209,7 @@ export class DockerSource {
   /** Opens the stream of events and takes stock of everything that runs. */
   async #connect(controller: AbortController): Promise<Session> {
     const { signal } = controller;
+    setMaxListeners(maxRequests, signal);
     const { clock } = this.#options;
     const version = await this.#client.negotiate(signal);
     const inspections = new Inspections({
