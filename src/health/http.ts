@@ -80,7 +80,10 @@ function readAnswer(
     end(verdict, `${question}: ${status} ${response.statusMessage ?? ''}${redirect}${body === '' ? '' : `: ${body}`}`);
   };
   // Some servers answer HEAD with a body; what follows the head is nobody's business (RFC 9110 section 9.3.2).
-  if (question.startsWith('HEAD ')) return finish();
+  if (question.startsWith('HEAD ')) {
+    finish();
+    return;
+  }
   response.on('data', (chunk: Buffer) => {
     chunks.push(chunk);
     length += chunk.length;
