@@ -14,7 +14,7 @@ import { waitFor } from './support/wait.ts';
  * (`--timeout=1200`) on a busy machine.
  */
 const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
-const count = Number(process.env.LEGATE_TEST_CHURN || 300);
+const count = Number(process.env.LEGATE_TEST_CHURN || 200);
 /** These run before the first look at memory: caches are filled and code is compiled by then. */
 const warmUp = Math.ceil(count / 10);
 const atATime = 2 * availableParallelism();
