@@ -120,6 +120,10 @@ t.test('aliases of containers', { skip, timeout: 240_000 }, async (t) => {
     t.equal(await fresh([], 'ask-musl', vip, '6380'), 'redis', 'the service’s own port is for everybody');
     await docker.docker('rm', '-f', docker.name('web'));
     await settled('web');
+    for (let port = 6390; port < 6395; port += 1) {
+      const answer = await fresh(wants(`kv=${redis}@${port}`), 'ask-musl', vip, String(port));
+      t.equal(answer, 'redis', `nobody else declares ${port}, and it is the first that the container does`);
+    }
   });
 
   await t.test('a link for a service that does not exist yet', async (t) => {

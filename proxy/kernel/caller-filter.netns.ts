@@ -110,6 +110,25 @@ t.test('a bound address is accepted from one interface and one MAC address only'
   t.notMatch(run('nft', 'list', 'tables'), /legate/, 'nothing is left');
 });
 
+t.test('what a newcomer asks for may come into being while it tries', async (t) => {
+  const { table } = await openTable();
+  const early = new Connector(one, vip, 6379, 1, 5000);
+  await waitFor('its first segment', async () => (await table.contacts()).length === 1);
+  const refused = await connect(undefined, vip, 6379);
+  t.match(refused, { greetings: {}, failures: { ECONNREFUSED: 1 } }, 'the host is told at once');
+  await table.bind([binding], []);
+  const server = createServer((socket) => socket.end('hello'));
+  const privatePort = await listenTcp(server, { address: vip, port: 0 });
+  t.teardown(() => server.close());
+  await table.set('late', [{ transport: 'tcp', address: vip, port: 6379, privatePort }]);
+  t.match(await early.result(), greeted, 'the first segment came again');
+  await table.settle([binding.address]);
+  t.match(await connect(one, vip, 6380), { failures: { ECONNREFUSED: 1 } }, 'known for a while: told at once');
+  await table.setTelling(false);
+  t.match(await connect(two, vip, 6380), { failures: { ECONNREFUSED: 1 } }, 'nobody is waited for');
+  await table.close();
+});
+
 t.test('endpoints of the host, where they are watched', async (t) => {
   const { table } = await openTable();
   const server = createServer((socket) => socket.end('hello'));

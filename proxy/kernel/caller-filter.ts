@@ -20,7 +20,8 @@ export interface Contact {
 /**
  * The seam to what holds containers to their addresses in the kernel. A frame to a virtual address or a watched endpoint
  * whose source is bound, and which comes from elsewhere, is dropped and counted. One whose source nobody is bound to
- * passes, and where it came from is recorded for some seconds, as it is for a new binding until `settle`.
+ * passes, and where it came from is recorded for some seconds, as it is for a new binding until `settle`; what such a
+ * source begins at a port of a virtual address that is not mapped yet is dropped instead of refused, and comes again.
  */
 export interface CallerFilter {
   /** Why frames of containers cannot be told apart on this host, for people; null when they can. */
@@ -31,6 +32,11 @@ export interface CallerFilter {
   settle(addresses: readonly string[]): Promise<void>;
   /** The ranges in which sources that are not bound are recorded: those of containers' bridges. */
   setCallerRanges(ranges: readonly Ipv4Range[]): Promise<void>;
+  /**
+   * Whether callers are told apart at all now; at first they are. Else nobody's segments are recorded, and new callers
+   * are refused at once where nothing is mapped.
+   */
+  setTelling(on: boolean): Promise<void>;
   /** Endpoints besides virtual addresses and guarded ones at which bound addresses are held to their interfaces. */
   setWatched(endpoints: readonly Endpoint[]): Promise<void>;
   /** What is recorded now. */

@@ -1,5 +1,6 @@
 import type { Ipv4Range } from '../../src/model/address.ts';
 import type { Binding, Contact } from './caller-filter.ts';
+import { newcomerMark } from './vip-rules.ts';
 
 /** What the bridge table holds. */
 interface CallerContent {
@@ -30,6 +31,7 @@ function elementOf({ address, interface: name, mac }: Binding): string {
  * before everything else on bridges. Segments of addresses that are nobody's, or that were bound a moment ago, are
  * recorded, all but resets, which a host also sends for connections that it knows nothing of; what cannot be recorded
  * does not pass, so that a connection without a record is one that cannot have come before its binding.
+ * The first segment is marked, so that a port that waits for its caller to be known does not refuse it.
  * A frame with two VLAN tags is no IPv4 packet to these rules, while the host would take off tags of the number 0 and
  * accept it (IEEE 802.1Q, priority tags): none comes in from a container.
  */
@@ -56,6 +58,7 @@ table bridge ${table} {
   }
   chain record {
     tcp flags & rst == rst accept
+    tcp flags & (syn | ack) == syn meta mark set meta mark | ${newcomerMark}
     update @contacts { iifname . ether saddr . ip saddr . tcp sport . ip daddr } accept
     counter name unrecorded drop
   }
@@ -81,6 +84,8 @@ export class CallerRules {
   readonly #range: Ipv4Range;
   readonly #bindings = new Map<string, string>();
   readonly #fresh = new Set<string>();
+  #callerRanges: ReadonlySet<string> = new Set();
+  #telling = true;
   #ranges: ReadonlySet<string> = new Set();
   #guarded: readonly string[] = [];
   #watched: readonly string[] = [];
@@ -114,7 +119,13 @@ export class CallerRules {
   }
 
   setRanges(ranges: readonly string[]): void {
-    this.#ranges = new Set(ranges);
+    this.#callerRanges = new Set(ranges);
+    this.setTelling(this.#telling);
+  }
+
+  setTelling(on: boolean): void {
+    this.#telling = on;
+    this.#ranges = on ? this.#callerRanges : new Set();
   }
 
   setGuarded(elements: readonly string[]): void {

@@ -172,6 +172,10 @@ export class KernelVipTable implements VipTable {
     return this.#change(() => this.#callers.setRanges(ranges.map((range) => range.text)));
   }
 
+  setTelling(on: boolean): Promise<void> {
+    return this.#change(() => this.#callers.setTelling(on));
+  }
+
   setWatched(endpoints: readonly Endpoint[]): Promise<void> {
     return this.#change(() => this.#callers.setWatched(endpoints.map(guardKey)));
   }

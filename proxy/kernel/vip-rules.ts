@@ -22,6 +22,12 @@ export interface Listing {
 
 const defaultRange = '240.77.0.0/16';
 
+/**
+ * The bit of a packet's mark that the bridge table sets on what new callers begin a connection with. What they may reach
+ * is not yet in the map then, so that they are not refused but left to try again, which TCP does after a second.
+ */
+export const newcomerMark = '0x40000000';
+
 /** `legate` for the default range; others are named after theirs, so that two sidecars of one host can live together. */
 export function tableName(range: Ipv4Range): string {
   if (range.text === defaultRange) return 'legate';
@@ -100,6 +106,7 @@ table ip ${table} {
     ${newDelivered} seen
     ip daddr ${range.text} ct status dnat accept
     ip daddr ${range.text} icmp type echo-request accept
+    ip daddr ${range.text} ct state new meta mark & ${newcomerMark} == ${newcomerMark} drop
     ip daddr ${range.text} ct state new meta l4proto tcp reject with tcp reset
     ip daddr ${range.text} ct state new reject
   }

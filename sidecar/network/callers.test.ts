@@ -34,6 +34,7 @@ class FakeFilter {
   }
 
   async setCallerRanges(): Promise<void> {}
+  async setTelling(): Promise<void> {}
   async setWatched(): Promise<void> {}
   async contacts(): Promise<readonly Contact[]> {
     return this.seen;

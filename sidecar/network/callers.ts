@@ -68,7 +68,9 @@ export class CallerBindings implements Callers {
   constructor(options: CallerBindingsOptions) {
     const { filter, docker, metrics, conditions } = options;
     this.#options = options;
-    this.#table = new Latest<CallerTable>({ off: this.#off(), bound: this.#bound });
+    const off = this.#off();
+    this.#table = new Latest<CallerTable>({ off, bound: this.#bound });
+    if (off !== undefined) filter?.setTelling(false).catch(() => undefined);
     const publish = (): void => this.#publish();
     this.#unsubscribes = [
       docker.subscribe(publish),
@@ -236,6 +238,9 @@ export class CallerBindings implements Callers {
     const { value } = this.#table;
     const bound =
       off === undefined ? this.#bound : value.off === undefined ? PersistentMap.empty<Caller>() : value.bound;
+    if ((value.off === undefined) !== (off === undefined)) {
+      this.#options.filter?.setTelling(off === undefined).catch(() => undefined);
+    }
     if (value.off !== off || value.bound !== bound) this.#table.set({ off, bound });
     this.#tellUnseen(off);
   }
