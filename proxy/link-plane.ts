@@ -25,6 +25,9 @@ import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
 
+/** Services whose links are made at the start before the event loop gets its turn, in which names are answered. */
+const startSlice = 25;
+
 export interface LinkPlaneOptions {
   readonly snapshots: Observable<Snapshot>;
   readonly self: { readonly hostId: string };
@@ -132,7 +135,15 @@ export class LinkPlane {
     this.#declared = declared?.value ?? this.#declared;
     this.#unsubscribe.push(snapshots.subscribe((snapshot) => this.#apply(snapshot)));
     if (declared !== undefined) this.#unsubscribe.push(declared.subscribe((ports) => this.#want(ports)));
-    started.push(...this.#apply(snapshots.value));
+    // Whatever changes meanwhile is taken over as a change; to take a service over twice changes nothing.
+    this.#snapshot = snapshots.value;
+    let taken = 0;
+    for (const [name] of this.#snapshot.services) {
+      if (taken > 0 && taken % startSlice === 0) await nextTurn();
+      if (this.#phase !== 'starting') break;
+      taken += 1;
+      started.push(...this.#take(name));
+    }
     await Promise.all(started);
     if (this.#phase !== 'starting') return;
     this.#phase = 'running';
@@ -186,18 +197,18 @@ export class LinkPlane {
     this.#retired = [];
   }
 
-  #apply(snapshot: Snapshot): Promise<void>[] {
-    const started: Promise<void>[] = [];
-    if (this.#phase === 'leaving') return started;
+  #apply(snapshot: Snapshot): void {
+    if (this.#phase === 'leaving') return;
     const before = this.#snapshot;
     this.#snapshot = snapshot;
-    for (const { key, after } of snapshot.services.changesSince(before.services)) {
-      const link = this.#update(key, after);
-      if (link !== undefined) started.push(link.listener.start());
-      started.push(...this.#updateAliases(key));
-    }
+    for (const { key } of snapshot.services.changesSince(before.services)) void this.#take(key);
     if (this.#phase === 'running') void this.#publisher.publish();
-    return started;
+  }
+
+  /** Brings the links of one service to what the snapshot has; the first tries of new listeners. */
+  #take(name: string): Promise<void>[] {
+    const link = this.#update(name, this.#snapshot.services.get(name));
+    return [...(link === undefined ? [] : [link.listener.start()]), ...this.#updateAliases(name)];
   }
 
   /** Containers want other ports than before. */
@@ -334,6 +345,10 @@ export class LinkPlane {
   *#activeByService(): Iterable<readonly [string, number]> {
     for (const target of this.#targets.values()) yield [target.name, target.active];
   }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function isTcp(service: Service | undefined): boolean {

@@ -1,22 +1,13 @@
-import { readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { systemClock } from '../src/base/clock.ts';
 import { describeError, isLegateError } from '../src/base/errors.ts';
 import { createLog } from '../src/base/log.ts';
 import type { Config } from '../src/config/config.ts';
 import { startSidecar } from './app.ts';
 import type { ReloadFaults } from './reload-report.ts';
+import { ownVersion } from './version.ts';
 
 /** Reads the configuration again for SIGHUP: it, or its faults. */
 export type Reload = () => { readonly config: Config } | ReloadFaults;
-
-/** The version in package.json, which lies beside `build/`. */
-export function ownVersion(): string {
-  const here = dirname(fileURLToPath(import.meta.url));
-  const text = readFileSync(join(here, '..', '..', 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 /**
  * Runs the sidecar in the foreground until SIGTERM or SIGINT, which drain and leave; a second one ends at once. SIGHUP

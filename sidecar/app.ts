@@ -120,7 +120,7 @@ export async function startSidecar(
     });
     const topology = new TopologyWatcher({ ...common, dockerNetworks: docker.networks });
     own.fromFile(config.instances);
-    const [vips] = await Promise.all([opening, own.load(), topology.refresh()]);
+    const [vips] = await Promise.all([opening, topology.refresh()]);
     background.push(topology.run(signal));
 
     // Who calls: containers, held to their addresses by the kernel; and what they declare.
@@ -173,9 +173,16 @@ export async function startSidecar(
     });
     closers.push(() => links.close());
     const nameServers = new NameServers({ ...common, server: names, signal });
+    const following = vips.follow(
+      topology.topology,
+      [...config.links.map(({ listen }) => listen), ...config.dns.listen],
+      signal,
+    );
+    // Names come first: they answer while links are made, with this host's instances as the last run left them.
+    await nameServers.listenOn(config.dns.listen);
     await Promise.all([
-      vips.follow(topology.topology, [...config.links.map(({ listen }) => listen), ...config.dns.listen], signal),
-      nameServers.listenOn(config.dns.listen),
+      following,
+      own.load(),
       vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
       links.start(),
     ]);

@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { LegateError } from '../../src/base/errors.ts';
 import { printable } from '../../src/base/text.ts';
+import { ownVersion } from '../version.ts';
 import { addAgentCommand } from './commands/agent.ts';
 import { exitStatus, showFailure } from './failure.ts';
 import { examples, type GlobalOptions, type Register, type Session } from './session.ts';
@@ -103,10 +103,4 @@ function commandPath(program: Command, args: readonly string[]): string {
     path += ` ${word}`;
   }
   return path;
-}
-
-/** The version in package.json, which lies above `build/`. */
-function ownVersion(): string {
-  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -312,8 +312,8 @@ export class Catalog {
   #foldInstance(id: string): void {
     const slash = id.indexOf('/');
     const hostId = id.slice(0, slash);
-    const name = id.slice(slash + 1);
     const stored = this.#shown.instances.get(id);
+    const name = stored?.record.name ?? id.slice(slash + 1);
     const own = hostId === this.#options.self.hostId ? this.#own : undefined;
     const record = own === undefined ? stored?.record : own.get(name);
     this.#fold.setInstance(hostId, name, record, stored?.revision ?? '');

@@ -1,5 +1,5 @@
 import { isIP, isIPv4 } from 'node:net';
-import { printable, truncate } from '../base/text.ts';
+import { isPlain, printable, truncate } from '../base/text.ts';
 
 /** Thrown while a stored document is read and caught where reading begins: its message says which field and why. */
 export class FieldFault extends Error {}
@@ -63,9 +63,8 @@ export class Fields {
 
   oneOf<T extends string>(name: string, words: readonly T[]): T {
     const value = this.#object[name];
-    const word = words.find((candidate) => candidate === value);
-    if (word === undefined) throw this.#fault(name, `${shown(value)} is none of ${words.join(', ')}`);
-    return word;
+    if (!words.includes(value as T)) throw this.#fault(name, `${shown(value)} is none of ${words.join(', ')}`);
+    return value as T;
   }
 
   address(name: string): string {
@@ -83,7 +82,9 @@ export class Fields {
   texts(name: string, maxItems: number, max: number): readonly string[] {
     const value = this.list(name, maxItems);
     if (value.length === 0) return noTexts;
-    return Object.freeze(value.map((item, index) => this.#checkText(`${name}[${index}]`, item, max, 0)));
+    return Object.freeze(
+      value.map((item, index) => (isPlainText(item, max) ? item : this.#checkText(`${name}[${index}]`, item, max, 0))),
+    );
   }
 
   list(name: string, maxItems: number): readonly unknown[] {
@@ -98,10 +99,11 @@ export class Fields {
     const value = this.#object[name];
     if (typeof value !== 'object' || value === null || Array.isArray(value))
       throw this.#fault(name, 'is not an object');
-    const entries = Object.entries(value);
-    if (entries.length > maxItems) throw this.#fault(name, `has ${entries.length} entries, more than ${maxItems}`);
-    if (entries.length === 0) return noEntries;
-    const checked = entries.map(([key, text]): [string, string] => [
+    const keys = Object.keys(value);
+    if (keys.length > maxItems) throw this.#fault(name, `has ${keys.length} entries, more than ${maxItems}`);
+    if (keys.length === 0) return noEntries;
+    if (isPlainMap(value as Shape, keys, maxKey, max)) return Object.freeze({ ...(value as Record<string, string>) });
+    const checked = Object.entries(value).map(([key, text]): [string, string] => [
       this.#checkText(`key of ${name}`, key, maxKey, 1),
       this.#checkText(`${name}.${key}`, text, max, 0),
     ]);
@@ -114,6 +116,7 @@ export class Fields {
   }
 
   #checkText(name: string, value: unknown, max: number, min: number): string {
+    if (isPlainText(value, max) && value.length >= min) return value;
     if (typeof value !== 'string') throw this.#fault(name, `${shown(value)} is not text`);
     const text = printable(value);
     if (text.length < min) throw this.#fault(name, 'is empty');
@@ -124,6 +127,22 @@ export class Fields {
   #fault(name: string, what: string): FieldFault {
     return new FieldFault(`${this.#path}${truncate(printable(name), 80)}: ${what}`);
   }
+}
+
+/** Whether it is what nearly every text is: short enough, and printable as it is. */
+function isPlainText(value: unknown, max: number): value is string {
+  return typeof value === 'string' && value.length <= max && isPlain(value);
+}
+
+/** Whether the map is what Legate writes: plain texts, with its keys in order. */
+function isPlainMap(map: Shape, keys: readonly string[], maxKey: number, max: number): boolean {
+  let before = '';
+  for (const key of keys) {
+    // An own `__proto__` is copied by nothing but the long way.
+    if (key <= before || key === '__proto__' || !isPlainText(key, maxKey) || !isPlainText(map[key], max)) return false;
+    before = key;
+  }
+  return true;
 }
 
 function shown(value: unknown): string {

@@ -58,10 +58,10 @@ export class StoredView {
   static of(saved: SavedState, epoch: number): StoredView {
     const view = new StoredView(epoch);
     for (const table of tables) {
-      const rows = new Map<string, Row>();
+      const rows = view.#rows[table] as Map<string, Row>;
       for (const [id, { record, revision }] of saved[table]) rows.set(id, { record, revision, epoch });
-      view.replace(table, rows);
     }
+    for (const [id, { record }] of view.#rows.instances) view.#note(id, record.name);
     return view;
   }
 
@@ -126,7 +126,7 @@ export class StoredView {
     (this.#rows as Record<Table, Map<string, Row>>)[table] = rows;
     if (table === 'instances') {
       this.#names.clear();
-      for (const id of rows.keys()) this.#note(id);
+      for (const [id, { record }] of this.#rows.instances) this.#note(id, record.name);
     }
     return differing;
   }
@@ -144,7 +144,7 @@ export class StoredView {
     }
     const rows = this.#rows[table] as Map<string, Row>;
     rows.set(id, { record: result.value, revision: entry.revision, epoch: this.epoch });
-    if (table === 'instances') this.#note(id);
+    if (table === 'instances') this.#note(id, id.slice(id.indexOf('/') + 1));
     return undefined;
   }
 
@@ -165,7 +165,7 @@ export class StoredView {
     for (const table of ['hosts', 'alive', 'instances'] as const) {
       other.carryOver(table, hostIds, this.#rows[table] as Map<string, Row>, this.epoch);
     }
-    for (const id of this.#rows.instances.keys()) this.#note(id);
+    for (const [id, { record }] of this.#rows.instances) this.#note(id, record.name);
   }
 
   /** Adds to `found` the entries of these hosts from stores before `epoch` that `found` has not. */
@@ -196,8 +196,9 @@ export class StoredView {
     return removed;
   }
 
-  #note(id: string): void {
-    const [hostId, name] = splitId(id);
+  /** `name` is the end of `id`: the record's own text, which is known to the tables already. */
+  #note(id: string, name: string): void {
+    const hostId = id.slice(0, id.indexOf('/'));
     const names = this.#names.get(hostId);
     if (names === undefined) this.#names.set(hostId, new Set([name]));
     else names.add(name);
@@ -210,6 +211,7 @@ function splitId(id: string): [hostId: string, name: string] {
 }
 
 function differences(before: ReadonlyMap<string, Row>, after: ReadonlyMap<string, Row>): string[] {
+  if (before.size === 0) return [...after.keys()];
   const ids: string[] = [];
   for (const [id, row] of after) if (before.get(id) !== row) ids.push(id);
   for (const id of before.keys()) if (!after.has(id)) ids.push(id);
