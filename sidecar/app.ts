@@ -72,7 +72,7 @@ export async function startSidecar(
   const metrics = new Metrics().withRuntimeMetrics();
   const conditions = new Conditions(log, clock, metrics);
   const common = { clock, log, metrics, conditions };
-  const dataDir = await openDataDir(config.dataDir);
+  const dataDir = await openDataDir(config.dataDir, { clock, signal });
   const closers: (() => unknown)[] = [() => dataDir.release()];
   const background: Promise<unknown>[] = [
     ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal),
