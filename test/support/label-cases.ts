@@ -348,6 +348,26 @@ const registratorCases: readonly LabelCase[] = [
     expect: ['refused -: it has SERVICE_ keys and publishes no port'],
   },
   {
+    name: 'reg-port-not-published',
+    run: [
+      ...service('443_NAME=secure@', '443_ID=s', '53_ID=d', '25_NAME=mail', '25_IGNORE=1', '80_NAME=web@'),
+      ...publish('80'),
+    ],
+    expect: ['web@ 80 published', 'refused -: port 53 is not published', 'refused secure@: port 443 is not published'],
+  },
+  {
+    name: 'reg-only-port-not-published',
+    run: service('443_NAME=secure@'),
+    image: 'two-ports',
+    expect: ['refused secure@: port 443 is not published'],
+    published: ['refused secure@: port 443 is not published'],
+  },
+  {
+    name: 'reg-port-not-exposed',
+    run: [...service('443_NAME=secure@'), '--network', 'host'],
+    expect: ['refused secure@: port 443 is not exposed'],
+  },
+  {
     name: 'reg-published-of-two',
     run: [...service('NAME=web@'), ...publish('443')],
     image: 'two-ports',
