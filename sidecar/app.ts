@@ -217,7 +217,12 @@ export async function startSidecar(
       };
       const remembered = saved && rememberedVips(saved);
       const claims = new ServiceClaims({ ...services, hostId: self.hostId, ...(remembered && { remembered }) });
-      orders = new ServiceOrders({ ...services, hostName: config.host, adopt: (name) => claims.adopt(name) });
+      orders = new ServiceOrders({
+        ...services,
+        hostName: config.host,
+        wanted: (name) => own.wanted(name),
+        adopt: (name) => claims.adopt(name),
+      });
       background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
       background.push(
         keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
