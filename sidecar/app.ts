@@ -138,6 +138,7 @@ export async function startSidecar(
       callers: callers.table,
       snapshots: catalog.snapshots,
       declaring: () => docker.declaring(),
+      nameOf: (idStart) => docker.networkNameOf(idStart),
     });
     closers.push(() => declared.close());
 
