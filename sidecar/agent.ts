@@ -28,6 +28,8 @@ export async function runAgent(
     process.once('SIGINT', onSignal);
   });
   let sidecar: Awaited<ReturnType<typeof startSidecar>>;
+  // A clock's timers do not keep a process alive, and while it waits to begin there is nothing else.
+  const alive = setInterval(() => undefined, 60_000);
   try {
     sidecar = await startSidecar(config, { log, clock: systemClock, version: ownVersion() });
   } catch (error) {
@@ -36,6 +38,8 @@ export async function runAgent(
     if (!isLegateError(error) || config.log.level === 'debug')
       log.debug('stack', { stack: error instanceof Error ? (error.stack ?? '') : '' });
     return 1;
+  } finally {
+    clearInterval(alive);
   }
   process.on('SIGHUP', () => {
     const next = options.reload();

@@ -72,7 +72,7 @@ export async function startSidecar(
   const metrics = new Metrics().withRuntimeMetrics();
   const conditions = new Conditions(log, clock, metrics);
   const common = { clock, log, metrics, conditions };
-  const dataDir = await openDataDir(config.dataDir);
+  const dataDir = await openDataDir(config.dataDir, { clock, signal });
   const closers: (() => unknown)[] = [() => dataDir.release()];
   const background: Promise<unknown>[] = [
     ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal),
@@ -138,6 +138,7 @@ export async function startSidecar(
       callers: callers.table,
       snapshots: catalog.snapshots,
       declaring: () => docker.declaring(),
+      nameOf: (idStart) => docker.networkNameOf(idStart),
     });
     closers.push(() => declared.close());
 
@@ -224,7 +225,12 @@ export async function startSidecar(
       };
       const remembered = saved && rememberedVips(saved);
       const claims = new ServiceClaims({ ...services, hostId: self.hostId, ...(remembered && { remembered }) });
-      orders = new ServiceOrders({ ...services, hostName: config.host, adopt: (name) => claims.adopt(name) });
+      orders = new ServiceOrders({
+        ...services,
+        hostName: config.host,
+        wanted: (name) => own.wanted(name),
+        adopt: (name) => claims.adopt(name),
+      });
       background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
       background.push(
         keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),

@@ -8,6 +8,9 @@ import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } fr
 
 /** Between looks whether the directory is still there. */
 const watchEveryMs = 5000;
+/** How long a start waits for a holder that may be about to end, and between looks. */
+const holderLimitMs = 2000;
+const holderEveryMs = 50;
 
 /** What a host remembers about itself, in `host.json` of its data directory. */
 export interface HostIdentity {
@@ -29,11 +32,11 @@ export interface DataDir {
   release(): void;
 }
 
-/** Opens and locks `path`. A living sidecar that holds it: E_IN_USE with its pid. */
-export async function openDataDir(path: string): Promise<DataDir> {
+/** Opens and locks `path`. A living sidecar that holds it, also 2 s later: E_IN_USE with its pid. */
+export async function openDataDir(path: string, waiting: { clock: Clock; signal: AbortSignal }): Promise<DataDir> {
   makePrivateFolder(path);
   const lock = join(path, 'agent.pid');
-  takeLock(lock, path);
+  await takeLock(lock, path, waiting);
   removeRemains(path);
   try {
     const file = join(path, 'host.json');
@@ -110,17 +113,32 @@ function parseIdentity(text: string | undefined, file: string): HostIdentity | u
   });
 }
 
-/** The kernel's start time of a process, which tells a living holder from a reused pid; undefined when it is gone. */
+/**
+ * The kernel's start time of a process, which tells a living holder from a reused pid; undefined when it is gone. One that
+ * ended and that nobody has waited for is gone, too (proc_pid_stat(5): states Z and X).
+ */
 function startTimeOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return /^[ZXx]$/.test(fields[0] ?? '') ? undefined : fields[19];
   } catch {
     return undefined;
   }
 }
 
-function takeLock(lock: string, path: string): void {
+/** The pid in the lock while its process lives. */
+function livingHolder(lock: string): string | undefined {
+  const [pid = '', startTime = ''] = (readFileIfAny(lock, 1024) ?? '').trim().split(' ');
+  return startTime !== '' && startTimeOf(Number(pid)) === startTime ? pid : undefined;
+}
+
+async function takeLock(
+  lock: string,
+  path: string,
+  { clock, signal }: { clock: Clock; signal: AbortSignal },
+): Promise<void> {
+  const waitUntilMs = clock.monotonicMs() + holderLimitMs;
   for (let attempt = 0; attempt < 2; attempt += 1) {
     try {
       const file = openSync(lock, 'wx', 0o600);
@@ -134,8 +152,12 @@ function takeLock(lock: string, path: string): void {
           cause: error,
         });
       }
-      const [pid = '', startTime = ''] = (readFileIfAny(lock, 1024) ?? '').trim().split(' ');
-      if (startTime !== '' && startTimeOf(Number(pid)) === startTime) {
+      let pid = livingHolder(lock);
+      while (pid !== undefined && clock.monotonicMs() < waitUntilMs) {
+        await clock.sleep(holderEveryMs, signal);
+        pid = livingHolder(lock);
+      }
+      if (pid !== undefined) {
         throw new LegateError('E_IN_USE', `data_dir ${path} is in use by another sidecar (pid ${pid})`, {
           hint: 'stop that one first, or give this one a data_dir of its own',
         });

@@ -40,7 +40,16 @@ function bench(t: import('tap').Test, callers: Readonly<Record<string, Caller>>,
   const table = new Latest(tableOf(callers));
   const snapshots = new Latest(snapshotOf(services));
   const declaring: Caller[] = [];
-  const declared = new DeclaredLinks({ callers: table, snapshots, declaring: () => declaring, clock, conditions });
+  const nameOf = (idStart: string): string | undefined =>
+    'abcdef012345'.repeat(2).startsWith(idStart) ? 'web' : undefined;
+  const declared = new DeclaredLinks({
+    callers: table,
+    snapshots,
+    declaring: () => declaring,
+    nameOf,
+    clock,
+    conditions,
+  });
   t.teardown(() => declared.close());
   const ports = (): Record<string, readonly number[]> => Object.fromEntries(declared.ports.value);
   const notes = (): string[] => conditions.list().map(({ id, message }) => `${id}: ${message}`);
@@ -187,4 +196,14 @@ t.test('clashes are notes', async (t) => {
   );
   w.declared.close();
   t.strictSame(w.notes(), []);
+});
+
+t.test('a container by its name or id', async (t) => {
+  const w = bench(t, { '172.17.0.9': caller('web'), '172.17.0.8': caller('abcdef0123450') });
+  for (const text of ['web', 'abcdef012345', 'ABCDEF012345', 'abcdef012345abcdef012345']) {
+    t.equal(w.declared.addressOf(text), '172.17.0.9', text);
+  }
+  t.equal(w.declared.addressOf('abcdef0123450'), '172.17.0.8', 'a name comes first');
+  for (const text of ['abcdef01234', 'abcdef012346', ''])
+    t.throws(() => w.declared.addressOf(text), { code: 'E_NOT_FOUND' });
 });

@@ -14,6 +14,8 @@ export interface DeclaredLinksOptions {
   readonly snapshots: Observable<Snapshot>;
   /** Containers that declare links and have a network of their own, whether they are in the table or not. */
   readonly declaring: () => readonly Caller[];
+  /** The name under which callers are known, by the beginning of a container's id. */
+  readonly nameOf: (idStart: string) => string | undefined;
   readonly clock: Clock;
   readonly conditions: Conditions;
 }
@@ -86,14 +88,21 @@ export class DeclaredLinks {
     );
   }
 
-  /** An address from which the container's questions come. Throws LegateError E_NOT_FOUND when none is known. */
+  /**
+   * An address from which the questions come of a container, by its name, its id, or at least the first 12 digits of the
+   * id. Throws LegateError E_NOT_FOUND when none is known.
+   */
   addressOf(container: string): string {
-    for (const [address, caller] of this.#table) if (caller.container === container) return address;
+    const id = container.toLowerCase();
+    const name = /^[0-9a-f]{12,64}$/.test(id) ? this.#options.nameOf(id) : undefined;
+    for (const wanted of [container, name]) {
+      for (const [address, caller] of this.#table) if (caller.container === wanted) return address;
+    }
     throw new LegateError(
       'E_NOT_FOUND',
       `no container ${printable(truncate(container, 80))} has an address on a bridge`,
       {
-        hint: 'docker ps shows the names of containers',
+        hint: 'docker ps shows the names and ids of containers',
       },
     );
   }

@@ -186,6 +186,11 @@ export class OwnInstances {
     return this.#local.records();
   }
 
+  /** The names of a service's instances here, also of those that their health keeps out of the registry. */
+  wanted(service: string): readonly string[] {
+    return this.#local.wanted(service);
+  }
+
   mayDelete(record: InstanceRecord): boolean {
     return this.#local.mayDelete(record);
   }

@@ -165,6 +165,9 @@ t.test('aliases of containers', { skip, timeout: 240_000 }, async (t) => {
     t.match(resolved, { status: 'NOERROR', answers: [{ data: vip }] });
     t.match(await agent.json(`/api/resolve?name=kv`), { status: 'NXDOMAIN' });
     t.match((await agent.cli('resolve', 'kv', '--from', docker.name('shown'))).stdout, vip);
+    const id = (await docker.docker('inspect', '--format', '{{.Id}}', docker.name('shown'))).trim();
+    for (const text of [id, id.slice(0, 12)]) t.match((await agent.cli('resolve', 'kv', '--from', text)).stdout, vip);
+    t.match(await agent.cli('resolve', 'kv', '--from', id.slice(0, 11)), { status: 1, stderr: /no container/ });
     t.match(await agent.cli('resolve', 'kv', '--from', 'nobody'), { status: 1, stderr: /no container nobody/ });
     await docker.start('host', ['--network', 'host', ...wants(`kv=${redis}`)], ['sleep', '600']);
     t.match(await settled('host', 'down'), [{ problem: /its address is not known/ }]);

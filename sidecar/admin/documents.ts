@@ -236,6 +236,8 @@ export interface ResolveDocument {
   readonly origin: string;
   /** Instances that exist and are not in the answer. */
   readonly leftOut: readonly { readonly id: string; readonly reason: string }[];
+  /** The extended error's text: `waits for the service redis`; null where there is none. */
+  readonly note: string | null;
   /** What to ask instead; null where there is nothing better. */
   readonly hint: string | null;
 }

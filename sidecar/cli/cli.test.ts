@@ -497,6 +497,24 @@ t.test('resolve shows the answer, its origin and what was left out', async (t) =
       0,
       [` - ${record.name} exists, and has no A record now (NODATA); ports are at _db._tcp.mesh.internal`],
     ],
+    [
+      { status: 'NOERROR', answers: [], note: 'waits for the service unborn' },
+      0,
+      [
+        ` - ${record.name} exists, and has no A record now (NODATA)`,
+        ' - waits for the service unborn',
+        ` answered by ${base.server} (${base.origin})`,
+      ],
+    ],
+    [
+      { status: 'NOERROR', answers: [record], note: 'of old news' },
+      0,
+      [
+        ' NAME                      TYPE  TTL  ANSWER',
+        ' db.service.mesh.internal  A     5 s  172.17.0.4',
+        ' - of old news',
+      ],
+    ],
     [{ status: 'NXDOMAIN', answers: [] }, 1, [` x ${record.name} A: NXDOMAIN, there is no such name`]],
   ];
   for (const [change, status, lines] of cases) {

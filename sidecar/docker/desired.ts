@@ -15,7 +15,7 @@ import { type OwnDeclarations, ownDeclarations } from './identity.ts';
 import { labelFault, quoted } from './label-values.ts';
 import { type LegateLabels, type Offer, parseLegateLabels, withoutService } from './labels.ts';
 import { type Place, placeOf, type Surroundings, sharedNetworkOf } from './place.ts';
-import { namesService, registratorOffers, serviceKeys, speaksOfService } from './registrator.ts';
+import { namesService, registratorOffers, serviceKeys, speaksOfService, unservedPorts } from './registrator.ts';
 
 export interface DesiredContext extends Surroundings {
   readonly expose: 'labelled' | 'published';
@@ -163,7 +163,13 @@ function foreignOffers(
   // Without a network of its own, registrator takes what the image exposes as published under the same number.
   const isBorrowed = container.networkMode === 'host' || sharedNetworkOf(container) !== undefined;
   const published = isBorrowed ? known : known.filter(({ binding }) => binding !== undefined);
-  if (published.length === 0 && marked && (keys.get('ignore') ?? '') === '') {
+  const unserved = marked ? unservedPorts(keys, published) : [];
+  for (const { port, service } of unserved) {
+    const [are, option] = isBorrowed ? ['exposed', '--expose'] : ['published', '-p'];
+    const hint = `Say so (docker run ${option} ${port}), or use the label legate.${port}.service, which needs none.`;
+    findings.refuse(`port ${port} is not ${are}`, hint, service);
+  }
+  if (published.length === 0 && unserved.length === 0 && marked && (keys.get('ignore') ?? '') === '') {
     findings.refuse(
       'it has SERVICE_ keys and publishes no port',
       'Publish one (docker run -p), or use the label legate.service, which needs none.',

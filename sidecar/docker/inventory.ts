@@ -104,6 +104,16 @@ export class Inventory {
     });
   }
 
+  /**
+   * The name of the container that has the network of the one whose id begins so; undefined unless exactly one such
+   * container runs.
+   */
+  networkNameOf(idStart: string): string | undefined {
+    const [id, ...others] = [...this.#entries.keys()].filter((each) => each.startsWith(idStart));
+    const container = id === undefined || others.length > 0 ? undefined : this.get(id);
+    return container && this.#networkOwner(container)?.name;
+  }
+
   /** Takes over what is known of a running container. */
   put(subject: Subject): void {
     const { container } = subject;

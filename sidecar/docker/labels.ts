@@ -90,7 +90,7 @@ export function parseLegateLabels(labels: ReadonlyMap<string, string>, findings:
 /** Labels that would have described a service, had one been named. Their keys, for a message. */
 export function withoutService(labels: ReadonlyMap<string, string>): readonly string[] {
   const keys = [...labels.keys()].filter((key) => key.startsWith('legate.'));
-  return keys.filter((key) => !/^legate\.(links|consumer|network|service|\d+\.service)$/.test(key)).sort();
+  return keys.filter((key) => !/^legate\.(links|consumer|network|service|\d+\.service)(\.|$)/.test(key)).sort();
 }
 
 function sortIn(key: string, value: string, general: Scope, byPort: Map<string, Scope>, findings: Findings): void {

@@ -52,6 +52,23 @@ export function speaksOfService(keys: ServiceKeys): boolean {
   return false;
 }
 
+/** The ports that have a name or an ID of their own and are not among `ports`, each with its service, by port. */
+export function unservedPorts(
+  keys: ServiceKeys,
+  ports: readonly ContainerPort[],
+): readonly { readonly port: string; readonly service: string | undefined }[] {
+  const set = (key: string): boolean => (keys.get(key) ?? '') !== '';
+  const unserved = new Set<string>();
+  for (const key of keys.keys()) {
+    const port = /^(\d{1,9})_(?:name|id)$/.exec(key)?.[1];
+    if (port === undefined || !set(key) || set('ignore') || set(`${port}_ignore`)) continue;
+    if (!ports.some((other) => String(other.port) === port)) unserved.add(port);
+  }
+  return [...unserved]
+    .sort((a, b) => Number(a) - Number(b))
+    .map((port) => ({ port, service: normaliseName(keys.get(`${port}_name`) ?? '') }));
+}
+
 /**
  * What registrator would register: one service for each published port. `explicit`: ports without a name are left out;
  * otherwise the image's base name is the default.

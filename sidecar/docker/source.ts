@@ -157,6 +157,11 @@ export class DockerSource {
       .map(({ container, consumer: { name, links } }) => ({ container: container.name, consumer: name, links }));
   }
 
+  /** The name of the container whose addresses a container has, by the beginning of its id. */
+  networkNameOf(idStart: string): string | undefined {
+    return this.#inventory.networkNameOf(idStart);
+  }
+
   /** Runs until the signal is aborted, then resolves. To be called once. */
   async run(signal: AbortSignal): Promise<void> {
     if (this.#options.config.expose === 'off') {

@@ -1,5 +1,5 @@
 import { formatDuration } from '../base/duration.ts';
-import { type CheckKind, type CheckSpec, checkDefaults, checkKinds, initialStatuses } from '../model/check.ts';
+import { type CheckKind, type CheckSpec, checkDefaults, initialStatuses } from '../model/check.ts';
 import type { Faults } from './fault.ts';
 import { FieldReader } from './fields.ts';
 import {
@@ -37,7 +37,8 @@ const kindsOf: Readonly<Record<string, readonly CheckKind[] | undefined>> = {
 };
 const checkKeys = Object.keys(kindsOf);
 
-const kindType = choiceType(checkKinds);
+/** The others are for containers: their labels say them. */
+const kindType = choiceType(['tcp', 'http', 'grpc', 'ttl']);
 const timeType = durationType(100, 24 * 3_600_000);
 const deregisterType = durationType(1000, 20 * 24 * 3_600_000);
 const countType = integerType('count', 1, 100);
@@ -94,12 +95,12 @@ function readKind(fields: FieldReader, faults: Faults): CheckKind | undefined {
     faults.add(written.at, fields.pathOf('kind'), '"https" is kind http with `tls: true`');
     return undefined;
   }
-  const kind = fields.required('kind', kindType);
-  if (kind === undefined) return undefined;
-  if (kind.value === 'docker' || kind.value === 'exec') {
-    faults.add(kind.at, fields.pathOf('kind'), `"${kind.value}" is for containers only`);
+  if (written?.kind === 'scalar' && (written.text === 'docker' || written.text === 'exec')) {
+    faults.add(written.at, fields.pathOf('kind'), `"${written.text}" is for containers only`);
     return undefined;
   }
+  const kind = fields.required('kind', kindType);
+  if (kind === undefined) return undefined;
   for (const [key, kinds] of Object.entries(kindsOf)) {
     const tree = fields.tree(key);
     if (tree === undefined || kinds === undefined || kinds.includes(kind.value)) continue;

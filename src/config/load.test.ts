@@ -234,7 +234,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ['dns: {listen: ["0.0.0.0:53"]}', '1:16: dns.listen[0]: "0.0.0.0:53" is a wildcard address'],
     [
       'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: tcpp}]}]',
-      '1:70: instances[0].checks[0].kind: "tcpp" is not one of docker, tcp, http, grpc, ttl, exec; did you mean `tcp`?',
+      '1:70: instances[0].checks[0].kind: "tcpp" is not one of tcp, http, grpc, ttl; did you mean `tcp`?',
     ],
     [
       'services: {a: {balance: hsah}}',

@@ -201,6 +201,7 @@ t.test('a container that reports itself leaves when it is silent for too long, a
     },
   ]);
   t.match(local.current('a'), { status: 'critical', weight: 5 });
+  t.same([local.wanted(wish.service), local.wanted('other')], [['a', 'b'], []], 'it is still wanted');
   t.match(local.details('a')?.history, [{ status: 'critical' }, { status: 'warning' }, { status: 'starting' }]);
   local.refresh('a', { status: 'passing', output: '' });
   await clock.advance(0);
@@ -210,6 +211,7 @@ t.test('a container that reports itself leaves when it is silent for too long, a
   local.apply('docker', delta([], ['a']));
   await clock.advance(0);
   t.same(conditions.list(), [], 'nothing is said of what is gone');
+  t.same(local.wanted(wish.service), ['b']);
   await local.close();
   t.equal(clock.pending, 0);
 });

@@ -144,6 +144,12 @@ export class LocalInstances {
     return this.#health.close();
   }
 
+  /** The instances of a service that are wanted here, also those that their health keeps out of the registry; sorted. */
+  wanted(service: string): readonly string[] {
+    const names = [...this.#owner.keys(), ...this.#remembered.keys()];
+    return [...new Set(names)].filter((name) => this.#recordOf(name)?.service === service).sort();
+  }
+
   /** What was last passed on. */
   records(): ReadonlyMap<string, InstanceRecord> {
     return this.#records;

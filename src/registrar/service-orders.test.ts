@@ -22,10 +22,16 @@ interface Given {
   readonly settings?: Readonly<Record<string, ServiceSettings>>;
   readonly links?: readonly LinkListener[];
   readonly vipsOn?: boolean;
+  readonly wanted?: readonly string[];
 }
 
 /** One host: what it has, what it claims, and what is ordered on it. */
-function host(t: Test, store: MemoryStore, number: number, { settings = {}, links = [], vipsOn = true }: Given = {}) {
+function host(
+  t: Test,
+  store: MemoryStore,
+  number: number,
+  { settings = {}, links = [], vipsOn = true, wanted = [] }: Given = {},
+) {
   const clock = new ManualClock();
   const shared = parts(clock);
   const self = { hostId: hostId(number), hostName: `web-${number}` };
@@ -39,6 +45,7 @@ function host(t: Test, store: MemoryStore, number: number, { settings = {}, link
     settings: new Map(Object.entries(settings)),
     links,
     vip: { on: vipsOn, range },
+    wanted: (service: string) => (service === 'db' ? wanted : []),
     random: () => 0.5,
   };
   const claims = new ServiceClaims(options);
@@ -290,4 +297,25 @@ t.test('forget: only what nobody has anything to do with', async (t) => {
   await store.put(keys.service('bad'), bytes('{'));
   t.same(await b.done(b.orders.forget('bad')), [], 'a damaged record goes too');
   t.same(store.keys(keys.services), [keys.service('linked'), keys.service('set')]);
+});
+
+t.test('forget: not while an instance of this host is only away', async (t) => {
+  const store = await opened();
+  const wanted = ['a', 'b'];
+  const b = host(t, store, 1, { wanted });
+  b.have(instanceRecord({ name: 'a' }));
+  await b.clock.advance(0);
+  await t.rejects(b.orders.forget('db'), {
+    code: 'E_CONFLICT',
+    message: 'db has instances: web-1/a (passing), web-1/b (deregistered, comes back by itself)',
+  });
+  b.have();
+  wanted.shift();
+  await b.clock.advance(0);
+  await t.rejects(b.orders.forget('db'), {
+    code: 'E_CONFLICT',
+    message: 'db has instances: web-1/b (deregistered, comes back by itself)',
+  });
+  wanted.shift();
+  t.equal((await b.done(b.orders.forget('db'))).length, 1);
 });

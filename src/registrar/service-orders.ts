@@ -40,6 +40,8 @@ export interface ServiceOrdersOptions {
   readonly hostName: string;
   /** What containers of this host declare. */
   readonly declared?: Observable<DeclaredPorts>;
+  /** The names of a service's instances that this host wants, also of those that left the registry for a while. */
+  readonly wanted: (service: string) => readonly string[];
   readonly vip: { readonly on: boolean };
   /** Gets the names of services that were set: they are to have a virtual address. */
   readonly adopt: (name: string) => void;
@@ -140,9 +142,15 @@ export class ServiceOrders {
         hint: 'try again in a moment; legate status says how the store is',
       });
     }
-    const instances = services.get(name)?.instances ?? [];
+    const registered = services.get(name)?.instances ?? [];
+    const ids = new Set(registered.map(({ id }) => id));
+    const away = this.#options.wanted(name).map((wanted) => `${hostName}/${wanted}`);
+    const instances = [
+      ...registered.map(({ id, status }) => `${id} (${status})`),
+      ...away.filter((id) => !ids.has(id)).map((id) => `${id} (deregistered, comes back by itself)`),
+    ];
     if (instances.length > 0) {
-      const shown = instances.slice(0, namesShown).map(({ id, status }) => `${id} (${status})`);
+      const shown = instances.slice(0, namesShown);
       const more = instances.length > namesShown ? ` and ${instances.length - namesShown} more` : '';
       throw new LegateError('E_CONFLICT', `${name} has instances: ${printable(shown.join(', '))}${more}`, {
         hint: 'stop the containers, or take the instances back with legate deregister, before it is forgotten',

@@ -118,6 +118,7 @@ const legateCases: readonly LabelCase[] = [
     expect: ['db@ 5432', 'note -: unknown label "legate.wieght"'],
   },
   { name: 'forgotten-service', run: legate('port=5432'), expect: ['refused -: legate.port without legate.service'] },
+  { name: 'links-misspelt', run: legate('links.x=y'), expect: ['note -: unknown label "legate.links.x"'] },
   { name: 'says-nothing', run: publish('80'), image: 'web:1.2', expect: [], published: ['web 80 published'] },
   { name: 'consumer-only', run: legate('consumer=web', 'links=db'), expect: [] },
 ];
@@ -346,6 +347,26 @@ const registratorCases: readonly LabelCase[] = [
     run: service('NAME=web@'),
     image: 'web:1.2',
     expect: ['refused -: it has SERVICE_ keys and publishes no port'],
+  },
+  {
+    name: 'reg-port-not-published',
+    run: [
+      ...service('443_NAME=secure@', '443_ID=s', '53_ID=d', '25_NAME=mail', '25_IGNORE=1', '80_NAME=web@'),
+      ...publish('80'),
+    ],
+    expect: ['web@ 80 published', 'refused -: port 53 is not published', 'refused secure@: port 443 is not published'],
+  },
+  {
+    name: 'reg-only-port-not-published',
+    run: service('443_NAME=secure@'),
+    image: 'two-ports',
+    expect: ['refused secure@: port 443 is not published'],
+    published: ['refused secure@: port 443 is not published'],
+  },
+  {
+    name: 'reg-port-not-exposed',
+    run: [...service('443_NAME=secure@'), '--network', 'host'],
+    expect: ['refused secure@: port 443 is not exposed'],
   },
   {
     name: 'reg-published-of-two',

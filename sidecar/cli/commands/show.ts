@@ -111,7 +111,10 @@ function addResolve({ program, session, register }: CommandTools): void {
     .command('resolve')
     .description("asks this host's name server, and says where the answer came from and what was left out")
     .argument('<name>', 'a domain name, or an IP address')
-    .option('-f, --from <container>', 'asks in the place of this container, which may have aliases of its own')
+    .option(
+      '-f, --from <container>',
+      'asks in the place of this container (name or id), which may have aliases of its own',
+    )
     .option('-t, --type <type>', 'record type: A, AAAA, SRV, TXT, PTR, SOA, NS (default: A; of an IP address PTR)')
     .addHelpText(
       'after',

@@ -12,7 +12,7 @@ const meanings: Readonly<Record<string, string>> = {
 /** What a name server answered, where that came from, and what was left out and why. */
 export function resolveLines(document: ResolveDocument, view: View): string[] {
   const { style } = view;
-  const { name, type, status, answers, additionals, server, origin, leftOut, hint } = document;
+  const { name, type, status, answers, additionals, server, origin, leftOut, note, hint } = document;
   const lines: string[] = [];
   const records = [
     ...answers.map((record) => ({ record, part: '' })),
@@ -40,6 +40,10 @@ export function resolveLines(document: ResolveDocument, view: View): string[] {
     // A sidecar of an earlier version gives no hint.
     const text = `${name} exists, and has no ${type} record now (NODATA)${hint ? `; ${hint}` : ''}`;
     const [first = '', ...rest] = wrap(text, view.width - 3);
+    lines.push(` ${style.paint(style.note, 'yellow')} ${first}`, ...rest.map((line) => `   ${line}`));
+  }
+  if (note) {
+    const [first = '', ...rest] = wrap(note, view.width - 3);
     lines.push(` ${style.paint(style.note, 'yellow')} ${first}`, ...rest.map((line) => `   ${line}`));
   }
   lines.push(...wrap(`answered by ${server} (${origin})`, view.width - 1).map((line) => ` ${line}`));
