@@ -1,4 +1,3 @@
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { watchUsable } from '../../sidecar/usable-watch.ts';
 import { Catalog } from '../../src/catalog/catalog.ts';
 import { encodeInstance } from '../../src/catalog/codec.ts';
@@ -49,13 +48,8 @@ export async function catalogFigures(): Promise<Figure[]> {
       mine.push(await nextSnapshot(catalog, () => catalog.applyOwn(delta(record))));
     }
     const reset: number[] = [];
-    const blocked: number[] = [];
     for (let round = 0; round < resets; round += 1) {
-      const delay = monitorEventLoopDelay({ resolution: 1 });
-      delay.enable();
       reset.push(await resetTime(catalog, store, round));
-      delay.disable();
-      blocked.push(delay.max / 1e6);
     }
     return [
       figure('one change, another host’s, stored until in the snapshot, p50', stored, 0.5, 1),
@@ -63,7 +57,6 @@ export async function catalogFigures(): Promise<Figure[]> {
       figure('one change, our own, p50', mine, 0.5, 1),
       figure('… p99', mine, 0.99, 1),
       figure(`a reset of ${allInstances - realInstances} records, one changed`, reset, 0.5),
-      figure('… the longest that it holds up the process', blocked, 0.5),
     ];
   } finally {
     stop.abort();
