@@ -16,7 +16,7 @@ import { waitFor } from './support/wait.ts';
 const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
 const count = Number(process.env.LEGATE_TEST_CHURN || 200);
 /** These run before the first look at memory: caches are filled and code is compiled by then. */
-const warmUp = Math.ceil(count / 10);
+const warmUp = Math.ceil(Math.min(100, count / 2));
 const atATime = 2 * availableParallelism();
 const serviceCount = 10;
 /** What the sidecar may have grown by: a tenth of what a leak of each container's own documents would be. */

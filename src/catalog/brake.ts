@@ -6,6 +6,9 @@ export const brakeWindowMs = 30_000;
 /** How long the brake holds at most. */
 export const brakeHoldMs = 600_000;
 
+/** Less than this between the two clocks is rounding; more, and somebody has set the wall clock. */
+const clockSlackMs = 1000;
+
 /** One moment on both clocks: the monotonic one decides, the wall clock is for people and for the disk. */
 export interface Moment {
   readonly monotonicMs: number;
@@ -130,7 +133,7 @@ export class ServiceBrake {
     const beganMs = this.#beganMs === undefined ? undefined : wallOf(this.#beganMs);
     const episode = this.#episode && {
       sinceMs: this.#episode.brake.sinceMs,
-      untilMs: wallOf(this.#episode.endsMs),
+      untilMs: sameMoment(this.#episode.brake.untilMs, wallOf(this.#episode.endsMs)),
       beganMs,
     };
     return turned.length === 0 && episode === undefined ? undefined : { turned, episode };
@@ -184,6 +187,11 @@ export class ServiceBrake {
     for (const troubled of this.#troubled.values()) if (this.#isKept(troubled)) return true;
     return false;
   }
+}
+
+/** What was told before, unless the wall clock was set meanwhile. */
+function sameMoment(toldMs: number, nowMs: number): number {
+  return Math.abs(toldMs - nowMs) < clockSlackMs ? toldMs : nowMs;
 }
 
 /** When the instance turned critical, where anybody saw it; one that is lost meanwhile keeps what is known. */
