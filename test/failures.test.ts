@@ -169,7 +169,7 @@ t.test('descriptors run out', { skip: unless('nft', 'command:prlimit'), timeout:
     links: [{ service: 'db', listen: `127.0.0.1:${link}` }],
     services: { db: { port: 5432 } },
     docker: { socket: '/nonexistent/docker.sock' },
-    vip: { mode: 'auto', range: '240.94.0.0/16', local_range: '240.95.0.0/16' },
+    vip: { mode: 'auto', range: '240.122.0.0/16', local_range: '240.123.0.0/16' },
   };
   const agent = await new Agent(t, config).start({ prefix: ['prlimit', '--nofile=128:128', '--'] });
   await waitFor('the link', async () => (await agent.json<ServiceDocument>('/api/services/db')).usable === 1);
