@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { Coalesced } from '../../src/base/coalesced.ts';
 import { Latest, type Observable } from '../../src/base/feed.ts';
 import type { DockerNetwork } from './network.ts';
 
@@ -7,8 +8,7 @@ export class NetworkWatch {
   readonly #fetch: (signal: AbortSignal) => Promise<readonly DockerNetwork[]>;
   readonly #all = new Latest<readonly DockerNetwork[]>([]);
   #byId: ReadonlyMap<string, DockerNetwork> = new Map();
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
+  readonly #reads = new Coalesced((signal: AbortSignal) => this.#read(signal));
 
   constructor(fetch: (signal: AbortSignal) => Promise<readonly DockerNetwork[]>) {
     this.#fetch = fetch;
@@ -24,20 +24,7 @@ export class NetworkWatch {
 
   /** Resolves when the networks are known as they are now or later. */
   refresh(signal: AbortSignal): Promise<void> {
-    if (this.#running === undefined) {
-      this.#running = this.#read(signal).finally(() => {
-        this.#running = undefined;
-      });
-      return this.#running;
-    }
-    // What is being read may be older than the reason for asking.
-    this.#next ??= this.#running
-      .catch(() => undefined)
-      .then(() => {
-        this.#next = undefined;
-        return this.refresh(signal);
-      });
-    return this.#next;
+    return this.#reads.run(signal);
   }
 
   async #read(signal: AbortSignal): Promise<void> {

@@ -2,6 +2,7 @@ import type { Binding, CallerFilter, Contact } from '../../proxy/kernel/caller-f
 import type { VipState } from '../../proxy/kernel/vip-table.ts';
 import { Backoff } from '../../src/base/backoff.ts';
 import type { Clock } from '../../src/base/clock.ts';
+import { Coalesced } from '../../src/base/coalesced.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError, isLegateError } from '../../src/base/errors.ts';
 import { Latest, type Observable } from '../../src/base/feed.ts';
@@ -62,8 +63,8 @@ export class CallerBindings implements Callers {
   readonly #unsubscribes: (() => void)[];
   readonly #stopping = new AbortController();
   #bound = PersistentMap.empty<Caller>();
-  #listing: Promise<ReadonlyMap<string, readonly Contact[]>> | undefined;
-  #nextListing: Promise<ReadonlyMap<string, readonly Contact[]>> | undefined;
+  /** Where segments came from, as recorded now or later, by source and destination. */
+  readonly #contacts = new Coalesced(() => this.#readContacts());
 
   constructor(options: CallerBindingsOptions) {
     const { filter, docker, metrics, conditions } = options;
@@ -95,7 +96,7 @@ export class CallerBindings implements Callers {
 
   async confirm(connection: { readonly source: Endpoint; readonly destination: Endpoint }): Promise<boolean> {
     const { source, destination } = connection;
-    const contacts = (await this.#contacts()).get(keyOf(source, destination.address)) ?? [];
+    const contacts = (await this.#contacts.run()).get(keyOf(source, destination.address)) ?? [];
     const binding = this.#owners.get(source.address)?.bound.get(source.address);
     if (binding === undefined || contacts.length === 0) return false;
     return contacts.every((contact) => contact.interface === binding.interface && contact.mac === binding.mac);
@@ -297,21 +298,6 @@ export class CallerBindings implements Callers {
     const list = group.consumers.slice(0, 8).join(', ');
     const text = `containers that share the network of ${group.name} are ${list}: together they are anonymous when they call`;
     this.#options.conditions.raise(name, 'note', text, 'give them the same legate.consumer, or networks of their own');
-  }
-
-  /** Where segments came from, as recorded now or later, by source and destination; one listing runs, at most one waits. */
-  #contacts(): Promise<ReadonlyMap<string, readonly Contact[]>> {
-    if (this.#listing === undefined) {
-      this.#listing = this.#readContacts().finally(() => {
-        this.#listing = undefined;
-      });
-      return this.#listing;
-    }
-    this.#nextListing ??= this.#listing.then(() => {
-      this.#nextListing = undefined;
-      return this.#contacts();
-    });
-    return this.#nextListing;
   }
 
   async #readContacts(): Promise<ReadonlyMap<string, readonly Contact[]>> {

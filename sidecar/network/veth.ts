@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { runCommand } from '../../proxy/kernel/command.ts';
+import { Coalesced } from '../../src/base/coalesced.ts';
 import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
 
 /** A container has no more networks than that. */
@@ -10,8 +11,8 @@ const maxInterfaces = 64;
  * only decides from where that container's own address is accepted.
  */
 export class VethFinder {
-  #running: Promise<ReadonlyMap<number, string>> | undefined;
-  #next: Promise<ReadonlyMap<number, string>> | undefined;
+  /** The host's interfaces, names by index. */
+  readonly #hostInterfaces = new Coalesced(listVeths);
 
   /**
    * The host's interfaces of the process's network namespace, by the MAC address of the other end; those that are not
@@ -20,7 +21,7 @@ export class VethFinder {
    */
   async find(pid: number, macs: readonly string[]): Promise<ReadonlyMap<string, string>> {
     const seen = await this.#peersOf(pid, macs);
-    const names = await this.#hostInterfaces();
+    const names = await this.#hostInterfaces.run();
     const found = new Map<string, string>();
     for (const [mac, index] of seen) {
       const name = names.get(index);
@@ -43,23 +44,6 @@ export class VethFinder {
     });
     const text = await runCommand('nsenter', [`--net=/proc/${pid}/ns/net`, 'ip', '-j', 'link', 'show']);
     return new Map(parseLinks(text).flatMap(({ mac, peer }) => (macs.includes(mac) && peer > 0 ? [[mac, peer]] : [])));
-  }
-
-  /** Names by index, as they are now or later; however often they are asked for, one process runs and at most one follows. */
-  #hostInterfaces(): Promise<ReadonlyMap<number, string>> {
-    if (this.#running === undefined) {
-      this.#running = listVeths().finally(() => {
-        this.#running = undefined;
-      });
-      return this.#running;
-    }
-    this.#next ??= this.#running
-      .catch(() => undefined)
-      .then(() => {
-        this.#next = undefined;
-        return this.#hostInterfaces();
-      });
-    return this.#next;
   }
 }
 
