@@ -69,7 +69,8 @@ async function status(): Promise<void> {
 }
 
 async function shell([host, ...command]: readonly string[]): Promise<number> {
-  const at = attached().host(number(host, 'the host'));
+  const wanted = number(host, 'the host');
+  const at = attached().host(wanted);
   const words = command.length > 0 ? command : ['bash', '--norc', '-i'];
   const [first = '', ...rest] = [...at.inside({ PS1: `${at.name}# ` }), ...words];
   const child = spawn(first, rest, { stdio: 'inherit' });

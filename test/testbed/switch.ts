@@ -23,6 +23,9 @@ const queueMs = 200;
 const without = (entries: Readonly<Record<string, number>>, number: number): Record<string, number> =>
   Object.fromEntries(Object.entries(entries).filter(([key]) => key !== String(number)));
 
+/** The kernel compares with no number that is always larger. */
+const chance = (percent: number): string => (percent === 100 ? '' : `numgen random mod 100 < ${percent}`);
+
 /**
  * The switch between the hosts: a bridge in a namespace of its own, where cables are plugged and faults are made. Faults
  * belong to the ports: a host that is switched off and on finds them again. They are kept in a file, so that any process
@@ -145,7 +148,7 @@ export class Switch {
       ...faults.isolated.flatMap((number) => [`iifname ${port(number)} drop`, `oifname ${port(number)} drop`]),
       ...faults.cuts.map(([from, to]) => `ether type != arp iifname ${port(from)} oifname ${port(to)} drop`),
       ...Object.entries(faults.loss).flatMap(([number, percent]) =>
-        ['iifname', 'oifname'].map((end) => `${end} ${port(number)} numgen random mod 100 < ${percent} drop`),
+        ['iifname', 'oifname'].map((end) => `${end} ${port(number)} ${chance(percent)} drop`),
       ),
     ];
     const chain = `chain forward { type filter hook forward priority 0; policy accept;\n${rules.join('\n')}\n}`;
