@@ -79,7 +79,7 @@ export async function startSidecar(
   ];
   try {
     const self = { hostId: dataDir.identity.hostId, hostName: config.host };
-    const keys = keysOf(config.mesh);
+    const keys = keysOf(config.mesh, config.store.kind === 'embedded' ? undefined : config.store.prefix);
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.

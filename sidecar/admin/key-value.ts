@@ -1,6 +1,6 @@
 import { type Context, Hono } from 'hono';
 import { LegateError } from '../../src/base/errors.ts';
-import { type Guard, type Lease, type Store, storeLimits, type TxnResult } from '../../src/store/store.ts';
+import { type Guard, type Lease, maxKeyBytes, type Store, type TxnResult } from '../../src/store/store.ts';
 import type { AdminBackend } from './backend.ts';
 import type { KvListDocument } from './documents.ts';
 import { KeyLeases } from './key-leases.ts';
@@ -74,7 +74,7 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
 async function deleteAll(store: Store, prefix: string): Promise<number> {
   let deleted = 0;
   for (;;) {
-    const { entries } = await store.range(prefix, { limit: storeLimits.txnOperations });
+    const { entries } = await store.range(prefix, { limit: store.limits.txnOperations });
     if (entries.length === 0) return deleted;
     await store.txn(
       [],
@@ -94,8 +94,8 @@ function keyOf(context: Context, mayBeEmpty: boolean): string {
   }
   if (key === '' && !mayBeEmpty) throw new LegateError('E_INVALID', 'the key is empty');
   if (key.includes('\0')) throw new LegateError('E_INVALID', 'the key has a NUL character');
-  if (Buffer.byteLength(key) > storeLimits.keyBytes - 128) {
-    throw new LegateError('E_TOO_LARGE', `the key is longer than ${storeLimits.keyBytes - 128} bytes`);
+  if (Buffer.byteLength(key) > maxKeyBytes - 128) {
+    throw new LegateError('E_TOO_LARGE', `the key is longer than ${maxKeyBytes - 128} bytes`);
   }
   return key;
 }

@@ -3,6 +3,7 @@ import { type Endpoint, formatEndpoint, type Ipv4Range, inRange, isLoopback } fr
 import { defaultInstanceName, type Protocol, transportOf } from '../model/instance.ts';
 import type { LinkListener } from '../model/link.ts';
 import type { ServiceSettings } from '../model/service.ts';
+import { assembleStore } from './assemble-store.ts';
 import type { AdminListen, Config, StaticInstance } from './config.ts';
 import type { InstanceDraft, LinkDraft, ServiceDraft } from './entries.ts';
 import { type Faults, type Place, quoted } from './fault.ts';
@@ -48,7 +49,7 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     advertise: need('advertise'),
     dataDir,
     domain: need('domain'),
-    store: { kind: 'embedded', leaseTtlMs: need('store.lease_ttl') },
+    store: assembleStore(values, need, faults),
     docker: {
       socket: need('docker.socket'),
       expose: need('docker.expose'),

@@ -29,9 +29,47 @@ export interface Config {
   readonly log: { readonly level: LogLevel; readonly pretty: 'auto' | 'on' | 'off' };
 }
 
-export interface StoreConfig {
+/** Which store holds the mesh, and how it is reached. */
+export type StoreConfig = EmbeddedStoreConfig | EtcdStoreConfig | ConsulStoreConfig;
+
+export interface EmbeddedStoreConfig {
   readonly kind: 'embedded';
   readonly leaseTtlMs: number;
+  /** Where it is offered to other hosts, with etcd's API; undefined: to nobody. */
+  readonly listen: Endpoint | undefined;
+}
+
+/** What the stores outside of the sidecar have in common. */
+export interface RemoteStoreConfig {
+  readonly leaseTtlMs: number;
+  /** At least one; all of them members of one cluster. */
+  readonly endpoints: readonly StoreUrl[];
+  /** In front of all keys, without a slash at its end; the mesh's name follows. */
+  readonly prefix: string;
+  /** Files, read anew for each connection. Without `ca` the machine's own authorities are trusted. */
+  readonly tls: { readonly ca?: string; readonly cert?: string; readonly key?: string };
+  /** etcd: a line `user:password`; Consul: the token. */
+  readonly credentialsFile: string | undefined;
+}
+
+export interface EtcdStoreConfig extends RemoteStoreConfig {
+  readonly kind: 'etcd';
+}
+
+export interface ConsulStoreConfig extends RemoteStoreConfig {
+  readonly kind: 'consul';
+  /** Whether instances of reach `mesh` are registered in Consul's own catalog, too. */
+  readonly mirror: boolean;
+}
+
+export interface StoreUrl {
+  /** Whether it is https. */
+  readonly secure: boolean;
+  /** A name or an address, IPv6 without brackets. */
+  readonly host: string;
+  readonly port: number;
+  /** As it was written. */
+  readonly text: string;
 }
 
 export interface DockerConfig {

@@ -4,6 +4,7 @@ import { formatDuration, parseDuration } from '../base/duration.ts';
 import { nearest, printable } from '../base/text.ts';
 import { type Endpoint, type Ipv4Range, parseEndpoint, parseIpv4Range } from '../model/address.ts';
 import { nameFault, normaliseName } from '../model/names.ts';
+import type { StoreUrl } from './config.ts';
 import { type Faults, type Place, quoted } from './fault.ts';
 import type { Tree } from './tree.ts';
 
@@ -24,7 +25,8 @@ export interface Located<T> {
   readonly at: Place;
 }
 
-type TextResult<T> = { readonly value: T } | { readonly fault: string };
+/** `hide`: the text may hold a secret and is not repeated. */
+type TextResult<T> = { readonly value: T } | { readonly fault: string; readonly hide?: boolean };
 
 /** A type that is one scalar. `read` gives the value or what is wrong, as the end of a sentence that begins with it. */
 function textType<T>(label: string, read: (text: string) => TextResult<T>, unit?: string): ValueType<T> {
@@ -39,7 +41,11 @@ function textType<T>(label: string, read: (text: string) => TextResult<T>, unit?
       }
       const result = read(tree.text);
       if ('value' in result) return result.value;
-      faults.add(tree.at, path, `${quoted(tree.text)} ${result.fault}`);
+      faults.add(
+        tree.at,
+        path,
+        `${result.hide === true ? 'what is written there' : quoted(tree.text)} ${result.fault}`,
+      );
       return undefined;
     },
   };
@@ -146,6 +152,36 @@ export function endpointType(options: EndpointRules): ValueType<Endpoint> {
     return { fault: `is not ${article(form)} (such as 127.0.0.1:7753 or [::1]:7753; an address, not a name)` };
   });
 }
+
+/** `address:port`, or nothing. */
+export const optionalEndpointType: ValueType<Endpoint | ''> = {
+  label: 'address:port',
+  form: 'text',
+  parse(tree, path, faults) {
+    if (tree.kind === 'scalar' && tree.text === '') return '';
+    return endpointType({ zero: true }).parse(tree, path, faults);
+  },
+};
+
+/** `http://host:port` or `https://host:port`, without anything behind. */
+export const storeUrlType: ValueType<StoreUrl> = textType('http(s)://host:port', (text) => {
+  const [, scheme = '', bracketed, plain = '', digits = ''] =
+    /^(https?):\/\/(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]{1,253})):(\d{1,5})\/?$/.exec(text) ?? [];
+  const port = Number(digits);
+  const known = bracketed === undefined ? plain !== '' : isIP(bracketed) === 6;
+  if (!known || port < 1 || port > 65535) {
+    const secret = /^[a-z]*:?\/?\/?[^/]*@/.test(text);
+    const more = secret ? ': user and password belong into store.credentials_file' : '';
+    return { fault: `is not of the form http://host:port or https://host:port${more}`, hide: secret };
+  }
+  return { value: { secure: scheme === 'https', host: bracketed ?? plain, port, text: text.replace(/\/$/, '') } };
+});
+
+/** The beginning of keys: `/legate`, `infra/legate`. */
+export const keyPrefixType: ValueType<string> = textType('prefix of keys', (text) => {
+  if (/^\/?[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/.test(text) && text.length <= 128) return { value: text };
+  return { fault: 'is not a prefix of keys (letters, digits, . _ - in parts between slashes, no slash at the end)' };
+});
 
 /** Whether it stands for all addresses of the host. */
 function isWildcard(address: string): boolean {

@@ -13,11 +13,10 @@ import {
   newerVersionReason,
 } from '../catalog/codec.ts';
 import type { SavedState } from '../catalog/saved-state.ts';
+import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, Store, Write } from '../store/store.ts';
 
-/** Entries that are written back at a time; each needs a guard and a write. */
-const batchSize = 60;
 const foreignId = 'store.foreign';
 
 export interface OpenMeshOptions {
@@ -130,23 +129,21 @@ async function writeBack(
   saved: SavedState,
   options: { signal?: AbortSignal },
 ): Promise<void> {
-  const entries = [
-    ...[...saved.vips].map(([address, { record }]) => ({ key: keys.vip(address), value: encodeVipClaim(record) })),
-    ...[...saved.services].map(([name, { record }]) => ({ key: keys.service(name), value: encodeService(record) })),
+  const writes = [
+    ...[...saved.vips].map(([address, { record }]) => put(keys.vip(address), encodeVipClaim(record))),
+    ...[...saved.services].map(([name, { record }]) => put(keys.service(name), encodeService(record))),
   ];
-  for (let index = 0; index < entries.length; index += batchSize) {
-    const batch = entries.slice(index, index + batchSize);
+  for (const batch of batches(writes, store.limits, 1)) {
     const whole = await putAbsent(store, batch, options);
-    if (!whole) for (const entry of batch) await putAbsent(store, [entry], options);
+    if (!whole) for (const write of batch) await putAbsent(store, [write], options);
   }
 }
 
-async function putAbsent(
-  store: Store,
-  entries: readonly { readonly key: string; readonly value: Uint8Array }[],
-  options: { signal?: AbortSignal },
-): Promise<boolean> {
-  const guards = entries.map(({ key }): Guard => ({ kind: 'absent', key }));
-  const writes = entries.map(({ key, value }): Write => ({ kind: 'put', key, value }));
+function put(key: string, value: Uint8Array): Write {
+  return { kind: 'put', key, value };
+}
+
+async function putAbsent(store: Store, writes: readonly Write[], options: { signal?: AbortSignal }): Promise<boolean> {
+  const guards = writes.map(({ key }): Guard => ({ kind: 'absent', key }));
   return (await store.txn(guards, writes, options)).ok;
 }

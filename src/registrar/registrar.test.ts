@@ -148,7 +148,7 @@ t.test('many records go in bounded transactions, and one bad record does not hol
   b.reset(...Array.from({ length: 250 }, (_, index) => `i-${index}`), 'x'.repeat(2000));
   await b.clock.advance(0);
   t.equal(b.names().length, 250);
-  t.ok(b.store.txnSizes.every((size) => size <= 100));
+  t.ok(b.store.txnSizes.every((size) => size <= b.store.limits.txnOperations));
   t.match(b.conditions.list(), [{ severity: 'error', message: /refuses the record/ }]);
 });
 

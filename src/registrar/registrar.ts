@@ -9,13 +9,12 @@ import { Bell } from '../catalog/bell.ts';
 import { decodeInstance, encodeHost, encodeInstance } from '../catalog/codec.ts';
 import type { HostRecord } from '../model/host.ts';
 import type { InstanceRecord } from '../model/instance.ts';
+import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Store, Write } from '../store/store.ts';
 import { HostLease } from './host-lease.ts';
 import { OwnRecords } from './own-records.ts';
 
-/** Writes in one transaction. */
-const batchSize = 100;
 /** Everything is read and compared this often, whatever the watch said. */
 const fullComparisonMs = 60_000;
 /** More rounds of writing than this within the window are spread: somebody else wants other records under our id. */
@@ -202,8 +201,9 @@ export class Registrar {
       else if (write !== 'later') writes.push(write);
     }
     if (writes.length > 0) await this.#paceRounds(signal);
-    for (let index = 0; index < writes.length && !signal.aborted; index += batchSize) {
-      await this.#writeBatch(writes.slice(index, index + batchSize), signal);
+    for (const batch of batches(writes, this.#options.store.limits)) {
+      if (signal.aborted) return;
+      await this.#writeBatch(batch, signal);
     }
   }
 

@@ -3,7 +3,7 @@ import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
-import type { StoreConfig } from '../config/config.ts';
+import type { EmbeddedStoreConfig, StoreConfig } from '../config/config.ts';
 import type { Store } from './store.ts';
 
 export interface OpenStoreOptions {
@@ -19,9 +19,30 @@ export interface OpenStoreOptions {
 export async function openStore(config: StoreConfig, options: OpenStoreOptions): Promise<Store> {
   const { dataDir, ...rest } = options;
   switch (config.kind) {
-    case 'embedded': {
-      const { openEmbeddedStore } = await import('./embedded/embedded-store.ts');
-      return await openEmbeddedStore({ path: join(dataDir, 'store'), ...rest });
+    case 'embedded':
+      return await openEmbedded(config, options);
+    case 'etcd': {
+      const { openEtcdStore } = await import('./etcd/etcd-store.ts');
+      return await openEtcdStore(config, rest);
+    }
+    case 'consul': {
+      const { openConsulStore } = await import('./consul/consul-store.ts');
+      return await openConsulStore(config, rest);
     }
   }
+}
+
+/** The store in this process; where it is to be offered to other hosts, its server ends before it is closed. */
+async function openEmbedded(config: EmbeddedStoreConfig, { dataDir, ...rest }: OpenStoreOptions): Promise<Store> {
+  const { openEmbeddedStore } = await import('./embedded/embedded-store.ts');
+  const store = await openEmbeddedStore({ path: join(dataDir, 'store'), ...rest });
+  if (config.listen === undefined) return store;
+  const { serveStore } = await import('./embedded/server/store-server.ts');
+  const server = await serveStore({ store, listen: config.listen, ...rest });
+  const close = store.close.bind(store);
+  store.close = async () => {
+    await server.close();
+    await close();
+  };
+  return store;
 }

@@ -13,8 +13,8 @@ import type { Feed, Observable, Revision } from '../base/feed.ts';
  *   longer there, or belongs to another store id, it begins with a reset.
  * - A lease that is not kept alive for its TTL lapses, and its keys are deleted; some backends take up to twice the TTL.
  *
- * Keys are UTF-8 of 1 to 1,024 bytes without NUL; values at most 1 MiB; a transaction holds at most 128 writes and
- * guards together. Beyond these: LegateError E_TOO_LARGE or E_INVALID, before anything is sent.
+ * Keys are UTF-8 of 1 to 1,024 bytes without NUL; how large values and transactions may be is in `limits`. Beyond these:
+ * LegateError E_TOO_LARGE or E_INVALID, before anything is sent.
  *
  * Errors: E_STORE_AWAY when the backend cannot be reached or does not answer within the operation's time limit (the write
  * may or may not have happened); E_CLOSED after `close`. Operations are not retried here: whoever calls knows whether
@@ -23,6 +23,7 @@ import type { Feed, Observable, Revision } from '../base/feed.ts';
 export interface Store {
   /** For people: `embedded`, `etcd`, `consul`. */
   readonly kind: string;
+  readonly limits: StoreLimits;
   /** Whether the backend answers; kept current without being asked. */
   readonly status: Observable<StoreStatus>;
 
@@ -100,4 +101,13 @@ export interface Lease {
   revoke(): Promise<void>;
 }
 
-export const storeLimits = { keyBytes: 1024, valueBytes: 1024 * 1024, txnOperations: 128 } as const;
+export const maxKeyBytes = 1024;
+
+/** What a backend takes at most; callers cut their transactions to it. */
+export interface StoreLimits {
+  readonly valueBytes: number;
+  /** Guards and writes of a transaction together. */
+  readonly txnOperations: number;
+  /** Keys and values of a transaction together. */
+  readonly txnBytes: number;
+}

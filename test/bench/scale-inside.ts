@@ -109,7 +109,7 @@ function delta(record: InstanceRecord): { kind: 'delta'; puts: InstanceRecord[];
 export async function storeFigures(t: Teardown): Promise<Figure[]> {
   const common = parts();
   const dataDir = temporaryFolder(t);
-  const store = await openStore({ kind: 'embedded', leaseTtlMs: 30_000 }, { ...common, dataDir });
+  const store = await openStore({ kind: 'embedded', leaseTtlMs: 30_000, listen: undefined }, { ...common, dataDir });
   try {
     const puts = async (writers: number): Promise<number> => {
       const startedMs = performance.now();

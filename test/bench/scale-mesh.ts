@@ -74,7 +74,7 @@ export async function writeOthers(store: Store, mesh: string): Promise<void> {
 
 /** Writes it to the embedded store of a sidecar that does not run. */
 export async function fillDataDir(dataDir: string, mesh: string): Promise<void> {
-  const store = await openStore({ kind: 'embedded', leaseTtlMs: 30_000 }, { ...parts(), dataDir });
+  const store = await openStore({ kind: 'embedded', leaseTtlMs: 30_000, listen: undefined }, { ...parts(), dataDir });
   try {
     await writeOthers(store, mesh);
   } finally {

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import type { Test } from 'tap';
 import { isLegateError } from '../../src/base/errors.ts';
 import type { Change } from '../../src/base/feed.ts';
-import { type Entry, type Guard, type Lease, type Store, storeLimits, type Write } from '../../src/store/store.ts';
+import { type Entry, type Guard, type Lease, maxKeyBytes, type Store, type Write } from '../../src/store/store.ts';
 import { waitFor } from '../support/wait.ts';
 import { Follower } from './follower.ts';
 
@@ -95,16 +95,17 @@ export function storeContract(t: Test, name: string, open: () => Promise<StoreHa
   });
 
   check('refuses what is beyond the limits', async (t, { store }, at) => {
-    const many = Array.from({ length: storeLimits.txnOperations }, (_, index): Write => {
+    const { limits } = store;
+    const many = Array.from({ length: limits.txnOperations }, (_, index): Write => {
       return { kind: 'put', key: at(String(index)), value: bytes('') };
     });
     const refused: [string, string, () => unknown][] = [
       ['empty key', 'E_INVALID', () => store.put('', bytes(''))],
       ['NUL', 'E_INVALID', () => store.put('a\u0000b', bytes(''))],
       ['half a surrogate pair', 'E_INVALID', () => store.get('a\ud800')],
-      ['long key', 'E_TOO_LARGE', () => store.get('é'.repeat(storeLimits.keyBytes / 2 + 1))],
-      ['long prefix', 'E_TOO_LARGE', () => store.range('a'.repeat(storeLimits.keyBytes + 1))],
-      ['large value', 'E_TOO_LARGE', () => store.put(at('a'), Buffer.alloc(storeLimits.valueBytes + 1))],
+      ['long key', 'E_TOO_LARGE', () => store.get('é'.repeat(maxKeyBytes / 2 + 1))],
+      ['long prefix', 'E_TOO_LARGE', () => store.range('a'.repeat(maxKeyBytes + 1))],
+      ['large value', 'E_TOO_LARGE', () => store.put(at('a'), Buffer.alloc(limits.valueBytes + 1))],
       ['many writes', 'E_TOO_LARGE', () => store.txn([{ kind: 'absent', key: at('z') }], many)],
       ['a key twice', 'E_INVALID', () => store.txn([], [...many.slice(0, 1), { kind: 'delete', key: at('0') }])],
       ['a lease of nothing', 'E_INVALID', () => store.lease(0)],
@@ -114,9 +115,9 @@ export function storeContract(t: Test, name: string, open: () => Promise<StoreHa
       await t.rejects(async () => await run(), { code }, what);
     }
     t.same((await store.range(at(''))).entries, [], 'nothing was written');
-    const longKey = at('k').padEnd(storeLimits.keyBytes, 'k');
-    await store.put(longKey, Buffer.alloc(storeLimits.valueBytes, 7));
-    t.equal((await store.get(longKey))?.value.byteLength, storeLimits.valueBytes);
+    const longKey = at('k').padEnd(maxKeyBytes, 'k');
+    await store.put(longKey, Buffer.alloc(limits.valueBytes, 7));
+    t.equal((await store.get(longKey))?.value.byteLength, limits.valueBytes);
     t.ok((await store.txn([], many)).ok);
   });
 

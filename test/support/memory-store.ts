@@ -4,13 +4,16 @@ import {
   type Entry,
   type Guard,
   type Lease,
+  maxKeyBytes,
   type RangeResult,
   type Store,
+  type StoreLimits,
   type StoreStatus,
-  storeLimits,
   type TxnResult,
   type Write,
 } from '../../src/store/store.ts';
+
+const limits: StoreLimits = { valueBytes: 1024 * 1024, txnOperations: 128, txnBytes: 2 * 1024 * 1024 };
 
 interface Stored extends Entry {
   readonly lease: MemoryLease | undefined;
@@ -28,6 +31,7 @@ interface Watcher {
  */
 export class MemoryStore implements Store {
   readonly kind = 'memory';
+  readonly limits = limits;
   readonly status = new Latest<StoreStatus>({ state: 'connected', sinceMs: 0, storeId: 'memory-1' });
   /** Every write that was applied, in order: `put KEY` or `delete KEY`. */
   readonly writes: string[] = [];
@@ -119,7 +123,7 @@ export class MemoryStore implements Store {
   }
 
   async txn(guards: readonly Guard[], writes: readonly Write[]): Promise<TxnResult> {
-    if (guards.length + writes.length > storeLimits.txnOperations)
+    if (guards.length + writes.length > limits.txnOperations)
       throw new LegateError('E_TOO_LARGE', 'too many operations');
     for (const write of writes) checkWrite(write.key, write.kind === 'put' ? write.value : new Uint8Array());
     await this.#operate();
@@ -237,7 +241,7 @@ class MemoryLease implements Lease {
 
 function checkWrite(key: string, value: Uint8Array): void {
   if (key === '' || key.includes('\u0000')) throw new LegateError('E_INVALID', 'not a key');
-  if (Buffer.byteLength(key) > storeLimits.keyBytes || value.byteLength > storeLimits.valueBytes) {
+  if (Buffer.byteLength(key) > maxKeyBytes || value.byteLength > limits.valueBytes) {
     throw new LegateError('E_TOO_LARGE', 'too large');
   }
 }

@@ -89,7 +89,7 @@ t.test('a full disk: away with the reason, and back by itself', { skip: unless('
   const metrics = new Metrics();
   const conditions = new Conditions(silentLog, systemClock, metrics);
   const options = { dataDir: folder, clock: systemClock, log: silentLog, metrics, conditions };
-  const store = await openStore({ kind: 'embedded', leaseTtlMs: 10_000 }, options);
+  const store = await openStore({ kind: 'embedded', leaseTtlMs: 10_000, listen: undefined }, options);
   t.teardown(async () => {
     await store.close();
     execFileSync('umount', [folder]);

@@ -12,6 +12,7 @@ import type {
   OperationOptions,
   RangeResult,
   Store,
+  StoreLimits,
   StoreStatus,
   TxnResult,
   Write,
@@ -54,6 +55,8 @@ export interface EmbeddedStore extends Store {
   compact(revision: Revision): Promise<void>;
 }
 
+/** As etcd has them, so that a store that fits here fits there. */
+const limits: StoreLimits = { valueBytes: 1024 * 1024, txnOperations: 128, txnBytes: 1024 * 1024 + 256 * 1024 };
 const defaultKeepRevisions = 10_000;
 const defaultMinLeaseTtlMs = 1000;
 const pauseAfterReadErrorMs = 1000;
@@ -70,6 +73,7 @@ export async function openEmbeddedStore(options: EmbeddedStoreOptions): Promise<
 
 class LevelStore implements EmbeddedStore {
   readonly kind = 'embedded';
+  readonly limits = limits;
   readonly leases: Leases;
   readonly #options: EmbeddedStoreOptions;
   readonly #quarantine: Quarantine;
@@ -178,7 +182,7 @@ class LevelStore implements EmbeddedStore {
   }
 
   async txn(guards: readonly Guard[], writes: readonly Write[], options: OperationOptions = {}): Promise<TxnResult> {
-    checkTxn(guards, writes);
+    checkTxn(guards, writes, limits);
     const prepared = writes.map(prepare);
     const request = {
       keys: () => [...guards.map(({ key }) => key), ...prepared.map(({ key }) => key)],
