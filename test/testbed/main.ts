@@ -20,6 +20,9 @@ const usage = `npm run testbed -- COMMAND
         heal [A [B]]            takes these back: all, those of A, those between A and B
         power-off N, boot N     the power of N; its disk stays
         kill-engine N, start-engine N
+  faults [--store etcd|consul|embedded] [--down 60]
+                                brings three hosts up with that store, makes every fault while a consumer asks 50 times
+                                a second, prints what it noticed, and takes them down; --down: seconds without store
   down                          ends and removes everything
 
 Examples:
@@ -112,6 +115,15 @@ async function fault([what, first, second]: readonly string[]): Promise<void> {
   }
 }
 
+async function faults(args: readonly string[]): Promise<number> {
+  const options = { store: { type: 'string', default: 'etcd' }, down: { type: 'string', default: '60' } } as const;
+  const { values } = parseArgs({ args: [...args], options });
+  const kind = (['etcd', 'consul', 'embedded'] as const).find((each) => each === values.store);
+  if (kind === undefined) throw new Usage(`there is no store ${values.store}`);
+  const { printFaults } = await import('../faults/print.ts');
+  return printFaults(kind, number(values.down, '--down') * 1000, process.env.LEGATE_TEST_CONSUL);
+}
+
 async function main([command, ...args]: readonly string[]): Promise<number> {
   switch (command) {
     case 'up':
@@ -125,6 +137,8 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
     case 'fault':
       await fault(args);
       return 0;
+    case 'faults':
+      return faults(args);
     case 'down':
       await Testbed.takeDown();
       return 0;
