@@ -1,5 +1,8 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
 import type { ServiceDocument, StatusDocument } from '../../sidecar/admin/documents.ts';
+import { checkout, run, temporaryFolder } from '../support/agent.ts';
 import { unless } from '../support/needs.ts';
 import { waitFor } from '../support/wait.ts';
 import { buildImage, documentedRun, limitedTo, unitCapabilities } from './deployment.ts';
@@ -48,7 +51,17 @@ async function well(sidecar: HostSidecar): Promise<StatusDocument> {
   });
 }
 
-t.test('as a process and as a container', { skip, timeout: 110_000 }, async (t) => {
+t.test('systemd finds no fault in the unit', { skip: unless('command:systemd-analyze') }, async (t) => {
+  // Where nothing is installed, the program that it starts would be one.
+  const unit = join(temporaryFolder(t), 'legate.service');
+  writeFileSync(
+    unit,
+    readFileSync(join(checkout, 'deploy', 'legate.service'), 'utf8').replace(/\/usr\/local\S+/, '/bin/true'),
+  );
+  t.same(await run('systemd-analyze', ['verify', '--man=no', unit]), { status: 0, stdout: '', stderr: '' });
+});
+
+t.test('as a process and as a container', { skip, timeout: 270_000 }, async (t) => {
   const engines = 'folder' in newer ? { 3: newer.folder } : {};
   const testbed = await Testbed.up(t, { hosts: 3, engines });
   const [one, two, three] = [testbed.host(1), testbed.host(2), testbed.host(3)];
