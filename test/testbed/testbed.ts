@@ -133,7 +133,7 @@ export class Testbed {
 
   async #create({ start = true, say = () => undefined }: TestbedOptions): Promise<void> {
     const began = performance.now();
-    say(`making ${this.hosts.length} hosts`);
+    say(`making ${this.hosts.length === 1 ? 'a host' : `${this.hosts.length} hosts`}`);
     const seconds = (): string => `${((performance.now() - began) / 1000).toFixed(1)} s`;
     await this.#network.create();
     if (start) await imageTar(this.folder, 'busybox');
