@@ -69,6 +69,37 @@ export async function must(command: string, ...args: string[]): Promise<string> 
   return ran.stdout.trim();
 }
 
+export interface AdminAnswer {
+  readonly status: number;
+  readonly text: string;
+  readonly headers: Record<string, unknown>;
+}
+
+/** Asks the admin API that listens on a socket; a `body` that is no text is sent as JSON. */
+export async function askAdmin(
+  socketPath: string,
+  method: 'GET' | 'PUT' | 'POST' | 'DELETE',
+  path: string,
+  body?: unknown,
+): Promise<AdminAnswer> {
+  const client = new Client('http://legate', { socketPath });
+  try {
+    const headers = body === undefined ? {} : { 'content-type': 'application/json' };
+    const payload = body === undefined || typeof body === 'string' ? (body ?? null) : JSON.stringify(body);
+    const answer = await client.request({
+      method,
+      path,
+      headers,
+      body: payload,
+      headersTimeout: 10_000,
+      bodyTimeout: 10_000,
+    });
+    return { status: answer.statusCode, text: await answer.body.text(), headers: answer.headers };
+  } finally {
+    await client.destroy();
+  }
+}
+
 /** A sidecar as a process of its own, with a data directory and an admin socket that vanish with the test. */
 export class Agent {
   readonly folder: string;
@@ -164,27 +195,8 @@ export class Agent {
   }
 
   /** Asks the admin API over the socket. */
-  async api(
-    method: 'GET' | 'PUT' | 'POST' | 'DELETE',
-    path: string,
-    body?: unknown,
-  ): Promise<{ status: number; text: string; headers: Record<string, unknown> }> {
-    const client = new Client('http://legate', { socketPath: this.socket });
-    try {
-      const headers = body === undefined ? {} : { 'content-type': 'application/json' };
-      const payload = body === undefined || typeof body === 'string' ? (body ?? null) : JSON.stringify(body);
-      const answer = await client.request({
-        method,
-        path,
-        headers,
-        body: payload,
-        headersTimeout: 10_000,
-        bodyTimeout: 10_000,
-      });
-      return { status: answer.statusCode, text: await answer.body.text(), headers: answer.headers };
-    } finally {
-      await client.destroy();
-    }
+  api(method: 'GET' | 'PUT' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<AdminAnswer> {
+    return askAdmin(this.socket, method, path, body);
   }
 
   /** The JSON document at `path`; an error status fails. */
