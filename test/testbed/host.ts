@@ -39,6 +39,7 @@ export class TestbedHost {
   readonly #plan: HostPlan;
   readonly #network: Switch;
   readonly #owned: boolean;
+  #sidecar: HostSidecar | undefined;
 
   constructor({ plan, network, owned }: HostOptions) {
     this.number = plan.number;
@@ -164,10 +165,12 @@ export class TestbedHost {
 
   /**
    * Starts a sidecar as a plain process, of the checkout's build, and waits until it is ready. `config` is written to the
-   * host's disk with defaults for what it leaves out (see HostSidecar); without it, what is there is used again.
+   * host's disk with defaults for what it leaves out (see HostSidecar); without it, what is there is used again. One at a time:
+   * every call gives the same object.
    */
   startSidecar(config?: Readonly<Record<string, unknown>>, options: SidecarOptions = {}): Promise<HostSidecar> {
-    return new HostSidecar(this).start(config, options);
+    this.#sidecar ??= new HostSidecar(this);
+    return this.#sidecar.start(config, options);
   }
 
   get #path(): string {

@@ -3,6 +3,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  realpathSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -13,11 +14,11 @@ import { must } from '../support/agent.ts';
 
 /**
  * `busybox`: busybox with all its applets (use its nc and httpd; a static busybox's wget may crash on names).
- * `node`: this machine's node, a shell, and what a sidecar calls: ip, nft, nsenter; the base of Legate's own image.
+ * `node`: that, this machine's node, and what a sidecar calls: ip, nft, nsenter; a base for Legate's own image.
  */
 export type ImageName = 'busybox' | 'node';
 
-const programs = ['node', 'sh', 'ip', 'nft', 'nsenter', 'env', 'sleep'];
+const programs = ['node', 'ip', 'nft', 'nsenter'];
 /** Loaded by glibc when a name is asked for, so that ldd does not know of them. */
 const nameServices = ['libnss_dns.so.2', 'libnss_files.so.2'];
 
@@ -32,9 +33,12 @@ export async function imageTar(folder: string, name: ImageName): Promise<string>
     writeFileSync(join(root, 'etc', 'passwd'), 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n');
     writeFileSync(join(root, 'etc', 'group'), 'root:x:0:\nnogroup:x:65534:\n');
     const tar = join(work, 'tar');
-    if (name === 'busybox') await busyboxInto(root);
+    await busyboxInto(root);
     await must('tar', '-cf', tar, '-C', root, '.');
     if (name === 'node') {
+      // Debian's static busybox, as a shell, prefers its own ip to the one on the path.
+      await must('tar', '--delete', '-f', tar, './bin/sh');
+      await must('tar', '-rhf', tar, '-C', '/', '--transform', 's,.*,bin/sh,', realpathSync('/bin/sh').slice(1));
       // Files of the machine go in under their own paths, links as what they lead to.
       await must('tar', '-rhf', tar, '-C', '/', ...(await nodeFiles()).map((path) => path.slice(1)));
     }

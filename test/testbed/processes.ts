@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 
 /** When a process was started, in the kernel's ticks: with its id it is known for ever. Undefined: it has ended. */
 export function startTimeOf(pid: number): string | undefined {
@@ -19,9 +19,4 @@ export function childrenOf(pid: number): number[] {
   } catch {
     return [];
   }
-}
-
-/** The processes that live in one process namespace, given by what its link reads, such as `pid:[4026532201]`. */
-export function countIn(pidNamespace: string, namespaceOf: (pid: string) => string | undefined): number {
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name) && namespaceOf(name) === pidNamespace).length;
 }

@@ -4,6 +4,8 @@ import { run } from '../support/agent.ts';
 import { waitFor } from '../support/wait.ts';
 import { cgroupName, netnsPrefix, type State, stateFile } from './plan.ts';
 
+/** A busy machine takes seconds to end the containers of several hosts. */
+const endTimeoutMs = 30_000;
 const controlGroups = '/sys/fs/cgroup';
 
 export function readState(): State | undefined {
@@ -34,14 +36,17 @@ export async function removeAll(): Promise<void> {
   const state = readState();
   for (const name of testbedNamespaces()) {
     // The first process of a host is among them, and takes everything else of it along.
-    await waitFor(`the processes in ${name} to end`, async () => {
+    const noneLeft = async (): Promise<boolean> => {
       const pids = (await run('ip', ['netns', 'pids', name])).stdout.split('\n').filter(Boolean);
       for (const pid of pids) endProcess(Number(pid));
       return pids.length === 0;
-    });
+    };
+    await waitFor(`the processes in ${name} to end`, noneLeft, { timeoutMs: endTimeoutMs });
     await run('ip', ['netns', 'del', name]);
   }
-  for (const group of testbedControlGroups()) await waitFor(`${group} to be empty`, () => removeGroup(group));
+  for (const group of testbedControlGroups()) {
+    await waitFor(`${group} to be empty`, () => removeGroup(group), { timeoutMs: endTimeoutMs });
+  }
   if (state !== undefined) rmSync(state.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   rmSync(stateFile, { force: true });
 }

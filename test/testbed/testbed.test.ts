@@ -9,13 +9,16 @@ import { waitFor } from '../support/wait.ts';
 import type { TestbedHost } from './host.ts';
 import { stateFile } from './plan.ts';
 import { testbedControlGroups, testbedNamespaces } from './remains.ts';
-import { Testbed, testbedNeeds } from './testbed.ts';
+import { Testbed, testbedNeeds, testbedTurn } from './testbed.ts';
 
 /** The testbed itself: what it claims to be, each fault, and that nothing is left behind. */
 
 const skip = unless(...testbedNeeds, 'command:curl');
 const program = join(checkout, 'build', 'test', 'testbed', 'main.js');
 const testbed = (...args: string[]) => run(process.execPath, [program, ...args]);
+
+/** What is left is the same for all testbeds: nobody else may have one in between. */
+if (skip === false) await testbedTurn(t);
 
 /** What curl tells by its exit status. */
 const [reached, refused, timedOut] = [0, 7, 28];
@@ -45,8 +48,8 @@ function leftOf(folder: string): string[] {
   ];
 }
 
-t.test('three hosts, each fault, and power', { skip, timeout: 110_000 }, async (t) => {
-  const up = await Testbed.up(t);
+t.test('three hosts, each fault, and power', { skip, timeout: 240_000 }, async (t) => {
+  const up = await Testbed.up(t, { hasTurn: true });
   const [one, two, three] = [up.host(1), up.host(2), up.host(3)];
   const serve = [
     'run',
@@ -170,7 +173,7 @@ t.test('three hosts, each fault, and power', { skip, timeout: 110_000 }, async (
 
 t.test(
   'an owner that is killed takes its hosts along, and the next removes the rest',
-  { skip, timeout: 60_000 },
+  { skip, timeout: 120_000 },
   async (t) => {
     const file = join(checkout, 'build', 'test', 'testbed', 'testbed.child.js');
     const owner = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, file], {
@@ -187,7 +190,7 @@ t.test(
   },
 );
 
-t.test('by hand', { skip, timeout: 60_000 }, async (t) => {
+t.test('by hand', { skip, timeout: 120_000 }, async (t) => {
   t.teardown(() => testbed('down'));
   t.match(await testbed('--help'), { status: 0, stdout: /Examples:\n.*npm run testbed -- up/ });
   for (const wrong of [[], ['dwon'], ['up', '--hots', '3'], ['sh', 'x'], ['fault', 'cut', '1']]) {
@@ -196,7 +199,9 @@ t.test('by hand', { skip, timeout: 60_000 }, async (t) => {
   t.match(await testbed('status'), { status: 1, stderr: /no testbed is up: npm run testbed -- up/ });
   t.match(await testbed('up', '--hosts', '2'), { status: 0, stdout: /host-2 {2}10\.77\.0\.2 {2}Docker [\d.]+/ });
   const folder = Testbed.attach()?.folder ?? '';
-  await t.rejects(Testbed.up(t), { message: /a testbed is up, by hand since .*npm run testbed -- down/ });
+  await t.rejects(Testbed.up(t, { hasTurn: true }), {
+    message: /a testbed is up, by hand since .*npm run testbed -- down/,
+  });
   t.match(await testbed('sh', '2', 'sh', '-c', 'hostname; exit 3'), { status: 3, stdout: 'host-2\n' });
   t.match(await testbed('fault', 'cut-one-way', '1', '2'), { status: 0 });
   t.match(await testbed('fault', 'power-off', '2'), { status: 0 });

@@ -11,7 +11,7 @@ import { startTimeOf } from './processes.ts';
 import { readState, removeAll } from './remains.ts';
 import { type Faults, Switch } from './switch.ts';
 
-/** Two test files may want one at the same time; the second waits for the first. */
+/** Two test files may want one at the same time; the second waits for the first, as does who comes by hand. */
 const waitMs = 240_000;
 
 /** What a testbed needs of the machine, for `unless(...)`. */
@@ -34,6 +34,8 @@ export interface TestbedOptions {
   readonly engines?: Readonly<Record<number, string>>;
   /** false: only the hosts, their engines are not started and have no images. */
   readonly start?: boolean;
+  /** The test has `testbedTurn` for longer than one testbed. */
+  readonly hasTurn?: boolean;
   /** Told what goes on. */
   readonly say?: (line: string) => void;
 }
@@ -45,13 +47,14 @@ export class Testbed {
   readonly hosts: readonly TestbedHost[];
   readonly folder: string;
   readonly #network: Switch;
-  readonly #release: (() => void) | undefined;
+  /** Present in who holds the lock, until all is down. */
+  #release: (() => void) | undefined;
 
   private constructor(state: State, release?: () => void) {
     this.folder = state.folder;
     this.#network = new Switch(state.folder, state.hosts);
     this.#release = release;
-    const owned = state.owner !== undefined;
+    const owned = state.owner !== undefined && release !== undefined;
     this.hosts = state.hosts.map((plan) => new TestbedHost({ plan, network: this.#network, owned }));
   }
 
@@ -60,8 +63,9 @@ export class Testbed {
    * ended badly left behind is removed first. Fails when a testbed was brought up by hand.
    */
   static async up(t: Teardown, options: TestbedOptions = {}): Promise<Testbed> {
+    if (options.hasTurn !== true) await testbedTurn(t);
     const owner = { pid: process.pid, startTime: startTimeOf(process.pid) ?? '' };
-    const testbed = await Testbed.#make(options, waitMs, owner);
+    const testbed = await Testbed.#make(options, owner);
     t.teardown(() => testbed.down());
     try {
       await testbed.#create(options);
@@ -75,10 +79,11 @@ export class Testbed {
 
   /** Brings hosts up that stay until somebody takes them down: for work by hand. */
   static async upToStay(options: TestbedOptions = {}): Promise<Testbed> {
-    const testbed = await Testbed.#make(options, 0);
+    const testbed = await Testbed.#make(options);
     try {
       await testbed.#create(options);
       testbed.#release?.();
+      testbed.#release = undefined;
     } catch (error) {
       await testbed.down();
       throw error;
@@ -94,7 +99,7 @@ export class Testbed {
 
   /** Takes down what is there or was left behind; fails when it belongs to a process that runs. */
   static async takeDown(): Promise<void> {
-    const release = await takeLock(0, heldBy, () => undefined);
+    const release = await takeLock({ lock: 'hosts', waitMs: 0, busy: heldBy, say: () => undefined });
     try {
       await removeAll();
     } finally {
@@ -102,11 +107,11 @@ export class Testbed {
     }
   }
 
-  static async #make(options: TestbedOptions, wait: number, owner?: State['owner']): Promise<Testbed> {
+  static async #make(options: TestbedOptions, owner?: State['owner']): Promise<Testbed> {
     const { hosts = 3, engines = {}, say = () => undefined } = options;
     if (!Number.isInteger(hosts) || hosts < 1 || hosts > maxHosts)
       throw new Error(`${hosts} is not 1 to ${maxHosts} hosts`);
-    const release = await takeLock(wait, heldBy, (by) => say(`${by}: waiting`));
+    const release = await takeLock({ lock: 'hosts', waitMs, busy: heldBy, say });
     try {
       const before = readState();
       if (before !== undefined && before.owner === undefined && new Testbed(before).hosts.some((host) => host.isOn)) {
@@ -128,6 +133,7 @@ export class Testbed {
 
   async #create({ start = true, say = () => undefined }: TestbedOptions): Promise<void> {
     const began = performance.now();
+    say(`making ${this.hosts.length === 1 ? 'a host' : `${this.hosts.length} hosts`}`);
     const seconds = (): string => `${((performance.now() - began) / 1000).toFixed(1)} s`;
     await this.#network.create();
     if (start) await imageTar(this.folder, 'busybox');
@@ -185,14 +191,22 @@ export class Testbed {
     return this.#network.heal(a, b);
   }
 
-  /** Ends and removes everything. */
+  /** Ends and removes everything; only once, and only in the process that brought it up. */
   async down(): Promise<void> {
+    const release = this.#release;
+    this.#release = undefined;
+    if (release === undefined) return;
     try {
       await removeAll();
     } finally {
-      this.#release?.();
+      release();
     }
   }
+}
+
+/** Waits until no other test file has its turn on testbeds, and keeps the turn until the test ends. */
+export async function testbedTurn(t: Teardown): Promise<void> {
+  t.teardown(await takeLock({ lock: 'turn', waitMs, busy: heldBy, say: () => undefined }));
 }
 
 function heldBy(): string {

@@ -1,0 +1,3 @@
+#!/bin/sh
+# `legate` in the image.
+exec node /opt/legate/build/sidecar/cli/main.js "$@"
