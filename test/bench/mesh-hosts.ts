@@ -113,8 +113,9 @@ function change(changer: number, round: number): void {
   const host = mine.find(({ number }) => number === changer);
   if (host !== undefined) {
     send({ kind: 'changed', round, atMs: nowMs() });
-    const record = recordOf(changer, 0, round);
-    host.registrar.setDesired({ kind: 'delta', puts: [record], deletes: [], revision: '' });
+    const delta = { kind: 'delta', puts: [recordOf(changer, 0, round)], deletes: [], revision: '' } as const;
+    host.catalog.applyOwn(delta);
+    host.registrar.setDesired(delta);
   }
   for (const each of mine) look(each);
 }

@@ -14,7 +14,7 @@ import type { Store, Write } from '../../src/store/store.ts';
 import { hostId, hostRecord, instanceRecord } from '../support/records.ts';
 
 /** The mesh of this benchmark. */
-export const hosts = 200;
+export const hosts = Number(process.env.LEGATE_BENCH_HOSTS || 200);
 export const perHost = 50;
 export const services = 1000;
 export const meshName = 'bench';
