@@ -243,12 +243,14 @@ t.test('the demonstration with containers', { skip: unless('docker'), timeout: 1
   const demo = new Demonstration(t, temporaryFolder(t), demoVips);
   await demo.observed(t);
   t.match(demo.text, /2 containers registered by label/);
+  t.match(demo.text, /web-2 .*uses the store of web-1/);
 });
 
 t.test('the demonstration without Docker: plain processes', { timeout: 120_000 }, async (t) => {
   const demo = new Demonstration(t, temporaryFolder(t), { ...demoVips, ...noDocker });
   await demo.observed(t);
   t.match(demo.text, /2 processes registered/);
+  t.match(demo.text, /a client on web-2 reached 127\.0\.0\.2:\d+ 400 times/, 'a link across the hosts');
 });
 
 t.test('the demonstration without root', { skip: unless('root', 'command:setpriv'), timeout: 120_000 }, async (t) => {
@@ -266,7 +268,7 @@ t.test('the demonstration without root', { skip: unless('root', 'command:setpriv
 
 t.test('Ctrl-C at any moment takes everything back', { timeout: 240_000 }, async (t) => {
   const moments: readonly (readonly [string, NodeJS.ProcessEnv, RegExp])[] = [
-    ['while the services start', unless('docker') ? noDocker : {}, /embedded store is in/],
+    ['while the services start', unless('docker') ? noDocker : {}, /uses the store of/],
     ['while a consumer asks', unless('docker') ? noDocker : {}, / SRV /],
     ['while plain processes are under traffic', noDocker, /answered: /],
   ];

@@ -10,9 +10,17 @@ import { Commands } from './commands.ts';
 const startTimeoutMs = 20_000;
 const stopTimeoutMs = 20_000;
 
+/** One of the two hosts that the demonstration plays on one machine, told apart by their loopback addresses. */
+export interface DemoHost {
+  readonly name: string;
+  readonly address: string;
+  readonly first: boolean;
+}
+
 /** The sidecar as a user runs it: a configuration file, `legate agent`, the command line and the admin socket. */
 export class DemoSidecar {
   readonly socket: string;
+  readonly host: DemoHost;
   readonly #legate: string;
   readonly #folder: string;
   readonly #service: string;
@@ -28,24 +36,34 @@ export class DemoSidecar {
     readonly linkPort: number;
     /** The Docker Engine's socket; undefined: no containers. */
     readonly dockerSocket: string | undefined;
+    /** Which of the two hosts it stands for: the first has the store, which the second uses. */
+    readonly host: DemoHost;
+    readonly storePort: number;
   }) {
     this.#legate = options.legate;
     this.#folder = options.folder;
     this.#service = options.service;
-    this.#config = join(options.folder, 'legate.yaml');
-    this.socket = join(options.folder, 'admin.sock');
+    const { name, address } = options.host;
+    this.host = options.host;
+    this.#config = join(options.folder, `${name}.yaml`);
+    this.socket = join(options.folder, `${name}.sock`);
+    const store = `127.0.0.1:${options.storePort}`;
     writeFileSync(
       this.#config,
       stringify({
-        host: 'web-1',
-        advertise: '127.0.0.1',
-        data_dir: join(options.folder, 'data'),
+        host: name,
+        advertise: address,
+        data_dir: join(options.folder, name),
+        store: options.host.first ? { listen: store } : { kind: 'etcd', endpoints: [`http://${store}`] },
+        // Both hosts are this machine: what goes between them stays on it.
+        network: { underlay: 'trusted' },
         docker: options.dockerSocket === undefined ? { expose: 'off' } : { socket: options.dockerSocket },
-        dns: { listen: ['127.0.0.1:0'], bridges: 'off' },
+        dns: { listen: [`${address}:0`], bridges: 'off' },
+        ...(!options.host.first && { vip: { mode: 'off' } }),
         admin: { listen: [`unix:${this.socket}`] },
         // The port of the virtual address, whatever ports the instances have.
         services: { [options.service]: { port: 5432 } },
-        links: [{ service: options.service, listen: `127.0.0.1:${options.linkPort}` }],
+        links: [{ service: options.service, listen: `${address}:${options.linkPort}` }],
       }),
     );
   }
@@ -75,7 +93,9 @@ export class DemoSidecar {
     const check = { kind: 'tcp', interval: '500ms', fall: 1 };
     writeFileSync(
       file,
-      stringify({ instances: [{ service: this.#service, name, address: '127.0.0.1', port, checks: [check] }] }),
+      stringify({
+        instances: [{ service: this.#service, name, address: this.host.address, port, reach: 'mesh', checks: [check] }],
+      }),
     );
     await this.#commands.output(
       process.execPath,
@@ -88,12 +108,18 @@ export class DemoSidecar {
     );
   }
 
-  /** Waits until the service is as `condition` wants it. */
-  async until(what: string, condition: (service: ServiceDocument) => boolean): Promise<void> {
+  /** Waits until so many instances of the service are usable. */
+  async usable(service: string, count: number): Promise<void> {
+    const what = `${count} usable instances of ${service} at ${this.host.name}`;
+    await this.until(what, `/api/services/${service}`, (found: ServiceDocument) => found.usable === count);
+  }
+
+  /** Waits until the document at `path` is as `condition` wants it. */
+  async until<T>(what: string, path: string, condition: (document: T) => boolean): Promise<void> {
     const until = performance.now() + 15_000;
     while (performance.now() < until && this.#runs()) {
-      const service = await this.#get<ServiceDocument>(`/api/services/${this.#service}`).catch(() => undefined);
-      if (service !== undefined && condition(service)) return;
+      const document = await this.#get<T>(path).catch(() => undefined);
+      if (document !== undefined && condition(document)) return;
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
     throw new Error(`waited in vain for ${what}`);

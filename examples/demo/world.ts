@@ -143,25 +143,29 @@ export class ProcessWorld implements World {
   readonly kind = 'processes';
   readonly #commands = new Commands();
   readonly #folder: string;
-  readonly #freePort: () => Promise<number>;
+  readonly #address: string;
+  readonly #freePort: (address: string) => Promise<number>;
   readonly #register: (name: string, port: number) => Promise<void>;
   readonly #children = new Map<string, ChildProcess>();
   #closed = false;
 
   constructor(options: {
     readonly folder: string;
-    readonly freePort: () => Promise<number>;
+    /** Of the host that they run on. */
+    readonly address: string;
+    readonly freePort: (address: string) => Promise<number>;
     readonly register: (name: string, port: number) => Promise<void>;
   }) {
     this.#folder = options.folder;
+    this.#address = options.address;
     this.#freePort = options.freePort;
     this.#register = options.register;
   }
 
   async startDatabase(name: string): Promise<void> {
-    const port = await this.#freePort();
+    const port = await this.#freePort(this.#address);
     if (this.#closed) return;
-    const words = [join(this.#folder, 'database.mjs'), name, String(port), '127.0.0.1'];
+    const words = [join(this.#folder, 'database.mjs'), name, String(port), this.#address];
     this.#children.set(name, spawn(process.execPath, words, { stdio: 'ignore', detached: true }));
     await this.#register(name, port);
   }

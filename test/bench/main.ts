@@ -8,11 +8,12 @@ import { describeError } from '../../src/base/errors.ts';
 import type { Bench, Figure } from './bench.ts';
 import { dnsBench } from './dns.ts';
 import { lifecycleBench } from './lifecycle.ts';
+import { meshBench } from './mesh.ts';
 import { judge, type Machine, machineLine, tableOf, thisMachine } from './report.ts';
 import { scaleBench } from './scale.ts';
 import { tcpBench } from './tcp.ts';
 
-const benches: readonly Bench[] = [tcpBench, dnsBench, lifecycleBench, scaleBench];
+const benches: readonly Bench[] = [tcpBench, dnsBench, lifecycleBench, scaleBench, meshBench];
 const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]...`;
 
 interface Outcome {
