@@ -375,9 +375,10 @@ export class Session {
     if (this.closed || this.#current !== undefined) return;
     const [first = this.#lastFailure] = failures;
     const { endpoints } = this.#options.config;
-    const reasons =
-      failures.length === 0 ? [first?.message ?? 'no answer yet'] : failures.map(({ message }) => message);
-    const problem = `${endpoints.length === 1 ? 'etcd' : `no member of etcd`} can be used: ${[...new Set(reasons)].join('; ')}`;
+    const names = endpoints.map(({ text }) => text).join(', ');
+    const reasons = failures.length > 0 ? failures : [first ?? { message: `${names} has not answered yet` }];
+    const subject = endpoints.length === 1 ? 'etcd cannot be used' : 'no member of etcd can be used';
+    const problem = `${subject}: ${[...new Set(reasons.map(({ message }) => message))].join('; ')}`;
     const hint = first?.hint ?? new EtcdFailure('unreachable', '').hint;
     this.#options.conditions.raise(awayCondition, 'error', problem, hint);
     if (this.status.value.state !== 'away') this.#away.value += 1;
@@ -391,8 +392,9 @@ export class Session {
 
   #setState(state: StoreStatus['state'], why: { problem?: string; hint?: string } = {}): void {
     const before = this.status.value;
+    const same = before.state === state && before.problem === why.problem && before.storeId === this.#clusterId;
     const sinceMs = before.state === state ? before.sinceMs : this.#options.clock.nowMs();
-    this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
+    if (!same) this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
     for (const look of [...this.#waiters]) look();
   }
 
