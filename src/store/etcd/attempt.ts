@@ -57,7 +57,7 @@ export async function authenticate(
 async function introduce(connection: Connection, { user, password }: Credentials, options: CallOptions): Promise<void> {
   try {
     const request = create(AuthenticateRequestSchema, { name: user, password });
-    const { token } = await connection.call(api.authenticate, request, options);
+    const { token } = await connection.call(api.authenticate, request, { ...options, anonymous: true });
     connection.token = token;
   } catch (error) {
     // A cluster that asks nobody for a password takes everybody.

@@ -21,6 +21,8 @@ const maxRequestBytes = 4 * 1024 * 1024;
 export interface CallOptions {
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Sent without the token, which etcd refuses when it has expired, even where none is needed. */
+  readonly anonymous?: boolean;
 }
 
 /** One channel to one member. It ends once: by itself, when a stream of it ends, or given up by who noticed a fault. */
@@ -49,7 +51,7 @@ export class Connection {
   }
 
   /** One request and its answer. Rejects with EtcdFailure, or the signal's reason; then etcd may have carried it out. */
-  call<I, O>(method: MethodDefinition<I, O>, request: I, { timeoutMs, signal }: CallOptions): Promise<O> {
+  call<I, O>(method: MethodDefinition<I, O>, request: I, { timeoutMs, signal, anonymous }: CallOptions): Promise<O> {
     return new Promise((resolve, reject) => {
       if (this.#ended.signal.aborted) {
         reject(this.failure);
@@ -64,7 +66,7 @@ export class Connection {
         method.requestSerialize,
         method.responseDeserialize,
         request,
-        this.#metadata(),
+        anonymous ? new Metadata() : this.#metadata(),
         { deadline: Date.now() + timeoutMs },
         (error, answer) => {
           this.#calls.delete(call);

@@ -61,6 +61,7 @@ export class Session {
   #epoch = 0;
   #next = 0;
   #alarm = false;
+  #renewal: Promise<void> | undefined;
   #lastFailure: EtcdFailure | undefined;
 
   constructor(options: SessionOptions) {
@@ -138,6 +139,7 @@ export class Session {
     for (let first = true; ; first = false) {
       const connection = await this.ready(signal);
       const timeoutMs = Math.max(1, untilMs - this.#options.clock.monotonicMs());
+      const { token } = connection;
       try {
         this.#requests.value += 1;
         const answer = await connection.call(method, request, { timeoutMs, signal });
@@ -147,7 +149,7 @@ export class Session {
         if (!(error instanceof EtcdFailure)) throw error;
         this.suspect(connection, error);
         if (error.kind !== 'token' || !first) throw this.#located(error, connection);
-        await this.#renewToken(connection, signal);
+        if (connection.token === token) await this.#renewToken(connection);
       }
     }
   }
@@ -167,13 +169,18 @@ export class Session {
     return this.#current?.ended.aborted === false ? this.#current : undefined;
   }
 
-  async #renewToken(connection: Connection, signal: AbortSignal | undefined): Promise<void> {
+  /** Fetches a new token, once for all requests that were refused meanwhile. */
+  async #renewToken(connection: Connection): Promise<void> {
+    const options = { timeoutMs: operationLimitMs, signal: this.#closing.signal };
+    this.#renewal ??= authenticate(connection, this.#options.config, options).finally(() => {
+      this.#renewal = undefined;
+    });
     try {
-      await authenticate(connection, this.#options.config, { timeoutMs: operationLimitMs, signal });
+      await this.#renewal;
     } catch (error) {
-      if (!(error instanceof EtcdFailure)) throw error;
-      connection.end(error);
-      throw this.#located(error, connection);
+      const failure = error instanceof EtcdFailure ? error : fileFailure(error);
+      connection.end(failure);
+      throw this.#located(failure, connection);
     }
   }
 
@@ -269,8 +276,7 @@ export class Session {
       this.#closing.signal.throwIfAborted();
       if (error instanceof EtcdFailure)
         return new EtcdFailure(error.kind, `${endpoint.text}: ${error.message}`, error.hint);
-      if (isLegateError(error)) return new EtcdFailure('credentials', error.message, error.hint);
-      throw error;
+      return fileFailure(error);
     }
   }
 
@@ -336,10 +342,12 @@ export class Session {
   async #check(connection: Connection): Promise<void> {
     const { clock } = this.#options;
     const signal = AbortSignal.any([connection.ended, this.#closing.signal]);
+    let dueMs = clock.monotonicMs() + checkEveryMs;
     while (!signal.aborted) {
-      const everyMs = this.#alarm ? alarmCheckEveryMs : checkEveryMs;
       try {
-        await clock.sleep(everyMs * (0.8 + 0.4 * this.#random()), signal);
+        await clock.sleep(alarmCheckEveryMs * (0.8 + 0.4 * this.#random()), signal);
+        if (!this.#alarm && clock.monotonicMs() < dueMs) continue;
+        dueMs = clock.monotonicMs() + checkEveryMs;
         const options = { timeoutMs: checkLimitMs, signal };
         this.#requests.value += 1;
         const answer = await connection.call(api.status, create(StatusRequestSchema), options);
@@ -423,6 +431,12 @@ export class Session {
       look();
     });
   }
+}
+
+/** A file of the configuration cannot be used: what was wrong with it, and what to do. */
+function fileFailure(error: unknown): EtcdFailure {
+  if (isLegateError(error)) return new EtcdFailure('credentials', error.message, error.hint);
+  throw error;
 }
 
 function ended(signal: AbortSignal): Promise<void> {
