@@ -30,6 +30,8 @@ export class Connection {
   readonly endpoint: StoreUrl;
   /** Said with every request, once there is one. */
   token: string | undefined;
+  /** How many messages have come from the member so far, by which others know that it still speaks. */
+  heard = 0;
   readonly #client: Client;
   readonly #ended = new AbortController();
   readonly #calls = new Set<ClientUnaryCall>();
@@ -71,6 +73,7 @@ export class Connection {
         (error, answer) => {
           this.#calls.delete(call);
           signal?.removeEventListener('abort', onAbort);
+          if (error === null) this.heard += 1;
           if (error === null && answer !== undefined) resolve(answer);
           else reject(this.#failure ?? failureOf(error ?? { details: 'an answer without content' }));
         },
@@ -91,6 +94,7 @@ export class Connection {
     const stream = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
     this.#streams.add(stream);
     stream.on('data', (message: O) => {
+      this.heard += 1;
       if (!this.#ended.signal.aborted) onMessage(message);
     });
     stream.on('error', (error: Error & { code?: number; details?: string }) => this.end(failureOf(error)));

@@ -139,7 +139,7 @@ export class Session {
     for (let first = true; ; first = false) {
       const connection = await this.ready(signal);
       const timeoutMs = Math.max(1, untilMs - this.#options.clock.monotonicMs());
-      const { token } = connection;
+      const { token, heard } = connection;
       try {
         this.#requests.value += 1;
         const answer = await connection.call(method, request, { timeoutMs, signal });
@@ -147,7 +147,8 @@ export class Session {
       } catch (error) {
         if (this.closed) throw closedError();
         if (!(error instanceof EtcdFailure)) throw error;
-        this.suspect(connection, error);
+        // A write that was on its way to a leader that died is never answered, by a member that is none the worse.
+        if (error.kind !== 'silent' || connection.heard === heard) this.suspect(connection, error);
         if (error.kind !== 'token' || !first) throw this.#located(error, connection);
         if (connection.token === token) await this.#renewToken(connection);
       }
