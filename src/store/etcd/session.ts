@@ -8,10 +8,12 @@ import type { EtcdStoreConfig, StoreUrl } from '../../config/config.ts';
 import { type ResponseHeader, StatusRequestSchema } from '../etcd-api/gen/etcd_pb.ts';
 import type { RemoteStoreOptions } from '../remote.ts';
 import type { StoreStatus } from '../store.ts';
+import { Alarms } from './alarms.ts';
 import { type Attempted, attempt, authenticate } from './attempt.ts';
 import type { Connection } from './connection.ts';
 import { EtcdFailure, leaves } from './failure.ts';
 import { api, type Head, headOf } from './messages.ts';
+import { ended, Waiters } from './waiters.ts';
 
 export interface SessionOptions extends RemoteStoreOptions {
   readonly config: EtcdStoreConfig;
@@ -38,7 +40,6 @@ const alarmCheckEveryMs = 5000;
 const checkLimitMs = 5000;
 
 const awayCondition = 'store.etcd.away';
-const alarmCondition = 'store.etcd.alarm';
 const foreignConditions = 'store.etcd.foreign.';
 
 /**
@@ -51,7 +52,8 @@ export class Session {
   readonly #random: () => number;
   readonly #backoff: Backoff;
   readonly #closing = new AbortController();
-  readonly #waiters = new Set<() => void>();
+  readonly #waiters = new Waiters();
+  readonly #alarms: Alarms;
   readonly #away: CounterCell;
   readonly #connects: CounterCell;
   readonly #requests: CounterCell;
@@ -60,13 +62,13 @@ export class Session {
   #revision = 0;
   #epoch = 0;
   #next = 0;
-  #alarm = false;
   #renewal: Promise<void> | undefined;
   #lastFailure: EtcdFailure | undefined;
 
   constructor(options: SessionOptions) {
     const { clock, metrics } = options;
     this.#options = options;
+    this.#alarms = new Alarms(options.conditions);
     this.#random = options.random ?? Math.random;
     this.#backoff = new Backoff(firstRetryMs, retryCeilingMs, this.#random);
     this.status = new Latest<StoreStatus>({ state: 'connecting', sinceMs: clock.nowMs(), storeId: undefined });
@@ -115,15 +117,22 @@ export class Session {
     if (this.#usable !== undefined) return this.#usable;
     const limit = AbortSignal.timeout(operationLimitMs);
     const check = (): Connection | undefined => {
+      if (this.closed) throw closedError();
+      signal?.throwIfAborted();
       if (this.status.value.state === 'away' || limit.aborted) throw this.#awayError();
       return this.#usable;
     };
-    return await this.#until(check, signal === undefined ? limit : AbortSignal.any([limit, signal]), signal);
+    return await this.#waiters.until(check, signal === undefined ? limit : AbortSignal.any([limit, signal]));
   }
 
   /** The connection in use, as soon as there is one. Rejects with the signal's reason or E_CLOSED. */
   async connected(signal: AbortSignal): Promise<Connection> {
-    return await this.#until(() => this.#usable, signal, signal);
+    const check = (): Connection | undefined => {
+      if (this.closed) throw closedError();
+      signal.throwIfAborted();
+      return this.#usable;
+    };
+    return await this.#waiters.until(check, signal);
   }
 
   /**
@@ -162,7 +171,7 @@ export class Session {
 
   /** A request or stream of this connection failed: when that speaks against the member, another one is looked for. */
   suspect(connection: Connection, failure: EtcdFailure): void {
-    if (failure.kind === 'no-space') this.#raiseAlarm('NOSPACE');
+    if (failure.kind === 'no-space') this.#alarms.raise('no-space');
     if (leaves(failure.kind)) connection.end(failure);
   }
 
@@ -326,7 +335,7 @@ export class Session {
     this.#revision = Math.max(this.#revision, head.revision);
     this.#current = connection;
     this.#connects.value += 1;
-    this.#setAlarm(alarms);
+    this.#alarms.told(alarms);
     onConnected(connection);
     this.#setState('connected');
     conditions.clear(awayCondition);
@@ -347,37 +356,20 @@ export class Session {
     while (!signal.aborted) {
       try {
         await clock.sleep(alarmCheckEveryMs * (0.8 + 0.4 * this.#random()), signal);
-        if (!this.#alarm && clock.monotonicMs() < dueMs) continue;
+        if (!this.#alarms.active && clock.monotonicMs() < dueMs) continue;
         dueMs = clock.monotonicMs() + checkEveryMs;
         const options = { timeoutMs: checkLimitMs, signal };
         this.#requests.value += 1;
         const answer = await connection.call(api.status, create(StatusRequestSchema), options);
         this.#observe(connection, answer.header);
         if (answer.leader === 0n) connection.end(new EtcdFailure('no-leader', 'the member has no leader'));
-        this.#setAlarm(answer.errors);
+        this.#alarms.told(answer.errors);
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof EtcdFailure)) throw error;
         this.suspect(connection, error);
       }
     }
-  }
-
-  #setAlarm(errors: readonly string[]): void {
-    const alarms = ['NOSPACE', 'CORRUPT'].filter((name) => errors.some((text) => text.includes(name)));
-    const [alarm] = alarms;
-    if (alarm !== undefined) this.#raiseAlarm(alarm);
-    else {
-      this.#alarm = false;
-      this.#options.conditions.clear(alarmCondition);
-    }
-  }
-
-  #raiseAlarm(alarm: string): void {
-    this.#alarm = true;
-    const { hint } = new EtcdFailure(alarm === 'NOSPACE' ? 'no-space' : 'corrupt', alarm);
-    const message = `etcd has the alarm ${alarm}${alarm === 'NOSPACE' ? ': it takes no writes until its operator has made space' : ''}`;
-    this.#options.conditions.raise(alarmCondition, 'error', message, hint);
   }
 
   #setAway(failures: readonly EtcdFailure[]): void {
@@ -404,33 +396,7 @@ export class Session {
     const same = before.state === state && before.problem === why.problem && before.storeId === this.#clusterId;
     const sinceMs = before.state === state ? before.sinceMs : this.#options.clock.nowMs();
     if (!same) this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
-    for (const look of [...this.#waiters]) look();
-  }
-
-  /** Looks again at every change of state. Rejects with what `check` throws, the caller's reason, or E_CLOSED. */
-  #until<T>(check: () => T | undefined, wake: AbortSignal, signal: AbortSignal | undefined): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const done = (): void => {
-        this.#waiters.delete(look);
-        wake.removeEventListener('abort', look);
-      };
-      const look = (): void => {
-        try {
-          if (this.closed) throw closedError();
-          signal?.throwIfAborted();
-          const found = check();
-          if (found === undefined) return;
-          done();
-          resolve(found);
-        } catch (error) {
-          done();
-          reject(error);
-        }
-      };
-      this.#waiters.add(look);
-      wake.addEventListener('abort', look);
-      look();
-    });
+    this.#waiters.wake();
   }
 }
 
@@ -438,13 +404,6 @@ export class Session {
 function fileFailure(error: unknown): EtcdFailure {
   if (isLegateError(error)) return new EtcdFailure('credentials', error.message, error.hint);
   throw error;
-}
-
-function ended(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }
 
 export function closedError(): LegateError {
