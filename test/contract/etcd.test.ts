@@ -1,23 +1,9 @@
 import t from 'tap';
-import { systemClock } from '../../src/base/clock.ts';
-import { Conditions } from '../../src/base/conditions.ts';
-import { silentLog } from '../../src/base/log.ts';
-import { Metrics } from '../../src/base/metrics.ts';
 import type { EtcdStoreConfig } from '../../src/config/config.ts';
-import { openEtcdStore } from '../../src/store/etcd/etcd-store.ts';
 import type { Store } from '../../src/store/store.ts';
-import { EtcdCluster, Relay, storeUrl } from '../support/etcd.ts';
+import { EtcdCluster, openTestStore, Relay, stateOf, storeUrl } from '../support/etcd.ts';
 import { unless } from '../support/needs.ts';
-import { waitFor } from '../support/wait.ts';
 import { type StoreHarness, storeContract } from './store-contract.ts';
-
-async function open(config: EtcdStoreConfig): Promise<Store> {
-  const metrics = new Metrics();
-  const conditions = new Conditions(silentLog, systemClock, metrics);
-  const store = await openEtcdStore(config, { clock: systemClock, log: silentLog, metrics, conditions });
-  await waitFor('the store to be connected', () => store.status.value.state === 'connected');
-  return store;
-}
 
 const skip = unless('command:etcd', 'command:etcdctl');
 if (skip) t.plan(0, skip);
@@ -30,9 +16,10 @@ else {
     const relay = await Relay.open(t, port);
     const stores: Store[] = [];
     const fresh = async (config: EtcdStoreConfig): Promise<Store> => {
-      const store = await open(config);
-      stores.push(store);
-      return store;
+      const opened = await openTestStore(t, config);
+      stores.push(opened.store);
+      await stateOf(opened, 'connected');
+      return opened.store;
     };
     const store = await fresh(cluster.config({ endpoints: [storeUrl(relay.port)] }));
     return {

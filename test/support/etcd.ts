@@ -3,7 +3,13 @@ import { once } from 'node:events';
 import { chmodSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../../src/base/clock.ts';
+import { Conditions } from '../../src/base/conditions.ts';
+import type { Log, LogFields } from '../../src/base/log.ts';
+import { Metrics } from '../../src/base/metrics.ts';
 import type { EtcdStoreConfig, StoreUrl } from '../../src/config/config.ts';
+import { openEtcdStore } from '../../src/store/etcd/etcd-store.ts';
+import type { Store, StoreStatus } from '../../src/store/store.ts';
 import { must, type Ran, run, type Teardown, temporaryFolder } from './agent.ts';
 import { freePort } from './faults.ts';
 import { waitFor } from './wait.ts';
@@ -285,4 +291,44 @@ export class Relay {
       else to.write(chunk);
     });
   }
+}
+
+/** A store with what a test looks at beside it. It is closed with the test. */
+export interface TestStore {
+  readonly store: Store;
+  readonly conditions: Conditions;
+  readonly metrics: Metrics;
+  /** What it logged: message and fields, as one text each. */
+  readonly lines: string[];
+  /** The endpoint that it uses now. */
+  endpoint(): string;
+}
+
+/** Opens a client, without waiting for anything. */
+export async function openTestStore(
+  t: Teardown,
+  config: EtcdStoreConfig,
+  clock: Clock = systemClock,
+): Promise<TestStore> {
+  const lines: string[] = [];
+  const note = (message: string, fields: LogFields = {}): void => {
+    lines.push(`${message} ${JSON.stringify(fields)}`);
+  };
+  const log: Log = { child: () => log, debug: note, info: note, warn: note, error: note };
+  const metrics = new Metrics();
+  const conditions = new Conditions(log, clock, metrics);
+  const store = await openEtcdStore(config, { clock, log, metrics, conditions });
+  t.teardown(() => store.close());
+  const endpoint = (): string => {
+    const line = lines.findLast((each) => each.startsWith('store is connected')) ?? '';
+    return /"store.endpoint":"([^"]*)"/.exec(line)?.[1] ?? '';
+  };
+  return { store, conditions, metrics, lines, endpoint };
+}
+
+/** Waits until the store's state is this one; gives its problem and hint as one text. */
+export async function stateOf({ store }: TestStore, state: StoreStatus['state'], timeoutMs = 20_000): Promise<string> {
+  await waitFor(`the store to be ${state}`, () => store.status.value.state === state, { timeoutMs });
+  const { problem = '', hint = '' } = store.status.value;
+  return `${problem} | ${hint}`;
 }

@@ -37,10 +37,10 @@ export async function attempt(endpoint: StoreUrl, config: EtcdStoreConfig, signa
       alarms: status.errors,
     };
   } catch (error) {
-    const failure =
-      error instanceof EtcdFailure ? error : new EtcdFailure('unreachable', 'the connection was given up');
-    connection.end(failure);
-    throw error;
+    connection.end(new EtcdFailure('unreachable', 'the connection was given up'));
+    if (!(error instanceof EtcdFailure) || error.kind !== 'response-too-large') throw error;
+    // Nothing that is asked here has a large answer: the bytes are of another protocol.
+    throw new EtcdFailure('not-etcd', 'what answers does not speak gRPC');
   }
 }
 
@@ -57,7 +57,7 @@ export async function authenticate(
 async function introduce(connection: Connection, { user, password }: Credentials, options: CallOptions): Promise<void> {
   try {
     const request = create(AuthenticateRequestSchema, { name: user, password });
-    const { token } = await connection.call(api.authenticate, request, options);
+    const { token } = await connection.call(api.authenticate, request, { ...options, anonymous: true });
     connection.token = token;
   } catch (error) {
     // A cluster that asks nobody for a password takes everybody.

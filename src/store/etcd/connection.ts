@@ -21,6 +21,8 @@ const maxRequestBytes = 4 * 1024 * 1024;
 export interface CallOptions {
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Sent without the token, which etcd refuses when it has expired, even where none is needed. */
+  readonly anonymous?: boolean;
 }
 
 /** One channel to one member. It ends once: by itself, when a stream of it ends, or given up by who noticed a fault. */
@@ -28,6 +30,8 @@ export class Connection {
   readonly endpoint: StoreUrl;
   /** Said with every request, once there is one. */
   token: string | undefined;
+  /** How many messages have come from the member so far, by which others know that it still speaks. */
+  heard = 0;
   readonly #client: Client;
   readonly #ended = new AbortController();
   readonly #calls = new Set<ClientUnaryCall>();
@@ -49,7 +53,7 @@ export class Connection {
   }
 
   /** One request and its answer. Rejects with EtcdFailure, or the signal's reason; then etcd may have carried it out. */
-  call<I, O>(method: MethodDefinition<I, O>, request: I, { timeoutMs, signal }: CallOptions): Promise<O> {
+  call<I, O>(method: MethodDefinition<I, O>, request: I, { timeoutMs, signal, anonymous }: CallOptions): Promise<O> {
     return new Promise((resolve, reject) => {
       if (this.#ended.signal.aborted) {
         reject(this.failure);
@@ -64,11 +68,12 @@ export class Connection {
         method.requestSerialize,
         method.responseDeserialize,
         request,
-        this.#metadata(),
+        anonymous ? new Metadata() : this.#metadata(),
         { deadline: Date.now() + timeoutMs },
         (error, answer) => {
           this.#calls.delete(call);
           signal?.removeEventListener('abort', onAbort);
+          if (error === null) this.heard += 1;
           if (error === null && answer !== undefined) resolve(answer);
           else reject(this.#failure ?? failureOf(error ?? { details: 'an answer without content' }));
         },
@@ -89,6 +94,7 @@ export class Connection {
     const stream = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
     this.#streams.add(stream);
     stream.on('data', (message: O) => {
+      this.heard += 1;
       if (!this.#ended.signal.aborted) onMessage(message);
     });
     stream.on('error', (error: Error & { code?: number; details?: string }) => this.end(failureOf(error)));

@@ -126,14 +126,18 @@ export function failureOf(error: { readonly code?: number; readonly details?: st
   return new EtcdFailure(kind, plain(details) || `gRPC status ${code ?? 'unknown'}`);
 }
 
-/** What gRPC wraps around the reason is of no use to a reader. */
+/** What gRPC and OpenSSL wrap around the reason is of no use to a reader. */
 function plain(details: string): string {
-  return details
+  const text = details
     .replace(/^No connection established\. Last error: /, '')
     .replace(/^(Error: )+/, '')
     .replace(/\.? *Resolution note:.*$/s, '')
     .replace(/ ?\(\d{4}-\d\d-\d\dT[^)]*\)/g, '')
     .trim();
+  const [, reason] = /:SSL routines:[^:]*:([^:]+)/.exec(text) ?? [];
+  if (reason !== undefined) return `TLS: ${reason}`;
+  if (text === 'Failed to connect') return 'it closes the connection at once';
+  return text.replace(/^Name resolution failed for target .*/s, 'its name cannot be resolved');
 }
 
 /** The failure as the callers of the store get it. */

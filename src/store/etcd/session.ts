@@ -8,10 +8,12 @@ import type { EtcdStoreConfig, StoreUrl } from '../../config/config.ts';
 import { type ResponseHeader, StatusRequestSchema } from '../etcd-api/gen/etcd_pb.ts';
 import type { RemoteStoreOptions } from '../remote.ts';
 import type { StoreStatus } from '../store.ts';
+import { Alarms } from './alarms.ts';
 import { type Attempted, attempt, authenticate } from './attempt.ts';
 import type { Connection } from './connection.ts';
 import { EtcdFailure, leaves } from './failure.ts';
 import { api, type Head, headOf } from './messages.ts';
+import { ended, Waiters } from './waiters.ts';
 
 export interface SessionOptions extends RemoteStoreOptions {
   readonly config: EtcdStoreConfig;
@@ -38,7 +40,6 @@ const alarmCheckEveryMs = 5000;
 const checkLimitMs = 5000;
 
 const awayCondition = 'store.etcd.away';
-const alarmCondition = 'store.etcd.alarm';
 const foreignConditions = 'store.etcd.foreign.';
 
 /**
@@ -51,7 +52,8 @@ export class Session {
   readonly #random: () => number;
   readonly #backoff: Backoff;
   readonly #closing = new AbortController();
-  readonly #waiters = new Set<() => void>();
+  readonly #waiters = new Waiters();
+  readonly #alarms: Alarms;
   readonly #away: CounterCell;
   readonly #connects: CounterCell;
   readonly #requests: CounterCell;
@@ -60,12 +62,13 @@ export class Session {
   #revision = 0;
   #epoch = 0;
   #next = 0;
-  #alarm = false;
+  #renewal: Promise<void> | undefined;
   #lastFailure: EtcdFailure | undefined;
 
   constructor(options: SessionOptions) {
     const { clock, metrics } = options;
     this.#options = options;
+    this.#alarms = new Alarms(options.conditions);
     this.#random = options.random ?? Math.random;
     this.#backoff = new Backoff(firstRetryMs, retryCeilingMs, this.#random);
     this.status = new Latest<StoreStatus>({ state: 'connecting', sinceMs: clock.nowMs(), storeId: undefined });
@@ -114,15 +117,22 @@ export class Session {
     if (this.#usable !== undefined) return this.#usable;
     const limit = AbortSignal.timeout(operationLimitMs);
     const check = (): Connection | undefined => {
+      if (this.closed) throw closedError();
+      signal?.throwIfAborted();
       if (this.status.value.state === 'away' || limit.aborted) throw this.#awayError();
       return this.#usable;
     };
-    return await this.#until(check, signal === undefined ? limit : AbortSignal.any([limit, signal]), signal);
+    return await this.#waiters.until(check, signal === undefined ? limit : AbortSignal.any([limit, signal]));
   }
 
   /** The connection in use, as soon as there is one. Rejects with the signal's reason or E_CLOSED. */
   async connected(signal: AbortSignal): Promise<Connection> {
-    return await this.#until(() => this.#usable, signal, signal);
+    const check = (): Connection | undefined => {
+      if (this.closed) throw closedError();
+      signal.throwIfAborted();
+      return this.#usable;
+    };
+    return await this.#waiters.until(check, signal);
   }
 
   /**
@@ -138,6 +148,7 @@ export class Session {
     for (let first = true; ; first = false) {
       const connection = await this.ready(signal);
       const timeoutMs = Math.max(1, untilMs - this.#options.clock.monotonicMs());
+      const { token, heard } = connection;
       try {
         this.#requests.value += 1;
         const answer = await connection.call(method, request, { timeoutMs, signal });
@@ -145,9 +156,10 @@ export class Session {
       } catch (error) {
         if (this.closed) throw closedError();
         if (!(error instanceof EtcdFailure)) throw error;
-        this.suspect(connection, error);
+        // A write that was on its way to a leader that died is never answered, by a member that is none the worse.
+        if (error.kind !== 'silent' || connection.heard === heard) this.suspect(connection, error);
         if (error.kind !== 'token' || !first) throw this.#located(error, connection);
-        await this.#renewToken(connection, signal);
+        if (connection.token === token) await this.#renewToken(connection);
       }
     }
   }
@@ -159,7 +171,7 @@ export class Session {
 
   /** A request or stream of this connection failed: when that speaks against the member, another one is looked for. */
   suspect(connection: Connection, failure: EtcdFailure): void {
-    if (failure.kind === 'no-space') this.#raiseAlarm('NOSPACE');
+    if (failure.kind === 'no-space') this.#alarms.raise('no-space');
     if (leaves(failure.kind)) connection.end(failure);
   }
 
@@ -167,13 +179,18 @@ export class Session {
     return this.#current?.ended.aborted === false ? this.#current : undefined;
   }
 
-  async #renewToken(connection: Connection, signal: AbortSignal | undefined): Promise<void> {
+  /** Fetches a new token, once for all requests that were refused meanwhile. */
+  async #renewToken(connection: Connection): Promise<void> {
+    const options = { timeoutMs: operationLimitMs, signal: this.#closing.signal };
+    this.#renewal ??= authenticate(connection, this.#options.config, options).finally(() => {
+      this.#renewal = undefined;
+    });
     try {
-      await authenticate(connection, this.#options.config, { timeoutMs: operationLimitMs, signal });
+      await this.#renewal;
     } catch (error) {
-      if (!(error instanceof EtcdFailure)) throw error;
-      connection.end(error);
-      throw this.#located(error, connection);
+      const failure = error instanceof EtcdFailure ? error : fileFailure(error);
+      connection.end(failure);
+      throw this.#located(failure, connection);
     }
   }
 
@@ -269,8 +286,7 @@ export class Session {
       this.#closing.signal.throwIfAborted();
       if (error instanceof EtcdFailure)
         return new EtcdFailure(error.kind, `${endpoint.text}: ${error.message}`, error.hint);
-      if (isLegateError(error)) return new EtcdFailure('credentials', error.message, error.hint);
-      throw error;
+      return fileFailure(error);
     }
   }
 
@@ -319,7 +335,7 @@ export class Session {
     this.#revision = Math.max(this.#revision, head.revision);
     this.#current = connection;
     this.#connects.value += 1;
-    this.#setAlarm(alarms);
+    this.#alarms.told(alarms);
     onConnected(connection);
     this.#setState('connected');
     conditions.clear(awayCondition);
@@ -336,16 +352,18 @@ export class Session {
   async #check(connection: Connection): Promise<void> {
     const { clock } = this.#options;
     const signal = AbortSignal.any([connection.ended, this.#closing.signal]);
+    let dueMs = clock.monotonicMs() + checkEveryMs;
     while (!signal.aborted) {
-      const everyMs = this.#alarm ? alarmCheckEveryMs : checkEveryMs;
       try {
-        await clock.sleep(everyMs * (0.8 + 0.4 * this.#random()), signal);
+        await clock.sleep(alarmCheckEveryMs * (0.8 + 0.4 * this.#random()), signal);
+        if (!this.#alarms.active && clock.monotonicMs() < dueMs) continue;
+        dueMs = clock.monotonicMs() + checkEveryMs;
         const options = { timeoutMs: checkLimitMs, signal };
         this.#requests.value += 1;
         const answer = await connection.call(api.status, create(StatusRequestSchema), options);
         this.#observe(connection, answer.header);
         if (answer.leader === 0n) connection.end(new EtcdFailure('no-leader', 'the member has no leader'));
-        this.#setAlarm(answer.errors);
+        this.#alarms.told(answer.errors);
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof EtcdFailure)) throw error;
@@ -354,30 +372,14 @@ export class Session {
     }
   }
 
-  #setAlarm(errors: readonly string[]): void {
-    const alarms = ['NOSPACE', 'CORRUPT'].filter((name) => errors.some((text) => text.includes(name)));
-    const [alarm] = alarms;
-    if (alarm !== undefined) this.#raiseAlarm(alarm);
-    else {
-      this.#alarm = false;
-      this.#options.conditions.clear(alarmCondition);
-    }
-  }
-
-  #raiseAlarm(alarm: string): void {
-    this.#alarm = true;
-    const { hint } = new EtcdFailure(alarm === 'NOSPACE' ? 'no-space' : 'corrupt', alarm);
-    const message = `etcd has the alarm ${alarm}${alarm === 'NOSPACE' ? ': it takes no writes until its operator has made space' : ''}`;
-    this.#options.conditions.raise(alarmCondition, 'error', message, hint);
-  }
-
   #setAway(failures: readonly EtcdFailure[]): void {
     if (this.closed || this.#current !== undefined) return;
     const [first = this.#lastFailure] = failures;
     const { endpoints } = this.#options.config;
-    const reasons =
-      failures.length === 0 ? [first?.message ?? 'no answer yet'] : failures.map(({ message }) => message);
-    const problem = `${endpoints.length === 1 ? 'etcd' : `no member of etcd`} can be used: ${[...new Set(reasons)].join('; ')}`;
+    const names = endpoints.map(({ text }) => text).join(', ');
+    const reasons = failures.length > 0 ? failures : [first ?? { message: `${names} has not answered yet` }];
+    const subject = endpoints.length === 1 ? 'etcd cannot be used' : 'no member of etcd can be used';
+    const problem = `${subject}: ${[...new Set(reasons.map(({ message }) => message))].join('; ')}`;
     const hint = first?.hint ?? new EtcdFailure('unreachable', '').hint;
     this.#options.conditions.raise(awayCondition, 'error', problem, hint);
     if (this.status.value.state !== 'away') this.#away.value += 1;
@@ -391,43 +393,17 @@ export class Session {
 
   #setState(state: StoreStatus['state'], why: { problem?: string; hint?: string } = {}): void {
     const before = this.status.value;
+    const same = before.state === state && before.problem === why.problem && before.storeId === this.#clusterId;
     const sinceMs = before.state === state ? before.sinceMs : this.#options.clock.nowMs();
-    this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
-    for (const look of [...this.#waiters]) look();
-  }
-
-  /** Looks again at every change of state. Rejects with what `check` throws, the caller's reason, or E_CLOSED. */
-  #until<T>(check: () => T | undefined, wake: AbortSignal, signal: AbortSignal | undefined): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const done = (): void => {
-        this.#waiters.delete(look);
-        wake.removeEventListener('abort', look);
-      };
-      const look = (): void => {
-        try {
-          if (this.closed) throw closedError();
-          signal?.throwIfAborted();
-          const found = check();
-          if (found === undefined) return;
-          done();
-          resolve(found);
-        } catch (error) {
-          done();
-          reject(error);
-        }
-      };
-      this.#waiters.add(look);
-      wake.addEventListener('abort', look);
-      look();
-    });
+    if (!same) this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
+    this.#waiters.wake();
   }
 }
 
-function ended(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
+/** A file of the configuration cannot be used: what was wrong with it, and what to do. */
+function fileFailure(error: unknown): EtcdFailure {
+  if (isLegateError(error)) return new EtcdFailure('credentials', error.message, error.hint);
+  throw error;
 }
 
 export function closedError(): LegateError {

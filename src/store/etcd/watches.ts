@@ -38,11 +38,15 @@ interface Watcher {
   stop: (() => void) | undefined;
   /** Why the member ended it, when it did. */
   failure: EtcdFailure | undefined;
+  /** When the member was last asked to tell, on the monotonic clock. */
+  sinceMs: number;
   readonly backoff: Backoff;
 }
 
 const firstRetryMs = 250;
 const retryCeilingMs = 10_000;
+/** A watch that held for so long ends the growing of delays. */
+const stableMs = 10_000;
 /** A stream says who we are by a token of its beginning; a refusal on an older one may only mean that it has expired. */
 const freshTokenMs = 10_000;
 
@@ -106,7 +110,17 @@ export class Watches {
     const { epoch } = this.#options.session;
     const { from } = options;
     const watcher: Watcher = {
-      ...{ prefix, queue: newQueue(), queuedBytes: 0, from, epoch, stop: undefined, failure: undefined, backoff },
+      ...{
+        prefix,
+        queue: newQueue(),
+        queuedBytes: 0,
+        from,
+        epoch,
+        stop: undefined,
+        failure: undefined,
+        sinceMs: 0,
+        backoff,
+      },
     };
     const onAbort = (): void => detach(watcher);
     this.#watchers.add(watcher);
@@ -178,13 +192,13 @@ export class Watches {
     watcher.queue = newQueue();
     watcher.queuedBytes = 0;
     watcher.failure = undefined;
+    watcher.sinceMs = this.#options.clock.monotonicMs();
     if (current === undefined || current.connection !== connection || connection.ended.aborted) {
       watcher.queue.end();
       return;
     }
     watcher.stop = current.stream.watch(watcher.prefix, after + 1, {
       onConfirmed: () => {
-        watcher.backoff.reset();
         this.#options.conditions.clear(deniedCondition(watcher));
       },
       onEvents: (events) => this.#onEvents(watcher, clusterId, events),
@@ -231,8 +245,16 @@ export class Watches {
   }
 
   async #afterCancel(watcher: Watcher, failure: EtcdFailure, signal: AbortSignal): Promise<void> {
-    if (failure.kind === 'compacted') watcher.from = undefined;
-    else if (!signal.aborted) await this.#pause(watcher, failure, signal);
+    if (this.#options.clock.monotonicMs() - watcher.sinceMs > stableMs) watcher.backoff.reset();
+    if (failure.kind !== 'compacted') {
+      if (!signal.aborted) await this.#pause(watcher, failure, signal);
+      return;
+    }
+    watcher.from = undefined;
+    // Once is ordinary; at once again is not.
+    const again = watcher.backoff.failures > 0;
+    const delayMs = watcher.backoff.nextMs();
+    if (again) await this.#options.clock.sleep(delayMs, signal).catch(() => undefined);
   }
 
   async #pause(watcher: Watcher, error: unknown, signal: AbortSignal): Promise<void> {
