@@ -360,7 +360,7 @@ export class Catalog {
     ]);
     metrics.gauge(
       'legate_catalog_braked_services_count',
-      'Services of which critical instances are still used, because most of them turned critical at once.',
+      'Services of which critical or lost instances are still used, because most of them turned so at once.',
       [],
       () => [[[], this.#fold.braked]],
     );

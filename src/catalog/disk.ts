@@ -231,11 +231,15 @@ function readBrake(row: unknown): [string, SavedBrake] {
   const fields = new Fields(document, `brakes.${service}`);
   const turned = fields.list('turned', maxEntries).map((item, index) => {
     const turn = new Fields(item, `brakes.${service}.turned[${index}]`);
-    return { key: turn.text('key', 1024, 1), atMs: turn.integer('atMs', 0, maxTimeMs), passed: turn.flag('passed') };
+    const byLoss = turn.has('byLoss') && turn.flag('byLoss');
+    const atMs = turn.integer('atMs', 0, maxTimeMs);
+    return { key: turn.text('key', 1024, 1), atMs, passed: turn.flag('passed'), ...(byLoss && { byLoss }) };
   });
   if (!fields.has('episode')) return [service, { turned, episode: undefined }];
   const episode = fields.fields('episode');
   const beganMs = episode.has('beganMs') ? episode.integer('beganMs', 0, maxTimeMs) : undefined;
   const sinceMs = episode.integer('sinceMs', 0, maxTimeMs);
-  return [service, { turned, episode: { sinceMs, untilMs: episode.integer('untilMs', 0, maxTimeMs), beganMs } }];
+  const untilMs = episode.integer('untilMs', 0, maxTimeMs);
+  const keepsLost = episode.has('keepsLost') && episode.flag('keepsLost');
+  return [service, { turned, episode: { sinceMs, untilMs, beganMs, ...(keepsLost && { keepsLost }) } }];
 }
