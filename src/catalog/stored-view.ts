@@ -90,6 +90,10 @@ export class StoredView {
     return this.#names.get(hostId) ?? [];
   }
 
+  hasInstances(hostId: string): boolean {
+    return this.#names.has(hostId);
+  }
+
   hostIds(): Set<string> {
     return new Set([...this.#rows.hosts.keys(), ...this.#names.keys()]);
   }
