@@ -299,8 +299,11 @@ export class Registrar {
     let cancel = (): void => undefined;
     const next = (records: OwnRecords): void => {
       cancel = this.#options.clock.after(comparisonMs * (0.9 + 0.2 * this.#random()), () => {
-        this.#unread.add(records);
-        this.#bell.ring();
+        // While the store is away it has nothing to tell, and its watches begin anew when it is back.
+        if (this.#options.store.status.value.state === 'connected') {
+          this.#unread.add(records);
+          this.#bell.ring();
+        }
         next(records === this.#instances ? this.#hostRecord : this.#instances);
       });
     };

@@ -39,6 +39,8 @@ export class MemoryStore implements Store {
   readonly txnSizes: number[] = [];
   /** Requests so far, watches not counted: `get KEY`, `range PREFIX`, `put KEY`, `delete KEY`, `txn`, `lease`. */
   readonly requests: string[] = [];
+  /** Wall clock of its status. */
+  nowMs = (): number => Date.now();
   /** Watches tell nothing of what happens while this is set. */
   silent = false;
   /** Runs before each transaction is looked at: for races. */
@@ -66,7 +68,7 @@ export class MemoryStore implements Store {
 
   setAway(away: boolean): void {
     const state = away ? 'away' : 'connected';
-    this.status.set({ ...this.status.value, state, sinceMs: Date.now() });
+    this.status.set({ ...this.status.value, state, sinceMs: this.nowMs() });
     if (!away) this.resetWatches();
   }
 
@@ -88,7 +90,7 @@ export class MemoryStore implements Store {
     this.#entries = new Map();
     for (const lease of this.#leases) lease.end('the store was replaced');
     this.#leases.clear();
-    this.status.set({ state: 'connected', sinceMs: Date.now(), storeId: `memory-${this.#generation}` });
+    this.status.set({ state: 'connected', sinceMs: this.nowMs(), storeId: `memory-${this.#generation}` });
     this.resetWatches();
   }
 
