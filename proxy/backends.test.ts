@@ -4,7 +4,8 @@ import type { Instance } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
 import { Backends } from './backends.ts';
 import type { Backend } from './balance/backend.ts';
-import { instanceOf, serviceOf } from './link-plane.fixture.ts';
+import { instanceOf, ownHost, serviceOf } from './link-plane.fixture.ts';
+import { Suspects } from './suspects.ts';
 
 /** A repeatable sequence in [0, 1) (a linear congruential generator). */
 function randomFrom(seed: number): () => number {
@@ -19,7 +20,8 @@ function set(weights: Readonly<Record<string, number>>, balance: Balance = 'roun
   const clock = new ManualClock();
   const ejections = { value: 0 };
   const dial = (instance: Instance) => (instance.port === 9 ? undefined : instance);
-  const backends = new Backends({ clock, random: randomFrom(7), ejections, dial });
+  const suspects = new Suspects({ clock, selfId: ownHost });
+  const backends = new Backends({ clock, random: randomFrom(7), ejections, suspects, dial });
   const update = (to: Readonly<Record<string, number>>, fields: Partial<Instance> = {}): void => {
     const instances = Object.entries(to).map(([name, weight]) => instanceOf({ name, weight, ...fields }));
     backends.update(serviceOf(instances, { balance }));
@@ -40,7 +42,7 @@ function set(weights: Readonly<Record<string, number>>, balance: Balance = 'roun
   const fail = (name: string, times = 3): void => {
     for (let time = 0; time < times; time += 1) backends.failed(byName(name));
   };
-  return { clock, ejections, backends, update, picks, share, byName, fail };
+  return { clock, ejections, suspects, backends, update, picks, share, byName, fail };
 }
 
 t.test('round-robin takes turns by weight, smoothly', async (t) => {
@@ -186,7 +188,13 @@ t.test('one change among many keeps everyone else as he was', async (t) => {
     asked.push(instance.name);
     return instance.port === 9 ? undefined : instance;
   };
-  const backends = new Backends({ clock, random: randomFrom(3), ejections: { value: 0 }, dial });
+  const backends = new Backends({
+    clock,
+    random: randomFrom(3),
+    ejections: { value: 0 },
+    suspects: new Suspects({ clock, selfId: ownHost }),
+    dial,
+  });
   let instances = names.map((name) => instanceOf({ name }));
   const update = (next: Instance[]): string => {
     instances = next;
@@ -251,4 +259,68 @@ t.test('counts outlive a leave, until the last connection has ended', async (t) 
   t.throws(() => byName('a'));
   update({ a: 1 }, { port: 9 });
   t.equal(backends.size, 0, 'what cannot be dialled does not count');
+});
+
+t.test('instances of a host that does not answer are tried last, whatever the service', async (t) => {
+  const clock = new ManualClock();
+  const suspects = new Suspects({ clock, selfId: ownHost });
+  const make = (hosts: readonly string[]) => {
+    const made = new Backends({ clock, random: randomFrom(5), ejections: { value: 0 }, suspects, dial: (one) => one });
+    const of = (numbers: readonly string[]) =>
+      made.update(
+        serviceOf(
+          numbers.map((name) => {
+            const number = Number(name.slice(1, 2));
+            return instanceOf({ name, id: name, hostId: number === 1 ? ownHost : `host-${number}` });
+          }),
+        ),
+      );
+    of(hosts);
+    const picks = (count: number): string =>
+      [...new Set(Array.from({ length: count }, () => made.pick([])?.id ?? 'none'))].sort().join(' ');
+    const fail = (id: string, silent: boolean): void => {
+      const backend = made.list().find((one) => one.id === id);
+      if (backend === undefined) throw new Error(`no backend ${id}`);
+      made.failed(backend, silent);
+    };
+    return { made, of, picks, fail };
+  };
+  const db = make(['h1-a', 'h2-b', 'h2-c', 'h3-d']);
+  const web = make(['h2-x', 'h3-y']);
+  const alone = make(['h2-z']);
+  db.fail('h2-b', false);
+  t.equal(db.picks(8), 'h1-a h2-b h2-c h3-d', 'a refusal says that the host lives');
+  db.fail('h1-a', true);
+  t.equal(db.picks(8), 'h1-a h2-b h2-c h3-d', 'our own host is never suspect');
+  db.fail('h2-b', true);
+  t.equal(db.picks(8), 'h1-a h3-d', 'all that it has');
+  t.equal(web.picks(8), 'h3-y', 'of every service');
+  t.equal(alone.picks(8), 'h2-z', 'unless nothing else is there');
+  const tried: Backend[] = [];
+  for (let pick = db.made.pick(tried); pick !== undefined; pick = db.made.pick(tried)) tried.push(pick);
+  t.match(tried.map(({ id }) => id).join(' '), /^h[13]-. h[13]-. h2-. h2-.$/);
+  await clock.advance(Suspects.firstMs - 1);
+  t.equal(suspects.count, 1);
+  db.fail('h2-c', true);
+  await clock.advance(1);
+  t.equal(web.picks(8), 'h2-x h3-y', 'who tried it meanwhile told nothing new');
+  db.fail('h2-c', true);
+  await clock.advance(Suspects.firstMs);
+  t.equal(web.picks(8), 'h3-y', 'the second time is twice as long');
+  await clock.advance(Suspects.firstMs);
+  t.equal(web.picks(8), 'h2-x h3-y');
+  for (let time = 0; time < 20; time += 1) {
+    db.fail('h2-c', true);
+    t.ok((suspects.untilMs('host-2') ?? 0) - clock.monotonicMs() <= Suspects.maxMs);
+    await clock.advance(Suspects.maxMs);
+  }
+  db.fail('h2-c', true);
+  suspects.forgive('host-2');
+  t.equal(web.picks(8), 'h2-x h3-y', 'one that answers is forgiven at once');
+  db.fail('h2-c', true);
+  t.equal((suspects.untilMs('host-2') ?? 0) - clock.monotonicMs(), Suspects.firstMs, 'and begins without a record');
+  for (const name of ['h1-a', 'h3-d']) for (let time = 0; time < 3; time += 1) db.fail(name, false);
+  t.match(db.picks(8), /^h[13]-[ad]/, 'an ejected one refuses sooner than a silent host');
+  for (let number = 0; number < Suspects.maxHosts + 5; number += 1) suspects.silent(`many-${number}`);
+  t.equal(suspects.count, Suspects.maxHosts);
 });

@@ -8,12 +8,15 @@ import type { Balance } from '../src/model/service.ts';
 import { Backend } from './balance/backend.ts';
 import { type Balancer, createBalancer } from './balance/balancer.ts';
 import { Outlier } from './outlier.ts';
+import type { Suspects } from './suspects.ts';
 
 export interface BackendsOptions {
   readonly clock: Clock;
   readonly random: () => number;
   /** Counts ejections. */
   readonly ejections: CounterCell;
+  /** Hosts whose instances are tried last. */
+  readonly suspects: Suspects;
   /** What this host dials for an instance; undefined when it cannot or should not. */
   readonly dial: (instance: Instance) => Endpoint | undefined;
 }
@@ -38,10 +41,12 @@ export class Backends {
   readonly #byId = new Map<string, Backend>();
   /** No longer usable, with connections that still run. */
   readonly #leaving = new Map<string, Backend>();
-  /** Those to choose from: not ejected, of weight above 0 if there is any. */
+  /** Those to choose from: neither ejected nor of a suspect host, of weight above 0 if there is any. */
   #preferred: readonly Backend[] = [];
-  /** Monotonic; when the first ejection ends. */
+  /** Monotonic; when the first ejection or suspicion ends. */
   #reviewAtMs = Number.POSITIVE_INFINITY;
+  /** The version of the suspects that `#preferred` knows. */
+  #suspectsVersion = 0;
 
   constructor(options: BackendsOptions) {
     this.#options = options;
@@ -118,19 +123,24 @@ export class Backends {
   #take(instance: Instance): Backend | undefined {
     const endpoint = this.#options.dial(instance);
     if (endpoint === undefined) return undefined;
-    const backend = adopt(this.#byId.get(instance.id) ?? this.#leaving.get(instance.id), instance, endpoint);
+    const left = this.#leaving.get(instance.id);
+    // Connections to a host that lost power seem to run for a while: what they remember of it is from before.
+    if (left !== undefined && this.#options.suspects.isOther(instance.hostId)) Outlier.forgive(left);
+    const backend = adopt(this.#byId.get(instance.id) ?? left, instance, endpoint);
     this.#leaving.delete(instance.id);
     this.#byId.set(instance.id, backend);
     return backend;
   }
 
-  /** The next one to try, or undefined when each has been tried. Ejected ones are the last resort. */
+  /**
+   * The next one to try, or undefined when each has been tried. Ejected ones come after all others, and those of suspect
+   * hosts last: they cost more than a refusal.
+   */
   pick(tried: readonly Backend[]): Backend | undefined {
-    if (this.#options.clock.monotonicMs() >= this.#reviewAtMs) this.#arrange();
+    this.#refresh();
     if (tried.length === 0) return this.#balancer.pick(this.#preferred);
     const untried = this.#usable.filter((backend) => !tried.includes(backend));
-    const available = untried.filter((backend) => backend.ejectedUntilMs === undefined);
-    return this.#balancer.pick(heaviest(available.length > 0 ? available : untried));
+    return this.#balancer.pick(heaviest(this.#best(untried)));
   }
 
   /** Whether another one is left to try beside these. */
@@ -138,8 +148,9 @@ export class Backends {
     return this.#usable.some((backend) => !tried.includes(backend));
   }
 
-  /** A connect failure, or a reset before the first byte. */
-  failed(backend: Backend): void {
+  /** A connect failure, or a reset before the first byte; `silent` when its host gave no sign of life. */
+  failed(backend: Backend, silent = false): void {
+    if (silent) this.#options.suspects.silent(backend.instance.hostId);
     if (!this.#outlier.failed(backend, this.#usable)) return;
     this.#ejected.add(backend);
     this.#arrange();
@@ -153,12 +164,32 @@ export class Backends {
 
   /** Usable ones first, then those that still carry connections. */
   list(): readonly Backend[] {
-    if (this.#options.clock.monotonicMs() >= this.#reviewAtMs) this.#arrange();
+    this.#refresh();
     for (const backend of this.#usable) this.#outlier.forget(backend);
     return [...this.#usable, ...this.#leaving.values()];
   }
 
+  /** Arranges anew when an ejection or a suspicion has ended, or a suspicion has begun. */
+  #refresh(): void {
+    const { clock, suspects } = this.#options;
+    if (clock.monotonicMs() >= this.#reviewAtMs || suspects.version !== this.#suspectsVersion) this.#arrange();
+  }
+
+  /** Those that are neither ejected nor of a suspect host; where there are none, those of other hosts; else all. */
+  #best(backends: readonly Backend[]): readonly Backend[] {
+    const { suspects } = this.#options;
+    const calm =
+      suspects.version === 0
+        ? backends
+        : backends.filter(({ instance }) => suspects.untilMs(instance.hostId) === undefined);
+    const best = calm.filter((backend) => backend.ejectedUntilMs === undefined);
+    if (best.length > 0) return best;
+    return calm.length > 0 ? calm : backends;
+  }
+
   #arrange(): void {
+    const { suspects } = this.#options;
+    this.#suspectsVersion = suspects.version;
     this.#reviewAtMs = Number.POSITIVE_INFINITY;
     this.#preferred = this.#usable;
     if (this.#ejected.size > 0) {
@@ -167,8 +198,13 @@ export class Backends {
         if (backend.ejectedUntilMs === undefined) this.#ejected.delete(backend);
         else this.#reviewAtMs = Math.min(this.#reviewAtMs, backend.ejectedUntilMs);
       }
-      this.#preferred = this.#usable.filter((backend) => backend.ejectedUntilMs === undefined);
     }
+    if (suspects.count > 0) {
+      for (const { instance } of this.#usable) {
+        this.#reviewAtMs = Math.min(this.#reviewAtMs, suspects.untilMs(instance.hostId) ?? this.#reviewAtMs);
+      }
+      this.#preferred = this.#best(this.#usable);
+    } else if (this.#ejected.size > 0) this.#preferred = this.#best(this.#usable);
     if (this.#weightless > 0) this.#preferred = heaviest(this.#preferred);
   }
 }

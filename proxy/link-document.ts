@@ -47,4 +47,6 @@ export interface LinkBackendDocument {
   readonly ejectedUntil: string | null;
   /** How often it was ejected lately: each time is twice as long as the one before, up to 5 minutes. */
   readonly ejections: number;
+  /** Whether its host did not answer just now, so that it is tried last. */
+  readonly suspect: boolean;
 }

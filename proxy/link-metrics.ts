@@ -15,6 +15,8 @@ export interface LinkCells {
 export interface LinkSamples {
   /** Services with their running connections. */
   readonly active: () => Iterable<readonly [service: string, connections: number]>;
+  /** Hosts that did not answer just now. */
+  readonly suspects: () => number;
   /** Bytes of all large read buffers. */
   readonly bufferBytes: () => number;
 }
@@ -27,7 +29,7 @@ export class LinkMetrics {
   readonly overLimit: CounterCell;
 
   /** A registry takes one `LinkMetrics`. */
-  constructor(metrics: Metrics, { active, bufferBytes }: LinkSamples) {
+  constructor(metrics: Metrics, { active, suspects, bufferBytes }: LinkSamples) {
     this.#metrics = metrics;
     this.connectSeconds = metrics.histogram(
       'legate_link_connect_seconds',
@@ -37,6 +39,12 @@ export class LinkMetrics {
     this.overLimit = metrics.counter(
       'legate_link_connections_over_limit_total',
       'Connections of consumers that were reset because this sidecar carries no more.',
+    );
+    metrics.gauge(
+      'legate_link_suspect_hosts_count',
+      'Other hosts that did not answer just now, whose instances are tried last.',
+      [],
+      () => [[[], suspects()]],
     );
     metrics.gauge('legate_link_read_buffers_bytes', 'Large read buffers, in use and spare.', [], () => [
       [[], bufferBytes()],

@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import type { Test } from 'tap';
 import { type Clock, systemClock } from '../src/base/clock.ts';
@@ -8,6 +10,7 @@ import { Metrics } from '../src/base/metrics.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import type { Instance } from '../src/model/instance.ts';
 import { shownInstance } from '../test/support/records.ts';
+import { waitFor } from '../test/support/wait.ts';
 import type { PortMap, PortMapping } from './kernel/port-map.ts';
 import { LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
 
@@ -142,6 +145,28 @@ export function dial(t: Test, port: number, address = '127.0.0.1'): Socket {
   const socket = connect({ port, host: address, allowHalfOpen: true });
   t.teardown(() => socket.destroy());
   return socket;
+}
+
+/** A port where connections are neither accepted nor refused: a process that listens and sleeps, its queue full. */
+export async function blackHole(t: Test): Promise<number> {
+  const script = `require('net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, function () {
+    require('fs').writeSync(1, this.address().port + '\\n');
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60_000);
+  })`;
+  const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.teardown(() => child.kill('SIGKILL'));
+  const [line] = (await once(child.stdout, 'data')) as [Buffer];
+  const port = Number(line);
+  let connected = 0;
+  const fillers = Array.from({ length: 4 }, () => dial(t, port));
+  for (const filler of fillers) {
+    filler.on('error', () => undefined);
+    filler.on('connect', () => {
+      connected += 1;
+    });
+  }
+  await waitFor('its queue is full', () => connected >= 2);
+  return port;
 }
 
 export interface Outcome {

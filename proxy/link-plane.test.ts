@@ -10,6 +10,7 @@ import type { Instance } from '../src/model/instance.ts';
 import { waitFor } from '../test/support/wait.ts';
 import {
   ask,
+  blackHole,
   deadPort,
   dial,
   instanceOf,
@@ -22,6 +23,7 @@ import {
 } from './link-plane.fixture.ts';
 import { AcceptGate } from './tcp/accept-gate.ts';
 import { connectionLimit, maxConnections } from './tcp/limits.ts';
+import { connectAttemptMs } from './tcp/relay-bounds.ts';
 
 t.test('a virtual address is mapped while something usable is behind it', async (t) => {
   const vip = '127.9.0.5';
@@ -279,4 +281,39 @@ t.test('an unused port stays unused', async (t) => {
   });
   t.match(bed.plane.links(), [{ kind: 'listen' }], 'without a port map there are no listeners on virtual addresses');
   t.equal(bed.plane.links().length, 1);
+});
+
+t.test('only the first connection pays for a host that lost power, until its lease is back', async (t) => {
+  const clock = new ManualClock();
+  const { port } = await startBackend(t, naming('other'));
+  const hole = await blackHole(t);
+  const dead = ['a', 'b', 'c'].map((name) =>
+    instanceOf({ name, id: `web-2/${name}`, hostId: otherHost, reach: 'mesh', port: hole }),
+  );
+  const third = '00000000000000cc';
+  const living = instanceOf({ name: 'd', id: 'web-3/d', hostId: third, reach: 'mesh', port });
+  const db = serviceOf([...dead, living]);
+  const web = serviceOf([...dead, living], { name: 'web' });
+  const bed = await startBed(t, { clearUnderlay: true, clock, services: [db, web] });
+  const failures = (): Promise<number> => bed.metric('legate_link_connect_failures_total{service="db"}');
+  const first = ask(t, bed.port);
+  const backends = () => bed.plane.links().find(({ service }) => service === 'db')?.backends ?? [];
+  await waitFor('an attempt', () => backends().some(({ active }) => active === 1));
+  await clock.advance(connectAttemptMs);
+  t.equal(await first, 'other');
+  t.equal(await failures(), 1);
+  t.same(
+    backends().map(({ id, suspect }) => `${id} ${suspect}`),
+    ['web-2/a true', 'web-2/b true', 'web-2/c true', 'web-3/d false'],
+  );
+  t.match(await bed.metrics.exposition(), /legate_link_suspect_hosts_count 1\n/);
+  for (let time = 0; time < 8; time += 1) t.equal(await ask(t, bed.port), 'other');
+  t.equal(await failures(), 1, 'nobody else met it');
+  const host = { id: otherHost, name: 'web-2', address: '10.77.0.2', version: '1', revision: '1' };
+  for (const alive of [false, true]) {
+    const { value } = bed.snapshots;
+    bed.snapshots.set({ ...value, hosts: value.hosts.with([[otherHost, { ...host, alive }]], []) });
+    await clock.advance(0);
+  }
+  t.ok(backends().every(({ suspect }) => !suspect));
 });

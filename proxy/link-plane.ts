@@ -20,6 +20,7 @@ import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
+import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
@@ -73,6 +74,7 @@ export class LinkPlane {
   readonly #random: () => number;
   readonly #metrics: LinkMetrics;
   readonly #publisher: LinkPublisher;
+  readonly #suspects: Suspects;
   readonly #crowd: RelayCrowd;
   readonly #targets = new Map<string, LinkTarget>();
   readonly #configured: Link[] = [];
@@ -88,7 +90,9 @@ export class LinkPlane {
     const { clock, conditions, portMap } = options;
     this.#options = options;
     this.#random = options.random ?? Math.random;
+    this.#suspects = new Suspects({ clock, selfId: options.self.hostId });
     this.#metrics = new LinkMetrics(options.metrics, {
+      suspects: () => this.#suspects.count,
       active: () => this.#activeByService(),
       bufferBytes: () => this.#crowd.bufferBytes,
     });
@@ -201,6 +205,9 @@ export class LinkPlane {
     if (this.#phase === 'leaving') return;
     const before = this.#snapshot;
     this.#snapshot = snapshot;
+    for (const { key, before: was, after: is } of snapshot.hosts.changesSince(before.hosts)) {
+      if (was?.alive !== true && is?.alive === true) this.#suspects.forgive(key);
+    }
     for (const { key } of snapshot.services.changesSince(before.services)) void this.#take(key);
     if (this.#phase === 'running') void this.#publisher.publish();
   }
@@ -257,7 +264,8 @@ export class LinkPlane {
     if (target === undefined) {
       const { clock } = this.#options;
       const dial = (instance: Instance): Endpoint | undefined => this.#dial(instance);
-      target = new LinkTarget({ name, clock, random: this.#random, metrics: this.#metrics, dial });
+      const shared = { clock, random: this.#random, metrics: this.#metrics, suspects: this.#suspects };
+      target = new LinkTarget({ name, ...shared, dial });
       this.#targets.set(name, target);
     }
     return target;

@@ -7,12 +7,14 @@ import { Backends } from './backends.ts';
 import type { Link } from './link.ts';
 import type { LinkBackendDocument } from './link-document.ts';
 import type { LinkCells, LinkMetrics } from './link-metrics.ts';
+import type { Suspects } from './suspects.ts';
 
 export interface LinkTargetOptions {
   readonly name: string;
   readonly clock: Clock;
   readonly random: () => number;
   readonly metrics: LinkMetrics;
+  readonly suspects: Suspects;
   readonly dial: (instance: Instance) => Endpoint | undefined;
 }
 
@@ -28,14 +30,16 @@ export class LinkTarget {
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
+  readonly suspects: Suspects;
   readonly #clock: Clock;
 
-  constructor({ name, clock, random, metrics, dial }: LinkTargetOptions) {
+  constructor({ name, clock, random, metrics, suspects, dial }: LinkTargetOptions) {
     this.name = name;
     this.cells = metrics.cells(name);
     this.connectSeconds = metrics.connectSeconds;
     this.consumerCell = (consumer) => metrics.consumer(name, consumer);
-    this.backends = new Backends({ clock, random, ejections: this.cells.ejections, dial });
+    this.backends = new Backends({ clock, random, ejections: this.cells.ejections, suspects, dial });
+    this.suspects = suspects;
     this.#clock = clock;
   }
 
@@ -59,6 +63,7 @@ export class LinkTarget {
       ejectedUntil:
         backend.ejectedUntilMs === undefined ? null : new Date(wallMs + backend.ejectedUntilMs).toISOString(),
       ejections: backend.ejections,
+      suspect: this.suspects.untilMs(backend.instance.hostId) !== undefined,
     }));
   }
 }

@@ -7,7 +7,7 @@ import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { TcpListener } from './tcp/listener.ts';
-import type { Route, Traffic, TrafficCells } from './tcp/route.ts';
+import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
 export interface LinkOptions {
   readonly kind: LinkDocument['kind'];
@@ -68,11 +68,12 @@ export class Link implements Route {
     return this.target.backends.hasOther(tried);
   }
 
-  connected(_backend: Backend, elapsedMs: number): void {
+  connected({ instance }: Backend, elapsedMs: number): void {
+    this.target.suspects.forgive(instance.hostId);
     this.target.connectSeconds.observe(elapsedMs / 1000);
   }
 
-  attemptFailed(backend: Backend, problem: string, retried: boolean): void {
+  attemptFailed(backend: Backend, { problem, silent, retried }: AttemptFailure): void {
     this.target.cells.failures.value += 1;
     if (retried) {
       this.traffic.retried += 1;
@@ -80,7 +81,7 @@ export class Link implements Route {
     }
     const where = `${backend.id} at ${formatEndpoint(backend.endpoint)}`;
     this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message: `${where}: ${problem}` };
-    this.target.backends.failed(backend);
+    this.target.backends.failed(backend, silent);
   }
 
   refused(): void {

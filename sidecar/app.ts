@@ -3,7 +3,7 @@ import { NameServer } from '../dns/server.ts';
 import { LinkPlane } from '../proxy/link-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
-import { LegateError } from '../src/base/errors.ts';
+import { isLegateError, LegateError } from '../src/base/errors.ts';
 import { Latest } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
@@ -16,6 +16,8 @@ import { type InstancesResult, parseInstanceValue } from '../src/config/instance
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
+import { HostSweeper } from '../src/registrar/host-sweeper.ts';
 import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
@@ -31,6 +33,7 @@ import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
+import { watchHostNames } from './host-names-watch.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
@@ -94,6 +97,7 @@ export async function startSidecar(
     if (saved !== undefined) catalog.restore(saved);
 
     closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
+    closers.push(watchHostNames(catalog.snapshots, conditions));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -189,12 +193,25 @@ export async function startSidecar(
     ]);
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
-    // The store, and what lives on it.
+    // The store, and what lives on it. Another living sidecar with this host's id ends the start, where it is seen then.
+    const holdsStore = config.store.kind === 'embedded';
+    const alone = config.store.kind === 'embedded' && config.store.listen === undefined;
+    const claim = await openHostClaim({ path: dataDir.claimsFile, address: config.advertise, log, alone });
+    const leaseTtlMs = config.store.leaseTtlMs;
+    let starting = true;
+    let refused: unknown;
     let orders: ServiceOrders | undefined;
     const begin = async (store: Store, until: AbortSignal): Promise<void> => {
       const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
       const opened = await openMesh({ ...known, signal: until });
       await dataDir.rememberMesh(opened.meshId);
+      if (starting) {
+        const check = { ...common, store, keys, hostId: self.hostId, claim, leaseTtlMs, signal: until };
+        await checkHostId(check).catch((error: unknown) => {
+          if (isLegateError(error, 'E_IN_USE')) refused = error;
+          throw error;
+        });
+      }
       if (opened.outcome === 'restored') {
         conditions.raise(
           'store.restored',
@@ -209,7 +226,8 @@ export async function startSidecar(
         store,
         keys,
         host,
-        leaseTtlMs: config.store.leaseTtlMs,
+        claim,
+        leaseTtlMs,
         mayDelete: (record) => own.mayDelete(record),
       });
       registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
@@ -231,7 +249,17 @@ export async function startSidecar(
         wanted: (name) => own.wanted(name),
         adopt: (name) => claims.adopt(name),
       });
-      background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
+      const sweeper = new HostSweeper({
+        ...common,
+        store,
+        keys,
+        hostId: self.hostId,
+        snapshots: catalog.snapshots,
+        forgotten: () => catalog.forgotten,
+        holdsStore,
+        mayWrite: () => registrar?.holdsHostId === true,
+      });
+      background.push(catalog.follow(store, until), registrar.run(until), claims.run(until), sweeper.run(until));
       background.push(
         keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
       );
@@ -240,6 +268,8 @@ export async function startSidecar(
     const session = new StoreSession({ ...common, open, begin, signal });
     closers.push(() => session.close());
     await session.start();
+    starting = false;
+    if (refused !== undefined) throw refused;
     // The embedded store is this host's alone: where it cannot be opened, what this host has is all there is.
     if (session.store === undefined && config.store.kind === 'embedded') catalog.beginAlone();
     background.push(docker.run(signal));

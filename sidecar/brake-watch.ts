@@ -10,8 +10,8 @@ const refreshMs = 5000;
 const condition = (name: string): string => `service.${name}.brake`;
 
 /**
- * Says when instances of a service are used although they are critical, because most of them turned critical at once, and
- * when that is over. Costs what changed.
+ * Says when instances of a service are used although they are critical or lost, because most of them turned so at once,
+ * and when that is over. Costs what changed.
  */
 export function watchBrakes(snapshots: Observable<Snapshot>, conditions: Conditions, clock: Clock): () => void {
   let seen = emptySnapshot;
@@ -53,5 +53,6 @@ export function watchBrakes(snapshots: Observable<Snapshot>, conditions: Conditi
 function describe({ name, instances, usable }: Service, { untilMs }: Brake): string {
   const turned = usable.reduce((count, { status }) => count + (isUsableStatus(status) ? 0 : 1), 0);
   const until = new Date(untilMs).toISOString().replace(/\.\d+Z$/, 'Z');
-  return `${name}: ${turned} of ${instances.length} instances turned critical within 30 s; all are still used, at most until ${until}`;
+  const how = usable.some(({ status }) => status === 'lost') ? 'turned critical or lost' : 'turned critical';
+  return `${name}: ${turned} of ${instances.length} instances ${how} within 30 s; all are still used, at most until ${until}`;
 }

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
+import { startTimeOf } from '../src/base/processes.ts';
 
 /** Between looks whether the directory is still there. */
 const watchEveryMs = 5000;
@@ -27,6 +28,8 @@ export interface DataDir {
   readonly snapshotFile: string;
   readonly instancesFile: string;
   readonly drainedFile: string;
+  /** What the last starts called themselves. */
+  readonly claimsFile: string;
   readonly storePath: string;
   rememberMesh(meshId: string): Promise<void>;
   release(): void;
@@ -53,6 +56,7 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       snapshotFile: join(path, 'snapshot.json'),
       instancesFile: join(path, 'instances.json'),
       drainedFile: join(path, 'drained.json'),
+      claimsFile: join(path, 'claims.json'),
       storePath: join(path, 'store'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
@@ -111,20 +115,6 @@ function parseIdentity(text: string | undefined, file: string): HostIdentity | u
   throw new LegateError('E_INVALID', `${file} does not hold a host's identity`, {
     hint: 'restore it from a backup; if you move it away, this host becomes a new one and its old records stay until deregistered',
   });
-}
-
-/**
- * The kernel's start time of a process, which tells a living holder from a reused pid; undefined when it is gone. One that
- * ended and that nobody has waited for is gone, too (proc_pid_stat(5): states Z and X).
- */
-function startTimeOf(pid: number): string | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return /^[ZXx]$/.test(fields[0] ?? '') ? undefined : fields[19];
-  } catch {
-    return undefined;
-  }
 }
 
 /** The pid in the lock while its process lives. */

@@ -1,6 +1,11 @@
 /** From the first attempt until the client is given up. */
 export const connectTotalMs = 5000;
-/** How long one instance may take while another is left to try; the last one has what remains of the total. */
+/**
+ * How long one instance may take while another is left to try; the last one has what remains of the total. It is also what
+ * a host that lost power costs the connections that meet it first, one after another: with the time that the others then
+ * take, the gap stays under 2 s. Half of it would take many a lost SYN, which is sent again after 1 s (RFC 6298 section
+ * 2), for a dead host on a path that only drops a few.
+ */
 export const connectAttemptMs = 1000;
 /**
  * When every instance was tried in vain, all are tried again after each of these: a single server that restarts, or one
@@ -18,6 +23,9 @@ export const keepAliveMs = 30_000;
 export const keepAliveSweepMs = 10_000;
 /** Bytes at which a write counts as waiting: any that the kernel did not take at once. */
 export const writeHighWaterMark = 1;
+
+/** Errors of a connect that say that the host was silent, or that no path leads to it (connect(2)). */
+export const silences: ReadonlySet<string> = new Set(['ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'EHOSTDOWN']);
 
 /** Errors of a connect that this machine causes and not the instance. */
 export const ownLimits: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);

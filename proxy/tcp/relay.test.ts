@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -9,6 +8,7 @@ import { waitFor } from '../../test/support/wait.ts';
 import {
   ask,
   type Bed,
+  blackHole,
   deadPort,
   dial,
   instanceOf,
@@ -377,25 +377,3 @@ t.test('read buffers grow and shrink with the stream, within their bounds', asyn
   for (const one of held) buffers.release(one);
   t.ok(buffers.largeBytes <= ReadBuffers.maxSpareLargeBytes);
 });
-
-/** A port where connections are neither accepted nor refused: a process that listens and sleeps, its queue full. */
-async function blackHole(t: Test): Promise<number> {
-  const script = `require('net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, function () {
-    require('fs').writeSync(1, this.address().port + '\\n');
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60_000);
-  })`;
-  const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
-  t.teardown(() => child.kill('SIGKILL'));
-  const [line] = (await once(child.stdout, 'data')) as [Buffer];
-  const port = Number(line);
-  let connected = 0;
-  const fillers = Array.from({ length: 4 }, () => dial(t, port));
-  for (const filler of fillers) {
-    filler.on('error', () => undefined);
-    filler.on('connect', () => {
-      connected += 1;
-    });
-  }
-  await waitFor('its queue is full', () => connected >= 2);
-  return port;
-}

@@ -11,6 +11,7 @@ import {
   lingerMs,
   ownLimits,
   roundAgainMs,
+  silences,
   writeHighWaterMark,
 } from './relay-bounds.ts';
 import type { Route } from './route.ts';
@@ -113,7 +114,7 @@ export class RelayConnection {
     this.#upstream = upstream;
     const limitMs = this.#route.hasOther(this.#tried) ? Math.min(connectAttemptMs, leftMs) : leftMs;
     this.#cancelTimer = clock.after(limitMs, () => {
-      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`);
+      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`, true);
     });
   }
 
@@ -154,7 +155,7 @@ export class RelayConnection {
     else this.#client.resume();
   }
 
-  #failAttempt(upstream: Socket, problem: string): void {
+  #failAttempt(upstream: Socket, problem: string, silent: boolean): void {
     const backend = this.#backend;
     if (this.#over || upstream !== this.#upstream || backend === undefined) return;
     this.#cancelTimer?.();
@@ -166,7 +167,7 @@ export class RelayConnection {
     upstream.destroy();
     this.#route.ended(backend);
     const again = this.#againMs();
-    this.#route.attemptFailed(backend, problem, again !== undefined);
+    this.#route.attemptFailed(backend, { problem, silent, retried: again !== undefined });
     if (again === undefined) this.#giveUp(problem);
     else if (again === 0) this.#attempt();
     else {
@@ -295,10 +296,10 @@ export class RelayConnection {
         this.#route.exhausted(error);
         this.#tried = [];
         this.#giveUp(describeError(error));
-      } else this.#failAttempt(upstream, describeError(error));
+      } else this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code));
     } else if (!this.#moved && !this.#clientEnded && !this.#upstreamEnded && !this.#client.destroyed) {
       this.#client.pause();
-      this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`);
+      this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`, false);
     } else if (this.#upstreamEnded) this.#linger();
     else this.#resetClient();
   }

@@ -19,6 +19,14 @@ export interface TrafficCells {
   readonly sent: CounterCell;
 }
 
+export interface AttemptFailure {
+  readonly problem: string;
+  /** The host gave no sign of life, as it would by a refusal. */
+  readonly silent: boolean;
+  /** Whether the client does not notice, because another attempt follows. */
+  readonly retried: boolean;
+}
+
 /**
  * Where a connection may go: all that the relay knows of services. The relay owns the sockets; the route owns the choice,
  * and hears how each attempt went. A backend that was picked is given back with `ended`.
@@ -31,8 +39,8 @@ export interface Route {
   pick(tried: readonly Backend[]): Backend | undefined;
   hasOther(tried: readonly Backend[]): boolean;
   connected(backend: Backend, elapsedMs: number): void;
-  /** A connect failure or a reset before the first byte; `retried` tells whether the client does not notice. */
-  attemptFailed(backend: Backend, problem: string, retried: boolean): void;
+  /** A connect failure or a reset before the first byte. */
+  attemptFailed(backend: Backend, failure: AttemptFailure): void;
   /** The client was reset because nothing could be connected to; with no backend at all, `problem` is undefined. */
   refused(problem: string | undefined): void;
   /** This machine, not the instance, is at its limit. */

@@ -11,7 +11,7 @@ export interface ErrorDocument {
 }
 
 export interface InstanceDocument extends Instance {
-  /** It is critical and gets connections all the same, because the brake on mass withdrawal of its service holds. */
+  /** It is critical or lost and gets connections all the same, because the brake on mass withdrawal of its service holds. */
   readonly stillUsed?: true;
   /** Since when it has this status, where that is known. */
   readonly since?: string;

@@ -291,6 +291,7 @@ const links: readonly LinkDocument[] = [
         total: 1234567,
         ejectedUntil: null,
         ejections: 0,
+        suspect: false,
       },
     ],
     lastError: null,
@@ -328,6 +329,7 @@ const links: readonly LinkDocument[] = [
         total: 201,
         ejectedUntil: null,
         ejections: 0,
+        suspect: false,
       },
       {
         id: 'web-1/9c1f00112233-5432',
@@ -336,6 +338,7 @@ const links: readonly LinkDocument[] = [
         total: 199,
         ejectedUntil: new Date(nowMs + 7000).toISOString(),
         ejections: 1,
+        suspect: false,
       },
     ],
     lastError: { at: new Date(nowMs - 3000).toISOString(), message: '172.17.0.5:5432: connection refused' },

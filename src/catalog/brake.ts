@@ -20,31 +20,52 @@ export interface Troubled {
   readonly instance: Instance;
   /** Whether this incarnation was ever passing or warning. */
   readonly passed: boolean;
-  /** Monotonic; undefined when nobody saw it turn critical. */
+  /** Monotonic; undefined when nobody saw it turn critical or lost. */
   readonly turnedAtMs: number | undefined;
+  /** Whether that was its host's loss, and not its own health. */
+  readonly byLoss: boolean;
 }
 
 /** A service's brake in the form that outlives the process. All times are wall clock, milliseconds. */
 export interface SavedBrake {
-  /** Those that turned critical: their `<host id>/<name>`, and when. */
-  readonly turned: readonly { readonly key: string; readonly atMs: number; readonly passed: boolean }[];
-  /** The last time that the brake took hold; `beganMs` is undefined when it holds no longer. */
-  readonly episode: (Brake & { readonly beganMs: number | undefined }) | undefined;
+  /** Those that turned critical or lost: their `<host id>/<name>`, and when. */
+  readonly turned: readonly SavedTurn[];
+  /**
+   * The last time that the brake took hold; `beganMs` is undefined when it holds no longer, `keepsLost` tells whether it
+   * keeps lost instances, too.
+   */
+  readonly episode: (Brake & { readonly beganMs: number | undefined; readonly keepsLost?: boolean }) | undefined;
+}
+
+export interface SavedTurn {
+  readonly key: string;
+  readonly atMs: number;
+  readonly passed: boolean;
+  readonly byLoss?: boolean;
 }
 
 /**
- * Whether the turns of a service with `size` instances are a mass withdrawal: more than half of them turned critical
- * within the window and still are, and of these at least two had passed and are not leaving. Lost instances do not count.
+ * Whether the turns of a service with `size` instances are a mass withdrawal: more than half of them turned critical or
+ * lost within the window and still are, and of these at least two had passed and are not leaving. Lost ones count only
+ * where `countsLost`: when more than one host was lost in that time, since one host's power cut is ordinary failover.
  */
-export function isMassWithdrawal(troubled: Iterable<Troubled>, size: number, nowMs: number): boolean {
+export function isMassWithdrawal(
+  troubled: Iterable<Troubled>,
+  size: number,
+  { nowMs, countsLost }: { readonly nowMs: number; readonly countsLost: boolean },
+): boolean {
   let turned = 0;
   let worthKeeping = 0;
   for (const { instance, passed, turnedAtMs } of troubled) {
-    if (instance.status !== 'critical' || turnedAtMs === undefined || nowMs - turnedAtMs > brakeWindowMs) continue;
+    if (!counts(instance, countsLost) || turnedAtMs === undefined || nowMs - turnedAtMs > brakeWindowMs) continue;
     turned += 1;
     if (passed && !instance.draining) worthKeeping += 1;
   }
   return turned * 2 > size && worthKeeping >= 2;
+}
+
+function counts({ status }: Instance, countsLost: boolean): boolean {
+  return status === 'critical' || (status === 'lost' && countsLost);
 }
 
 /** What identifies an instance over its changes. */
@@ -53,7 +74,7 @@ export function keyOf({ hostId, name }: { readonly hostId: string; readonly name
 }
 
 /**
- * The brake on mass withdrawal for one service: remembers who turned critical when, and decides since when and until when
+ * The brake on mass withdrawal for one service: remembers who turned critical or lost when, and decides since when and until when
  * those that turned together go on being used. All times come in; nothing here reads a clock or waits.
  *
  * A brake that takes hold again before half of the instances have passed for a whole window goes on with the time that it
@@ -65,6 +86,8 @@ export class ServiceBrake {
   #episode: { readonly brake: Brake; readonly endsMs: number } | undefined;
   /** Monotonic: when it took hold; undefined while it does not hold. */
   #beganMs: number | undefined;
+  /** Whether it keeps lost instances, too: more than one host was lost when it took hold, or within a window after. */
+  #keepsLost = false;
   /** Monotonic: since when at least half have passed, after a hold. */
   #calmSinceMs: number | undefined;
 
@@ -86,8 +109,8 @@ export class ServiceBrake {
     this.#troubled.delete(key);
     if (last === undefined || last.incarnation !== after.incarnation || isUsableStatus(after.status)) return;
     const passed = isUsableStatus(last.status) || known?.passed === true;
-    const turnedAtMs = turnOf(last, after, known, nowMs);
-    if (passed || turnedAtMs !== undefined) this.#troubled.set(key, { instance: after, passed, turnedAtMs });
+    const turn = turnOf(last, after, known, nowMs);
+    if (passed || turn.turnedAtMs !== undefined) this.#troubled.set(key, { instance: after, passed, ...turn });
   }
 
   /** It is no longer registered. */
@@ -96,10 +119,15 @@ export class ServiceBrake {
   }
 
   /**
-   * Decides after what was noted, for `size` instances of which `passing` are usable by themselves; the brake while it
-   * holds and keeps anybody. To be asked after every change, and at `endsMs`.
+   * Decides after what was noted, for `size` instances of which `passing` are usable by themselves, when `hostsLost` hosts
+   * were lost within the window and still are; the brake while it holds and keeps anybody. To be asked after every change,
+   * when a second host is lost, and at `endsMs`.
    */
-  judge(size: number, passing: number, { monotonicMs: nowMs, wallMs }: Moment): Brake | undefined {
+  judge(
+    { size, passing, hostsLost }: { readonly size: number; readonly passing: number; readonly hostsLost: number },
+    { monotonicMs: nowMs, wallMs }: Moment,
+  ): Brake | undefined {
+    const countsLost = hostsLost > 1;
     const halfPass = passing * 2 >= size;
     if (this.#beganMs !== undefined && (halfPass || nowMs >= (this.#episode?.endsMs ?? nowMs))) {
       this.#beganMs = undefined;
@@ -109,12 +137,14 @@ export class ServiceBrake {
       if (this.#calmSinceMs !== undefined && nowMs - this.#calmSinceMs >= brakeWindowMs) this.#episode = undefined;
       if (halfPass) this.#calmSinceMs ??= nowMs;
       else this.#calmSinceMs = undefined;
-      if (this.#isDue(size, nowMs)) this.#begin(nowMs, wallMs);
+      this.#keepsLost = false;
+      if (this.#isDue(size, nowMs, countsLost)) this.#begin(nowMs, wallMs);
     }
+    if (this.#beganMs !== undefined && countsLost) this.#keepsLost = true;
     return this.#beganMs !== undefined && this.#keepsAny() ? this.#episode?.brake : undefined;
   }
 
-  /** Whether it is used although it is critical. */
+  /** Whether it is used although it is critical or lost. */
   keeps(instance: Instance): boolean {
     const troubled = this.#troubled.get(keyOf(instance));
     return troubled !== undefined && this.#isKept(troubled);
@@ -125,16 +155,17 @@ export class ServiceBrake {
     const wallOf = (monotonicMs: number): number => Math.round(now.wallMs - (now.monotonicMs - monotonicMs));
     const turned: SavedBrake['turned'][number][] = [];
     for (const [key, troubled] of this.#troubled) {
-      const { passed, turnedAtMs } = troubled;
+      const { passed, turnedAtMs, byLoss } = troubled;
       if (turnedAtMs === undefined || !Number.isFinite(turnedAtMs)) continue;
       if (!this.#isKept(troubled) && now.monotonicMs - turnedAtMs > brakeWindowMs) continue;
-      turned.push({ key, atMs: wallOf(turnedAtMs), passed });
+      turned.push({ key, atMs: wallOf(turnedAtMs), passed, ...(byLoss && { byLoss }) });
     }
     const beganMs = this.#beganMs === undefined ? undefined : wallOf(this.#beganMs);
     const episode = this.#episode && {
       sinceMs: this.#episode.brake.sinceMs,
       untilMs: sameMoment(this.#episode.brake.untilMs, wallOf(this.#episode.endsMs)),
       beganMs,
+      ...(this.#keepsLost && { keepsLost: true }),
     };
     return turned.length === 0 && episode === undefined ? undefined : { turned, episode };
   }
@@ -150,22 +181,25 @@ export class ServiceBrake {
   ): ServiceBrake {
     const brake = new ServiceBrake();
     const monotonicOf = (wallMs: number): number => now.monotonicMs - Math.max(0, now.wallMs - wallMs);
-    for (const { key, atMs, passed } of turned) {
+    for (const { key, atMs, passed, byLoss = false } of turned) {
       const instance = find(key);
       if (instance === undefined || isUsableStatus(instance.status)) continue;
-      brake.#troubled.set(key, { instance, passed, turnedAtMs: monotonicOf(atMs) });
+      brake.#troubled.set(key, { instance, passed, turnedAtMs: monotonicOf(atMs), byLoss });
     }
     if (episode === undefined) return brake;
     const sinceMs = Math.min(episode.sinceMs, now.wallMs);
     const untilMs = Math.min(episode.untilMs, sinceMs + brakeHoldMs);
     const endsMs = now.monotonicMs + (untilMs - now.wallMs);
     brake.#episode = { brake: Object.freeze({ sinceMs, untilMs }), endsMs };
-    if (episode.beganMs !== undefined && endsMs > now.monotonicMs) brake.#beganMs = monotonicOf(episode.beganMs);
+    if (episode.beganMs !== undefined && endsMs > now.monotonicMs) {
+      brake.#beganMs = monotonicOf(episode.beganMs);
+      brake.#keepsLost = episode.keepsLost === true;
+    }
     return brake;
   }
 
-  #isDue(size: number, nowMs: number): boolean {
-    return this.#troubled.size * 2 > size && isMassWithdrawal(this.#troubled.values(), size, nowMs);
+  #isDue(size: number, nowMs: number, countsLost: boolean): boolean {
+    return this.#troubled.size * 2 > size && isMassWithdrawal(this.#troubled.values(), size, { nowMs, countsLost });
   }
 
   #begin(nowMs: number, wallMs: number): void {
@@ -179,7 +213,7 @@ export class ServiceBrake {
   /** It turned with those that set the brake off, or within a window after that. */
   #isKept({ instance, passed, turnedAtMs }: Troubled): boolean {
     if (this.#beganMs === undefined || turnedAtMs === undefined) return false;
-    if (instance.status !== 'critical' || instance.draining || !passed) return false;
+    if (!counts(instance, this.#keepsLost) || instance.draining || !passed) return false;
     return Math.abs(turnedAtMs - this.#beganMs) <= brakeWindowMs;
   }
 
@@ -194,10 +228,24 @@ function sameMoment(toldMs: number, nowMs: number): number {
   return Math.abs(toldMs - nowMs) < clockSlackMs ? toldMs : nowMs;
 }
 
-/** When the instance turned critical, where anybody saw it; one that is lost meanwhile keeps what is known. */
-function turnOf(last: Instance, after: Instance, known: Troubled | undefined, nowMs: number): number | undefined {
-  if (after.status === 'lost')
-    return known?.turnedAtMs ?? (last.status === 'critical' ? Number.NEGATIVE_INFINITY : undefined);
-  if (after.status !== 'critical') return undefined;
-  return last.status === 'critical' ? known?.turnedAtMs : (known?.turnedAtMs ?? nowMs);
+/**
+ * When the instance turned critical or lost, where anybody saw it. One that was critical and is lost meanwhile keeps what
+ * is known; one that was lost for longer than a window and returns critical turned when it returned.
+ */
+function turnOf(
+  last: Instance,
+  after: Instance,
+  known: Troubled | undefined,
+  nowMs: number,
+): Pick<Troubled, 'turnedAtMs' | 'byLoss'> {
+  const before = { turnedAtMs: known?.turnedAtMs, byLoss: known?.byLoss === true };
+  if (after.status === 'lost') {
+    if (before.turnedAtMs !== undefined) return before;
+    if (last.status === 'critical') return { turnedAtMs: Number.NEGATIVE_INFINITY, byLoss: false };
+    return { turnedAtMs: nowMs, byLoss: true };
+  }
+  if (after.status !== 'critical') return { turnedAtMs: undefined, byLoss: false };
+  if (last.status === 'critical') return before;
+  const isOld = before.byLoss && nowMs - (before.turnedAtMs ?? nowMs) > brakeWindowMs;
+  return { turnedAtMs: isOld ? nowMs : (before.turnedAtMs ?? nowMs), byLoss: false };
 }

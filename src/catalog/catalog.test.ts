@@ -363,3 +363,50 @@ t.test('a store that came back empty is not believed until it is ours again', as
   t.same(b.usable('db'), ['web-1/a', 'web-2/b'], 'and one did not return in time');
   t.equal(b.snapshot.hosts.get(hostId(3)), undefined);
 });
+
+t.test('foreign and damaged keys of every table are told by name and stop nothing', async (t) => {
+  const text = (value: string) => new TextEncoder().encode(value);
+  const newer = text('{"v":9,"unheard":true}');
+  const values: Readonly<Record<string, Uint8Array>> = {
+    [`${keys.hosts}nobody`]: text('{"v":1,"id":"nobody"}'),
+    [keys.host(hostId(4))]: newer,
+    [`${keys.alive}UPPER`]: encodeAlive({ sinceMs: 1 }),
+    [keys.aliveOf(hostId(5))]: text('\u0000'),
+    [keys.aliveOf(hostId(6))]: text('{"v":1,"sinceMs":1,"claim":{"nonce":"<script>"}}'),
+    [keys.aliveOf(hostId(7))]: newer,
+    [`${keys.instances}${other}`]: text('{}'),
+    [`${keys.instances}${other}/a/b`]: encodeInstance(instanceRecord({ name: 'b' })),
+    [keys.instance(other, 'newer')]: newer,
+    [keys.instance(other, 'huge')]: new Uint8Array(200_000),
+    [`${keys.services}a b`]: text('[]'),
+    [keys.service('newer')]: newer,
+    [`${keys.vips}banana`]: encodeVipClaim({ service: 'db', claimedAtMs: 1 }),
+    [keys.vip('240.77.0.1')]: newer,
+  };
+  const b = await bench(t, async (b) => {
+    await b.host(other, 'web-2');
+    await b.instance(other, { name: 'good' });
+    await b.store.put(keys.host(hostId(7)), encodeHost(hostRecord(hostId(7), 'web-7')));
+    for (const [key, value] of Object.entries(values)) await b.store.put(key, value);
+    await b.store.put(`${keys.root}unheard-of/key`, text('whatever'));
+    await b.store.put(keys.userKey('mine'), text('whatever'));
+  });
+  const ids = (): string[] => b.parts.conditions.list().map(({ id }) => id.replace('catalog.entry.', ''));
+  const told = Object.keys(values).sort();
+  await b.following();
+  t.same(ids().sort(), told);
+  t.same(b.usable('db'), ['web-2/good']);
+  t.equal(b.snapshot.services.get('db')?.vip, undefined);
+  t.ok(b.snapshot.hosts.get(hostId(7))?.alive, 'a host of a newer version lives');
+  b.store.resetWatches();
+  await turn();
+  t.same(ids().sort(), told, 'told once more, and still told');
+  for (const [key, value] of Object.entries(values)) await b.store.put(key, value);
+  await turn();
+  t.same(ids().sort(), told);
+  t.ok(b.snapshot.hosts.get(hostId(7))?.alive);
+  for (const key of Object.keys(values)) await b.store.delete(key);
+  await waitFor('nothing is wrong any more', () => ids().length === 0);
+  t.notOk(b.snapshot.hosts.get(hostId(7))?.alive);
+  t.same(b.usable('db'), ['web-2/good']);
+});

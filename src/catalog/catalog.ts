@@ -8,6 +8,7 @@ import type { Keys } from '../store/keys.ts';
 import type { Entry, Store } from '../store/store.ts';
 import type { Moment } from './brake.ts';
 import { Fold } from './fold.ts';
+import { LostHosts } from './lost-hosts.ts';
 import { Quarantine } from './quarantine.ts';
 import type { SavedState } from './saved-state.ts';
 import { emptySnapshot, type Snapshot } from './snapshot.ts';
@@ -41,6 +42,7 @@ export class Catalog {
   readonly #fold: Fold;
   readonly #quarantine: Quarantine;
   readonly #gate: StoreGate;
+  readonly #lost: LostHosts;
   /** What is shown. */
   #shown: StoredView;
   /** What a store that we have just met has told so far; shown when every table has had its reset. */
@@ -66,6 +68,7 @@ export class Catalog {
     this.#fold = new Fold(options.self);
     this.#quarantine = new Quarantine(options);
     this.#gate = new StoreGate(options);
+    this.#lost = new LostHosts({ clock: options.clock, onExpired: (hostIds) => this.#refold(hostIds) });
     this.#shown = new StoredView(0);
     this.#addMetrics(options.metrics);
   }
@@ -81,6 +84,16 @@ export class Catalog {
     return this.#confirmedAtMs === 0 ? undefined : this.#confirmedAtMs;
   }
 
+  /** Hosts that have been lost for so long that they are no longer shown, and whose records may be deleted. */
+  get forgotten(): ReadonlySet<string> {
+    return this.#lost.expired;
+  }
+
+  /** Whether any host is lost: for how long is then to be saved now and then. */
+  get countsLost(): boolean {
+    return this.#lost.counts;
+  }
+
   /** Begins with what the last run knew. To be called before `follow`, at most once. */
   restore(saved: SavedState): void {
     if (this.#origin !== 'none') throw new Error('the catalog can only be restored before anything else is known');
@@ -89,8 +102,12 @@ export class Catalog {
     this.#origin = 'disk';
     this.#revision = saved.revision;
     this.#confirmedAtMs = saved.confirmedAtMs;
+    this.#lost.restore(saved.lost);
     this.#show(view);
-    this.#fold.restoreBrakes(saved.brakes, this.#now());
+    const now = this.#now();
+    const downMs = Math.max(0, now.wallMs - saved.confirmedAtMs);
+    this.#fold.restoreLost(new Map([...saved.lost].map(([id, ms]) => [id, now.monotonicMs - ms - downMs])));
+    this.#fold.restoreBrakes(saved.brakes, now);
     this.#schedule();
   }
 
@@ -110,6 +127,7 @@ export class Catalog {
     const unsubscribe = store.status.subscribe(({ state, sinceMs }) => {
       if (state !== 'connected' && this.#origin === 'store')
         this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
+      this.#countLost();
     });
     const ended = new AbortController();
     const until = AbortSignal.any([signal, ended.signal]);
@@ -126,6 +144,7 @@ export class Catalog {
       this.#cancelGrace?.();
       this.#noteConfirmed();
       this.#following = undefined;
+      this.#countLost();
     }
   }
 
@@ -174,6 +193,7 @@ export class Catalog {
       services: new Map(services),
       vips: new Map(vips),
       brakes: this.#fold.savedBrakes(this.#now()),
+      lost: this.#lost.saved(),
     };
   }
 
@@ -260,6 +280,11 @@ export class Catalog {
     if (arrived.epoch !== this.#shown.epoch) this.#keepMissing(arrived);
     this.#origin = 'store';
     this.#show(arrived);
+    this.#countLost();
+  }
+
+  #countLost(): void {
+    this.#lost.count(this.#following?.status.value.state === 'connected' && this.#origin === 'store');
   }
 
   /** Hosts that have not yet written themselves into a store that came back empty stay as they were for a while. */
@@ -299,23 +324,44 @@ export class Catalog {
   }
 
   #changed(table: Table, ids: Iterable<string>): void {
-    const { hosts, alive, services, vips } = this.#shown;
+    const { alive, services, vips } = this.#shown;
     for (const id of ids) {
+      if (table === 'instances' || table === 'hosts' || table === 'alive') this.#noteHost(hostOf(id));
       if (table === 'instances') this.#foldInstance(id);
-      else if (table === 'hosts') this.#fold.setHost(id, hosts.get(id)?.record, hosts.get(id)?.revision ?? '');
+      else if (table === 'hosts') this.#foldHost(id);
       else if (table === 'alive') this.#fold.setAlive(id, alive.has(id));
       else if (table === 'services') this.#fold.setService(id, services.get(id)?.record);
       else this.#fold.setClaim(id, vips.get(id)?.record);
     }
   }
 
+  /** Whether the host is lost now, after something of it changed; one that was forgotten is shown again when it is not. */
+  #noteHost(hostId: string): void {
+    const isKnown = this.#shown.hosts.has(hostId) || this.#shown.hasInstances(hostId);
+    const isLost = isKnown && !this.#shown.alive.has(hostId) && hostId !== this.#options.self.hostId;
+    if (this.#lost.note(hostId, isLost)) this.#refold([hostId]);
+  }
+
+  #refold(hostIds: readonly string[]): void {
+    for (const hostId of hostIds) {
+      this.#foldHost(hostId);
+      for (const name of this.#shown.namesOf(hostId)) this.#foldInstance(`${hostId}/${name}`);
+    }
+    this.#schedule();
+  }
+
+  #foldHost(hostId: string): void {
+    const stored = this.#lost.expired.has(hostId) ? undefined : this.#shown.hosts.get(hostId);
+    this.#fold.setHost(hostId, stored?.record, stored?.revision ?? '');
+  }
+
   #foldInstance(id: string): void {
-    const slash = id.indexOf('/');
-    const hostId = id.slice(0, slash);
+    const hostId = hostOf(id);
     const stored = this.#shown.instances.get(id);
-    const name = stored?.record.name ?? id.slice(slash + 1);
+    const name = stored?.record.name ?? id.slice(hostId.length + 1);
     const own = hostId === this.#options.self.hostId ? this.#own : undefined;
-    const record = own === undefined ? stored?.record : own.get(name);
+    const shown = this.#lost.expired.has(hostId) ? undefined : stored?.record;
+    const record = own === undefined ? shown : own.get(name);
     this.#fold.setInstance(hostId, name, record, stored?.revision ?? '');
   }
 
@@ -360,7 +406,7 @@ export class Catalog {
     ]);
     metrics.gauge(
       'legate_catalog_braked_services_count',
-      'Services of which critical instances are still used, because most of them turned critical at once.',
+      'Services of which critical or lost instances are still used, because most of them turned so at once.',
       [],
       () => [[[], this.#fold.braked]],
     );
@@ -373,8 +419,21 @@ export class Catalog {
       [],
       () => {
         const confirmedAtMs = this.confirmedAtMs;
-        return confirmedAtMs === undefined ? [] : [[[], (this.#options.clock.nowMs() - confirmedAtMs) / 1000]];
+        if (confirmedAtMs === undefined) return [];
+        return [[[], Math.max(0, this.#options.clock.nowMs() - confirmedAtMs) / 1000]];
       },
     );
+    metrics.gauge(
+      'legate_catalog_lost_hosts_count',
+      'Hosts that this host knows and that show no sign of life.',
+      [],
+      () => [[[], this.#lost.size]],
+    );
   }
+}
+
+/** The host of an instance's id, `<host id>/<name>`; a host's id is itself. */
+function hostOf(id: string): string {
+  const slash = id.indexOf('/');
+  return slash < 0 ? id : id.slice(0, slash);
 }

@@ -59,6 +59,20 @@ t.test('each record comes back as it was', async (t) => {
   const claim = { service: 'db', claimedAtMs: 5, releasedAtMs: 7 };
   t.same(decodeVipClaim(encodeVipClaim(claim)), { ok: true, value: claim });
   t.same(decodeAlive(encodeAlive({ sinceMs: 9 })), { ok: true, value: { sinceMs: 9 } });
+  const claimed = {
+    sinceMs: 9,
+    claim: { nonce: 'ab'.repeat(16), machine: 'm', boot: 'b', process: '1 2 3', address: '10.77.0.1' },
+  };
+  t.same(decodeAlive(encodeAlive(claimed)), { ok: true, value: claimed });
+  for (const [field, value] of [
+    ['nonce', 'x'],
+    ['machine', 'm'.repeat(101)],
+    ['process', 7],
+    ['address', 'web-1'],
+  ]) {
+    const bad = json({ v: 1, ...claimed, claim: { ...claimed.claim, [String(field)]: value } });
+    t.match(decodeAlive(bad), { ok: false, reason: new RegExp(`^claim.${field}`) });
+  }
   const meta = { meshId: 'a'.repeat(32), format: 1 };
   t.same(decodeMeta(encodeMeta(meta)), { ok: true, value: meta });
   t.same(

@@ -19,6 +19,21 @@ export type Decoded<T> = { readonly ok: true; readonly value: T } | { readonly o
 export interface AliveRecord {
   /** Wall clock of the sidecar's start, milliseconds. */
   readonly sinceMs: number;
+  /** Which sidecar it is from; earlier versions did not say. */
+  readonly claim?: HostClaim;
+}
+
+/** What tells the sidecars apart that may claim one host id. Unknown parts are empty. */
+export interface HostClaim {
+  /** Made anew at each start: 32 hexadecimal digits. */
+  readonly nonce: string;
+  /** Digests of the machine's id and of its boot's. */
+  readonly machine: string;
+  readonly boot: string;
+  /** Its process, as far as the same boot's others can see it. */
+  readonly process: string;
+  /** The advertised address. */
+  readonly address: string;
 }
 
 /** Who holds, or last held, a virtual address. */
@@ -48,6 +63,7 @@ export const recordLimits = {
   incarnationLength: 200,
   derived: 32,
   derivedLength: 60,
+  claimLength: 100,
 } as const;
 
 const storedStatuses: readonly StoredStatus[] = ['starting', 'passing', 'warning', 'critical'];
@@ -65,6 +81,9 @@ export function hostIdFault(id: string): string | undefined {
 function meshIdFault(id: string): string | undefined {
   return meshIdPattern.test(id) ? undefined : 'is not 32 hexadecimal digits';
 }
+
+/** A nonce has the form of a mesh's id. */
+export const nonceFault = meshIdFault;
 
 /** The plain object that is stored for an instance; equal records give equal texts, whatever order theirs has. */
 export function instanceDocument(record: InstanceRecord): object {
@@ -112,6 +131,12 @@ export function vipClaimDocument(claim: VipClaim): object {
   return { v: formatVersion, service, claimedAtMs, ...(releasedAtMs !== undefined && { releasedAtMs }) };
 }
 
+export function aliveDocument({ sinceMs, claim }: AliveRecord): object {
+  if (claim === undefined) return { v: formatVersion, sinceMs };
+  const { nonce, machine, boot, process, address } = claim;
+  return { v: formatVersion, sinceMs, claim: { nonce, machine, boot, process, address } };
+}
+
 export function encodeInstance(record: InstanceRecord): Uint8Array {
   return encode(instanceDocument(record));
 }
@@ -129,7 +154,7 @@ export function encodeVipClaim(claim: VipClaim): Uint8Array {
 }
 
 export function encodeAlive(record: AliveRecord): Uint8Array {
-  return encode({ v: formatVersion, sinceMs: record.sinceMs });
+  return encode(aliveDocument(record));
 }
 
 export function encodeMeta(meta: MeshMeta): Uint8Array {
@@ -207,7 +232,20 @@ export function readVipClaim(document: unknown): Decoded<VipClaim> {
 }
 
 export function readAlive(document: unknown): Decoded<AliveRecord> {
-  return reading(document, (fields) => Object.freeze({ sinceMs: fields.integer('sinceMs', 0, maxTimeMs) }));
+  return reading(document, (fields) => {
+    const sinceMs = fields.integer('sinceMs', 0, maxTimeMs);
+    return Object.freeze(fields.has('claim') ? { sinceMs, claim: readClaim(fields.fields('claim')) } : { sinceMs });
+  });
+}
+
+function readClaim(fields: Fields): HostClaim {
+  return Object.freeze({
+    nonce: fields.name('nonce', nonceFault),
+    machine: fields.text('machine', recordLimits.claimLength),
+    boot: fields.text('boot', recordLimits.claimLength),
+    process: fields.text('process', recordLimits.claimLength),
+    address: fields.address('address'),
+  });
 }
 
 export function readMeta(document: unknown): Decoded<MeshMeta> {

@@ -102,6 +102,48 @@ t.test('a change is on disk a little later, and all of it after the end', async 
   t.same(readdirSync(join(path, '..')), ['snapshot.json'], 'no temporary file is left');
 });
 
+t.test(
+  'for how long hosts were lost and what the brake keeps outlive the process, as far as they can be read',
+  async (t) => {
+    const clock = new ManualClock();
+    const path = join(folder(t), 'snapshot.json');
+    const { store, catalog } = await filled(t, parts(clock));
+    const hosts = [hostId(2), hostId(3)];
+    for (const id of hosts) {
+      await store.put(keys.host(id), encodeHost(hostRecord(id, `web-${id.slice(-1)}`)));
+      await store.put(keys.aliveOf(id), encodeAlive({ sinceMs: 1 }));
+      await store.put(keys.instance(id, 'x'), encodeInstance(instanceRecord({ name: 'x' })));
+    }
+    await clock.advance(0);
+    for (const id of hosts) await store.delete(keys.aliveOf(id));
+    await clock.advance(0);
+    const file = new SnapshotFile({ ...parts(clock), path });
+    const ended = new AbortController();
+    const keeping = file.keep(catalog, ended.signal);
+    await waitFor('the first write', async () => {
+      await clock.advance(1000);
+      return existsSync(path);
+    });
+    const { saved: first } = parseSaved(readFileSync(path, 'utf8'));
+    t.match(first.brakes.get('db'), { turned: [{ byLoss: true }, { byLoss: true }], episode: { keepsLost: true } });
+    const atFirst = first.lost.get(hostId(2)) ?? 0;
+    await waitFor('it is written though nothing changes', async () => {
+      await clock.advance(100_000);
+      return (parseSaved(readFileSync(path, 'utf8')).saved.lost.get(hostId(2)) ?? 0) > atFirst + 500_000;
+    });
+    ended.abort();
+    await keeping;
+    const text = readFileSync(path, 'utf8');
+    const { saved, skipped } = parseSaved(text);
+    t.same(skipped, []);
+    t.same([...saved.lost.keys()].sort(), hosts);
+    const damaged = text.replace(/"lost":.*/, '"lost":[["x",1],["0000000000000002",-1],7,["0000000000000003",5]]}');
+    t.same([...parseSaved(damaged).saved.lost], [[hostId(3), 5]]);
+    t.equal(parseSaved(damaged).skipped.length, 3);
+    t.equal(parseSaved(text.replace(/,\n"lost":.*/, '}')).saved.lost.size, 0, 'a file of an earlier version');
+  },
+);
+
 t.test('a disk that refuses is reported, tried again, and then forgotten', async (t) => {
   const clock = new ManualClock();
   const shared = parts(clock);

@@ -9,6 +9,7 @@ import { Bell } from './bell.ts';
 import type { SavedBrake } from './brake.ts';
 import type { Catalog } from './catalog.ts';
 import {
+  aliveDocument,
   type Decoded,
   hostDocument,
   hostIdFault,
@@ -35,6 +36,8 @@ const debounceMs = 500;
 const restFactor = 10;
 const maxRestMs = 10_000;
 const retryMs = 5000;
+/** While hosts are lost, for how long is written this often though nothing changes; a crash forgets no more than that. */
+const recountMs = 600_000;
 /** Characters that are written at a time. */
 const partLength = 256 * 1024;
 
@@ -98,6 +101,14 @@ export class SnapshotFile {
     const changed = new Bell();
     changed.ring();
     const unsubscribe = catalog.snapshots.subscribe(() => changed.ring());
+    let cancelRecount = (): void => undefined;
+    const recount = (): void => {
+      cancelRecount = clock.after(recountMs, () => {
+        if (catalog.countsLost) changed.ring();
+        recount();
+      });
+    };
+    recount();
     try {
       while (!signal.aborted) {
         await changed.wait(signal);
@@ -112,6 +123,7 @@ export class SnapshotFile {
       }
     } finally {
       unsubscribe();
+      cancelRecount();
     }
     await this.write(catalog);
   }
@@ -148,7 +160,7 @@ export class SnapshotFile {
     let part = head.slice(0, -1);
     for (const [table, rows, document] of [
       ['hosts', saved.hosts, hostDocument],
-      ['alive', saved.alive, (record: { readonly sinceMs: number }) => ({ v: 1, sinceMs: record.sinceMs })],
+      ['alive', saved.alive, aliveDocument],
       ['services', saved.services, serviceDocument],
       ['vips', saved.vips, vipClaimDocument],
       ['instances', saved.instances, instanceDocument],
@@ -166,6 +178,7 @@ export class SnapshotFile {
       part += ']';
     }
     part += `,\n"brakes":${JSON.stringify([...saved.brakes])}`;
+    part += `,\n"lost":${JSON.stringify([...saved.lost])}`;
     yield `${part}}\n`;
   }
 }
@@ -207,8 +220,21 @@ export function parseSaved(text: string, expectedMeshId?: string): { saved: Save
         : { ok: false, reason: `its host ${fault}` };
     }),
     brakes: readBrakes(fields, skipped),
+    lost: readLost(fields, skipped),
   };
   return { saved, skipped };
+}
+
+/** By host; a damaged one is left out and told, and begins anew. A file of an earlier version has none. */
+function readLost(fields: Fields, skipped: string[]): Map<string, number> {
+  const lost = new Map<string, number>();
+  for (const row of fields.has('lost') ? fields.list('lost', maxEntries) : []) {
+    const [hostId, ms] = Array.isArray(row) ? (row as unknown[]) : [];
+    const usable = typeof hostId === 'string' && hostIdFault(hostId) === undefined && Number.isSafeInteger(ms);
+    if (usable && (ms as number) >= 0) lost.set(hostId, ms as number);
+    else skipped.push('lost: a row is not one');
+  }
+  return lost;
 }
 
 /** By service; a damaged one is left out and told. A file of an earlier version has none. */
@@ -231,11 +257,15 @@ function readBrake(row: unknown): [string, SavedBrake] {
   const fields = new Fields(document, `brakes.${service}`);
   const turned = fields.list('turned', maxEntries).map((item, index) => {
     const turn = new Fields(item, `brakes.${service}.turned[${index}]`);
-    return { key: turn.text('key', 1024, 1), atMs: turn.integer('atMs', 0, maxTimeMs), passed: turn.flag('passed') };
+    const byLoss = turn.has('byLoss') && turn.flag('byLoss');
+    const atMs = turn.integer('atMs', 0, maxTimeMs);
+    return { key: turn.text('key', 1024, 1), atMs, passed: turn.flag('passed'), ...(byLoss && { byLoss }) };
   });
   if (!fields.has('episode')) return [service, { turned, episode: undefined }];
   const episode = fields.fields('episode');
   const beganMs = episode.has('beganMs') ? episode.integer('beganMs', 0, maxTimeMs) : undefined;
   const sinceMs = episode.integer('sinceMs', 0, maxTimeMs);
-  return [service, { turned, episode: { sinceMs, untilMs: episode.integer('untilMs', 0, maxTimeMs), beganMs } }];
+  const untilMs = episode.integer('untilMs', 0, maxTimeMs);
+  const keepsLost = episode.has('keepsLost') && episode.flag('keepsLost');
+  return [service, { turned, episode: { sinceMs, untilMs, beganMs, ...(keepsLost && { keepsLost }) } }];
 }

@@ -2,7 +2,7 @@ import type { Host, HostRecord } from '../model/host.ts';
 import { type Instance, type InstanceRecord, isUsableStatus } from '../model/instance.ts';
 import type { ServiceRecord } from '../model/service.ts';
 import { AddressIndex } from './address-index.ts';
-import { keyOf, type Moment, type SavedBrake, ServiceBrake } from './brake.ts';
+import { brakeWindowMs, keyOf, type Moment, type SavedBrake, ServiceBrake } from './brake.ts';
 import type { VipClaim } from './codec.ts';
 import { type HeldBrake, type MemberChanges, viewService } from './service-view.ts';
 import type { Service, Snapshot } from './snapshot.ts';
@@ -30,6 +30,11 @@ interface ServiceState {
   passing: number;
 }
 
+/** What the brakes are judged by. */
+interface Judged extends Moment {
+  readonly hostsLost: number;
+}
+
 const notHeld: HeldBrake = Object.freeze({ brake: undefined, keeps: () => false });
 
 /**
@@ -51,6 +56,10 @@ export class Fold {
   readonly #brakes = new Map<string, ServiceBrake>();
   /** Those that hold, with the monotonic moment at which they end. */
   readonly #held = new Map<string, number>();
+  /** Hosts that are lost, with the monotonic moment of that, until a window of the brake is over. */
+  readonly #lostAt = new Map<string, number>();
+  /** Hosts that were lost since the last snapshot. */
+  readonly #justLost = new Set<string>();
   readonly #dirtyServices = new Set<string>();
   readonly #dirtyHosts = new Set<string>();
 
@@ -75,6 +84,8 @@ export class Fold {
     const host = this.#host(hostId);
     if (host.alive === alive) return;
     host.alive = alive;
+    if (alive) for (const lost of [this.#justLost, this.#lostAt]) lost.delete(hostId);
+    else this.#justLost.add(hostId);
     this.#dirtyHosts.add(hostId);
     this.#remake(hostId, host);
   }
@@ -146,6 +157,11 @@ export class Fold {
     return saved;
   }
 
+  /** Takes over which hosts the last run had lost, by the monotonic moment of that, which may be before this process. */
+  restoreLost(lostAt: ReadonlyMap<string, number>): void {
+    for (const [hostId, atMs] of lostAt) this.#lostAt.set(hostId, atMs);
+  }
+
   /** Takes over the brakes of the last run, after its instances. */
   restoreBrakes(saved: ReadonlyMap<string, SavedBrake>, now: Moment): void {
     for (const [name, state] of saved) {
@@ -162,13 +178,14 @@ export class Fold {
 
   /** The snapshot after all changes noted so far, which is taken as the moment at which they happened. */
   next(previous: Snapshot, origin: Snapshot['origin'], revision: string, now: Moment): Snapshot {
+    const hostsLost = this.#countLost(now.monotonicMs);
     const services: [string, Service][] = [];
     const gone: string[] = [];
     const vips: [string, string][] = [];
     const freed: string[] = [];
     for (const name of this.#dirtyServices) {
       const before = previous.services.get(name);
-      const after = this.#viewOf(name, before, now);
+      const after = this.#viewOf(name, before, { ...now, hostsLost });
       if (after === undefined) gone.push(name);
       else services.push([name, after]);
       if (before?.vip !== undefined && before.vip !== after?.vip) freed.push(before.vip);
@@ -190,7 +207,23 @@ export class Fold {
     });
   }
 
-  #viewOf(name: string, before: Service | undefined, now: Moment): Service | undefined {
+  /** How many hosts were lost within the window; with the second, services of the first ones are judged anew. */
+  #countLost(nowMs: number): number {
+    for (const [hostId, atMs] of this.#lostAt) if (nowMs - atMs > brakeWindowMs) this.#lostAt.delete(hostId);
+    if (this.#justLost.size === 0) return this.#lostAt.size;
+    const others = this.#lostAt.size === 1 ? [...this.#lostAt.keys()] : [];
+    for (const hostId of this.#justLost) if (hostId !== this.#self.hostId) this.#lostAt.set(hostId, nowMs);
+    this.#justLost.clear();
+    if (this.#lostAt.size > 1) {
+      for (const hostId of others) {
+        for (const { record } of this.#hosts.get(hostId)?.members.values() ?? [])
+          this.#dirtyServices.add(record.service);
+      }
+    }
+    return this.#lostAt.size;
+  }
+
+  #viewOf(name: string, before: Service | undefined, now: Judged): Service | undefined {
     const state = this.#services.get(name);
     if (state === undefined) return undefined;
     const { record, changes } = state;
@@ -202,7 +235,7 @@ export class Fold {
   }
 
   /** Tells the service's brake who changed, and asks whether it holds. A service in which nothing fails has none. */
-  #judge(name: string, state: ServiceState, changes: MemberChanges | undefined, now: Moment): HeldBrake {
+  #judge(name: string, state: ServiceState, changes: MemberChanges | undefined, now: Judged): HeldBrake {
     let brake = this.#brakes.get(name);
     if (changes !== undefined && (brake !== undefined || hasTroubled(changes.added))) {
       brake ??= new ServiceBrake();
@@ -216,7 +249,8 @@ export class Fold {
       for (const instance of before.values()) brake.forget(instance);
     }
     if (brake === undefined) return notHeld;
-    const held = brake.judge(state.size, state.passing, now);
+    const { size, passing } = state;
+    const held = brake.judge({ size, passing, hostsLost: now.hostsLost }, now);
     const { endsMs } = brake;
     if (endsMs === undefined) this.#held.delete(name);
     else this.#held.set(name, endsMs);

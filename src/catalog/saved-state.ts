@@ -30,6 +30,8 @@ export interface SavedState {
   readonly vips: ReadonlyMap<string, Stamped<VipClaim>>;
   /** By service name: what holds or may soon hold back a mass withdrawal. */
   readonly brakes: ReadonlyMap<string, SavedBrake>;
+  /** By host id: for how long it was seen lost while the store answered, milliseconds. */
+  readonly lost: ReadonlyMap<string, number>;
 }
 
 /** The instances of one host, for a sidecar that remembers its own. */

@@ -1,3 +1,4 @@
+import { isIPv4 } from 'node:net';
 import type { HostRecord } from '../model/host.ts';
 import type { InstanceRecord } from '../model/instance.ts';
 import type { ServiceRecord } from '../model/service.ts';
@@ -11,6 +12,7 @@ import {
   decodeService,
   decodeVipClaim,
   hostIdFault,
+  newerVersionReason,
   type VipClaim,
 } from './codec.ts';
 import type { SavedState, Stamped } from './saved-state.ts';
@@ -90,6 +92,10 @@ export class StoredView {
     return this.#names.get(hostId) ?? [];
   }
 
+  hasInstances(hostId: string): boolean {
+    return this.#names.has(hostId);
+  }
+
   hostIds(): Set<string> {
     return new Set([...this.#rows.hosts.keys(), ...this.#names.keys()]);
   }
@@ -106,13 +112,16 @@ export class StoredView {
     for (const entry of entries) {
       const id = entry.key.slice(prefix.length);
       const same = before.get(id);
-      if (same !== undefined && same.epoch === this.epoch && same.revision === entry.revision) {
+      // Signs of life are few, and one that is stood in for is to be told of again.
+      const isKnown = same?.epoch === this.epoch && same.revision === entry.revision && table !== 'alive';
+      if (same !== undefined && isKnown) {
         found.set(id, same);
         continue;
       }
       const result = decode(table, id, entry.value);
-      if (result.ok) found.set(id, { record: result.value, revision: entry.revision, epoch: this.epoch });
-      else bad.set(entry.key, result.reason);
+      const record = result.ok ? result.value : standInFor(table, result.reason);
+      if (record !== undefined) found.set(id, { record, revision: entry.revision, epoch: this.epoch });
+      if (!result.ok) bad.set(entry.key, result.reason);
       decoded += 1;
       if (decoded % decodeSlice === 0) await new Promise((resolve) => setImmediate(resolve));
     }
@@ -135,17 +144,18 @@ export class StoredView {
     return differences(before.#rows[table], this.#rows[table]);
   }
 
-  /** Takes one written entry. The reason when it cannot be read; it is then absent. */
+  /** Takes one written entry. The reason when it cannot be read; it is then absent, or stood in for. */
   put(table: Table, id: string, entry: Entry): string | undefined {
     const result = decode(table, id, entry.value);
-    if (!result.ok) {
-      this.remove(table, id);
-      return result.reason;
+    const reason = result.ok ? undefined : result.reason;
+    const record = result.ok ? result.value : standInFor(table, result.reason);
+    if (record === undefined) this.remove(table, id);
+    else {
+      const rows = this.#rows[table] as Map<string, Row>;
+      rows.set(id, { record, revision: entry.revision, epoch: this.epoch });
+      if (table === 'instances') this.#note(id, id.slice(id.indexOf('/') + 1));
     }
-    const rows = this.#rows[table] as Map<string, Row>;
-    rows.set(id, { record: result.value, revision: entry.revision, epoch: this.epoch });
-    if (table === 'instances') this.#note(id, id.slice(id.indexOf('/') + 1));
-    return undefined;
+    return reason;
   }
 
   /** Whether there was something to remove. */
@@ -218,6 +228,13 @@ function differences(before: ReadonlyMap<string, Row>, after: ReadonlyMap<string
   return ids;
 }
 
+/** A host of a newer version lives, whatever else its sign of life says. */
+function standInFor(table: Table, reason: string): Row['record'] | undefined {
+  return table === 'alive' && reason.startsWith(newerVersionReason) ? unreadLife : undefined;
+}
+
+const unreadLife: AliveRecord = Object.freeze({ sinceMs: 0 });
+
 function decode(
   table: Table,
   id: string,
@@ -229,7 +246,7 @@ function decode(
     case 'services':
       return decodeService(value, id);
     case 'vips':
-      return decodeVipClaim(value);
+      return isIPv4(id) ? decodeVipClaim(value) : { ok: false, reason: 'its key does not end in an IPv4 address' };
     case 'alive': {
       const fault = hostIdFault(id);
       return fault === undefined ? decodeAlive(value) : { ok: false, reason: `the host id in its key ${fault}` };

@@ -12,11 +12,15 @@ import type { InstanceRecord } from '../model/instance.ts';
 import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Store, Write } from '../store/store.ts';
+import type { OwnClaim } from './host-claim.ts';
 import { HostLease } from './host-lease.ts';
 import { OwnRecords } from './own-records.ts';
 
-/** Everything is read and compared this often, whatever the watch said. */
-const fullComparisonMs = 60_000;
+/**
+ * So often something is read and compared, whatever the watch said: by turns this host's instances and its own record. A
+ * watch resumes or begins anew, so that this is for faults which nobody thought of.
+ */
+const comparisonMs = 300_000;
 /** More rounds of writing than this within the window are spread: somebody else wants other records under our id. */
 const maxRounds = 100;
 const roundsWindowMs = 10_000;
@@ -29,6 +33,8 @@ export interface RegistrarOptions {
   readonly keys: Keys;
   readonly host: HostRecord;
   readonly leaseTtlMs: number;
+  /** What tells this sidecar from another with the same host id. */
+  readonly claim?: OwnClaim;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -59,7 +65,8 @@ export class Registrar {
   #wanted: Map<string, Uint8Array> | undefined;
   /** Keys to compare. */
   #suspect = new Set<string>();
-  #fullDue = false;
+  /** What is to be read before the next comparison. */
+  readonly #unread = new Set<OwnRecords>();
   #rounds = 0;
   #windowBeganMs = 0;
 
@@ -71,7 +78,13 @@ export class Registrar {
     this.#hostKey = keys.host(host.id);
     this.#instances = new OwnRecords(store);
     this.#hostRecord = new OwnRecords(store);
-    this.#lease = new HostLease({ ...options, random: this.#random, hostId: host.id, ttlMs: options.leaseTtlMs });
+    this.#lease = new HostLease({
+      ...options,
+      random: this.#random,
+      hostId: host.id,
+      ttlMs: options.leaseTtlMs,
+      onChange: () => this.#bell.ring(),
+    });
     this.#writes = metrics.counter('legate_registrar_writes_total', 'Records of this host written or deleted.');
     this.#failures = metrics.counter(
       'legate_registrar_failures_total',
@@ -106,13 +119,19 @@ export class Registrar {
         this.#follow(this.#prefix, this.#instances, until),
         this.#follow(this.#hostKey, this.#hostRecord, until),
         this.#reconcile(until),
-        this.#keepAlive(until),
+        this.#lease.run(until),
+        this.#begin(until),
       ]);
     } catch (error) {
       if (!signal.aborted) throw error;
     } finally {
       ended.abort();
     }
+  }
+
+  /** Whether no other living sidecar has this host's id, as far as the store has told. */
+  get holdsHostId(): boolean {
+    return this.#lease.isOurs;
   }
 
   /** Tells the mesh that this host goes: its instances are lost at once. Their records stay for its return. */
@@ -146,8 +165,9 @@ export class Registrar {
     try {
       while (!signal.aborted) {
         await this.#bell.wait(signal);
-        const ready = this.#wanted !== undefined && this.#instances.complete && this.#hostRecord.complete;
-        if (ready && !signal.aborted && (await this.#step(backoff, signal))) this.#settled.ring();
+        const told = this.#instances.complete && this.#hostRecord.complete && this.#lease.isOurs;
+        if (told && this.#wanted !== undefined && !signal.aborted && (await this.#step(backoff, signal)))
+          this.#settled.ring();
       }
     } finally {
       cancelFull();
@@ -155,16 +175,16 @@ export class Registrar {
   }
 
   /** The records come first: a host that returns to an emptied store is taken to be back when its sign of life is. */
-  async #keepAlive(signal: AbortSignal): Promise<void> {
+  async #begin(signal: AbortSignal): Promise<void> {
     await this.#settled.wait(signal);
-    if (!signal.aborted) await this.#lease.run(signal);
+    if (!signal.aborted) this.#lease.begin();
   }
 
   /** One attempt to make the store as wanted; false when it has to be repeated, after a pause that it has taken. */
   async #step(backoff: Backoff, signal: AbortSignal): Promise<boolean> {
     const { conditions, clock } = this.#options;
     try {
-      if (this.#fullDue) await this.#readAll(signal);
+      await this.#readAgain(signal);
       await this.#writeDifferences(signal);
       backoff.reset();
       conditions.clear(writeId);
@@ -173,7 +193,7 @@ export class Registrar {
       if (!isLegateError(error) || error.code === 'E_CLOSED') throw error;
       if (signal.aborted) return false;
       this.#failures.value += 1;
-      this.#fullDue = true;
+      for (const records of [this.#instances, this.#hostRecord]) this.#unread.add(records);
       const message = `changes of this host's records wait to be written: ${describeError(error)}`;
       conditions.raise(writeId, 'warning', message, error.hint ?? 'they are written as soon as the store answers');
       await clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
@@ -182,14 +202,14 @@ export class Registrar {
     }
   }
 
-  async #readAll(signal: AbortSignal): Promise<void> {
-    const { store } = this.#options;
-    const { entries, revision } = await store.range(this.#prefix, { signal });
-    for (const key of this.#instances.takeAll(entries, revision)) this.#suspect.add(key);
-    const host = await store.range(this.#hostKey, { signal });
-    for (const key of this.#hostRecord.takeAll(host.entries, host.revision)) this.#suspect.add(key);
-    this.#suspectAll();
-    this.#fullDue = false;
+  async #readAgain(signal: AbortSignal): Promise<void> {
+    for (const records of this.#unread) {
+      const prefix = records === this.#instances ? this.#prefix : this.#hostKey;
+      const { entries, revision } = await this.#options.store.range(prefix, { signal });
+      for (const key of records.takeAll(entries, revision)) this.#suspect.add(key);
+      this.#suspectAll();
+      this.#unread.delete(records);
+    }
   }
 
   async #writeDifferences(signal: AbortSignal): Promise<void> {
@@ -202,7 +222,7 @@ export class Registrar {
     }
     if (writes.length > 0) await this.#paceRounds(signal);
     for (const batch of batches(writes, this.#options.store.limits)) {
-      if (signal.aborted) return;
+      if (signal.aborted || !this.#lease.isOurs) return;
       await this.#writeBatch(batch, signal);
     }
   }
@@ -277,14 +297,17 @@ export class Registrar {
 
   #scheduleFull(): () => void {
     let cancel = (): void => undefined;
-    const next = (): void => {
-      cancel = this.#options.clock.after(fullComparisonMs * (0.9 + 0.2 * this.#random()), () => {
-        this.#fullDue = true;
-        this.#bell.ring();
-        next();
+    const next = (records: OwnRecords): void => {
+      cancel = this.#options.clock.after(comparisonMs * (0.9 + 0.2 * this.#random()), () => {
+        // While the store is away it has nothing to tell, and its watches begin anew when it is back.
+        if (this.#options.store.status.value.state === 'connected') {
+          this.#unread.add(records);
+          this.#bell.ring();
+        }
+        next(records === this.#instances ? this.#hostRecord : this.#instances);
       });
     };
-    next();
+    next(this.#instances);
     return () => cancel();
   }
 }

@@ -246,6 +246,7 @@ t.test('whose store it is', async (t) => {
     hosts: new Map(),
     alive: new Map(),
     brakes: new Map(),
+    lost: new Map(),
     instances: new Map(),
     services: new Map(
       Array.from({ length: 70 }, (_, index) => [

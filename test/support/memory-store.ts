@@ -37,6 +37,10 @@ export class MemoryStore implements Store {
   readonly writes: string[] = [];
   /** Operations in the transactions so far. */
   readonly txnSizes: number[] = [];
+  /** Requests so far, watches not counted: `get KEY`, `range PREFIX`, `put KEY`, `delete KEY`, `txn`, `lease`. */
+  readonly requests: string[] = [];
+  /** Wall clock of its status. */
+  nowMs = (): number => Date.now();
   /** Watches tell nothing of what happens while this is set. */
   silent = false;
   /** Runs before each transaction is looked at: for races. */
@@ -64,7 +68,7 @@ export class MemoryStore implements Store {
 
   setAway(away: boolean): void {
     const state = away ? 'away' : 'connected';
-    this.status.set({ ...this.status.value, state, sinceMs: Date.now() });
+    this.status.set({ ...this.status.value, state, sinceMs: this.nowMs() });
     if (!away) this.resetWatches();
   }
 
@@ -86,13 +90,19 @@ export class MemoryStore implements Store {
     this.#entries = new Map();
     for (const lease of this.#leases) lease.end('the store was replaced');
     this.#leases.clear();
-    this.status.set({ state: 'connected', sinceMs: Date.now(), storeId: `memory-${this.#generation}` });
+    this.status.set({ state: 'connected', sinceMs: this.nowMs(), storeId: `memory-${this.#generation}` });
     this.resetWatches();
   }
 
   /** Every lease lapses: its keys are deleted and its holder hears of it. */
   lapse(): void {
     for (const lease of [...this.#leases]) this.endLease(lease, 'it lapsed');
+  }
+
+  /** The lease that holds a key lapses, as when its holder lost power. */
+  lapseOf(key: string): void {
+    const lease = this.#entries.get(key)?.lease;
+    if (lease !== undefined) this.endLease(lease, 'it lapsed');
   }
 
   endLease(lease: MemoryLease, reason: string): void {
@@ -102,22 +112,26 @@ export class MemoryStore implements Store {
   }
 
   async get(key: string): Promise<Entry | undefined> {
+    this.requests.push(`get ${key}`);
     await this.#operate();
     return this.#entries.get(key);
   }
 
   async range(prefix: string, options: { limit?: number } = {}): Promise<RangeResult> {
+    this.requests.push(`range ${prefix}`);
     await this.#operate();
     return { entries: this.#under(prefix).slice(0, options.limit), revision: this.#text() };
   }
 
   async put(key: string, value: Uint8Array, options: { lease?: Lease } = {}): Promise<Revision> {
     checkWrite(key, value);
+    this.requests.push(`put ${key}`);
     await this.#operate();
     return this.#apply([{ kind: 'put', key, value, ...(options.lease && { lease: options.lease }) }]);
   }
 
   async delete(key: string): Promise<Revision | undefined> {
+    this.requests.push(`delete ${key}`);
     await this.#operate();
     return this.#entries.has(key) ? this.#apply([{ kind: 'delete', key }]) : undefined;
   }
@@ -126,6 +140,7 @@ export class MemoryStore implements Store {
     if (guards.length + writes.length > limits.txnOperations)
       throw new LegateError('E_TOO_LARGE', 'too many operations');
     for (const write of writes) checkWrite(write.key, write.kind === 'put' ? write.value : new Uint8Array());
+    this.requests.push('txn');
     await this.#operate();
     await this.beforeTxn?.(guards, writes);
     this.txnSizes.push(guards.length + writes.length);
@@ -138,6 +153,7 @@ export class MemoryStore implements Store {
   }
 
   async lease(ttlMs: number): Promise<Lease> {
+    this.requests.push('lease');
     await this.#operate();
     const lease = new MemoryLease(this, ttlMs);
     this.#leases.add(lease);

@@ -1,0 +1,32 @@
+import t from 'tap';
+import { Latest } from '../src/base/feed.ts';
+import { emptySnapshot, type Snapshot } from '../src/catalog/snapshot.ts';
+import type { Host } from '../src/model/host.ts';
+import { hostId, hostRecord, parts } from '../test/support/records.ts';
+import { watchHostNames } from './host-names-watch.ts';
+
+t.test('living hosts of one name are told of, once', async (t) => {
+  const { conditions } = parts();
+  const snapshots = new Latest<Snapshot>(emptySnapshot);
+  const end = watchHostNames(snapshots, conditions);
+  const put = async (number: number, name: string, alive = true): Promise<string> => {
+    const id = hostId(number);
+    const host: Host = { ...hostRecord(id, name), address: `10.77.0.${number}`, alive, revision: '1' };
+    const { value } = snapshots;
+    snapshots.set({ ...value, hosts: value.hosts.with([[id, host]], []) });
+    await Promise.resolve();
+    return conditions
+      .list()
+      .map((condition) => `${condition.id}: ${condition.message}`)
+      .join();
+  };
+  t.equal(await put(1, 'web-1'), '');
+  t.equal(await put(2, 'web-1', false), '', 'a lost one may be the same machine, before');
+  const two = `host.name.web-1: 2 hosts are called web-1: 10.77.0.1 (${hostId(1)}), 10.77.0.2 (${hostId(2)})`;
+  t.equal(await put(2, 'web-1'), two);
+  t.match(await put(3, 'web-1'), /^host.name.web-1: 3 hosts are called web-1/);
+  t.equal(await put(3, 'web-3'), two);
+  t.equal(await put(2, 'web-2'), '');
+  end();
+  t.equal(await put(2, 'web-1'), '');
+});
