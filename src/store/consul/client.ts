@@ -81,7 +81,8 @@ export class ConsulClient {
   /** Rejects when there is no leader, or no Consul. */
   async leader(options: CallOptions): Promise<void> {
     const { body } = await this.#call(options, (common) => this.#wire.status.leader(common));
-    if (typeof body !== 'string') throw notConsul(this.where, 'no leader in its answer');
+    if (typeof body !== 'string' || !/^(?:\S+:\d+)?$/.test(body))
+      throw notConsul(this.where, 'no leader in its answer');
     if (body !== '') return;
     const hint = 'more than half of the Consul servers must run and reach each other';
     throw new ConsulFault('away', `Consul at ${this.where} has no cluster leader`, hint);
@@ -154,7 +155,12 @@ export class ConsulClient {
 
   /** A node of the catalog with its services; null when there is none. */
   async nodeServices(node: string, options: CallOptions): Promise<unknown> {
-    return (await this.#call(options, (common) => this.#wire.catalog.node.services({ ...common, node }))).body;
+    try {
+      return (await this.#call(options, (common) => this.#wire.catalog.node.services({ ...common, node }))).body;
+    } catch (error) {
+      if (error instanceof ConsulFault && error.kind === 'absent') return null;
+      throw error;
+    }
   }
 
   async nodeChecks(node: string, options: CallOptions): Promise<unknown> {

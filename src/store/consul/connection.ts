@@ -23,7 +23,7 @@ const holdMs = 60_000;
 /** Consul adds up to a sixteenth to a wait; then the answer has to come. */
 export const blockingMarginMs = 10_000;
 const firstRetryMs = 200;
-const retryCeilingMs = 5000;
+const retryCeilingMs = 2000;
 
 /** An endpoint that answers, and the store that it has. Aborted when another takes its place. */
 export interface Link {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { isIP } from 'node:net';
 import { LegateError } from '../../base/errors.ts';
 import type { Feed, Observable, Revision } from '../../base/feed.ts';
 import type { ConsulStoreConfig } from '../../config/config.ts';
@@ -84,9 +85,7 @@ class ConsulStore implements Store {
   }
 
   start(): void {
-    const open = this.#config.endpoints.find(
-      ({ secure, host }) => !secure && host !== 'localhost' && !isLoopback(host),
-    );
+    const open = this.#config.endpoints.find(({ secure, host }) => !secure && !isLocal(host));
     if (open !== undefined) {
       this.#options.conditions.raise(
         clearCondition,
@@ -276,6 +275,10 @@ class ConsulStore implements Store {
   #newestOf(storeId: string): number {
     return this.#newest.storeId === storeId ? this.#newest.index : 0;
   }
+}
+
+function isLocal(host: string): boolean {
+  return host === 'localhost' || (isIP(host) !== 0 && isLoopback(host));
 }
 
 /** The store behind the endpoint is another one than the link says; nothing was written. */

@@ -1,4 +1,4 @@
-import { describeError, LegateError } from '../../base/errors.ts';
+import { describeError, LegateError, systemCode } from '../../base/errors.ts';
 import { printable, truncate } from '../../base/text.ts';
 import { BodyTooLargeError } from './wire.ts';
 
@@ -10,7 +10,7 @@ export type FaultKind =
   | 'refused'
   /** A transaction that did not happen. */
   | 'conflict'
-  /** There is no such thing (a session). */
+  /** A 404: there is no such session, or what answers is no Consul. */
   | 'absent'
   /** Consul says that the request is wrong. */
   | 'invalid';
@@ -34,7 +34,7 @@ export class ConsulFault extends Error {
   }
 
   toLegateError(tokenFile: string | undefined): LegateError {
-    if (this.kind === 'away') return awayError(this.message, this.hint);
+    if (this.kind === 'away' || this.kind === 'absent') return awayError(this.message, this.hint);
     if (this.kind === 'refused') {
       return new LegateError('E_UNAUTHORIZED', this.message, { hint: this.hint ?? tokenHint(tokenFile) });
     }
@@ -63,6 +63,7 @@ export function faultOf(where: string, error: unknown): ConsulFault {
   if (error instanceof BodyTooLargeError) {
     return new ConsulFault('away', `${where}: ${error.message}`, 'remove foreign keys from below store.prefix');
   }
+  if (isGarbage(error)) return notConsul(where, reasonOf(error));
   const response = responseOf(error);
   if (response === undefined) return new ConsulFault('away', `Consul at ${where} is not reached: ${reasonOf(error)}`);
   const { status, text, body } = response;
@@ -84,7 +85,10 @@ export function faultOf(where: string, error: unknown): ConsulFault {
       : "look at Consul's own log";
     return new ConsulFault('away', `Consul at ${where} fails (${said})`, hint);
   }
-  if (status === 404) return new ConsulFault('absent', `Consul at ${where} knows no such thing (${said})`);
+  if (status === 404) {
+    const { message, hint } = notConsul(where, said);
+    return new ConsulFault('absent', message, hint);
+  }
   if (status === 413 || status === 400)
     return new ConsulFault('invalid', `Consul at ${where} does not take this (${said})`);
   return notConsul(where, said);
@@ -103,9 +107,18 @@ function responseOf(error: unknown): { status: number; text: string; body: unkno
   if (!(error instanceof Error) || !('response' in error)) return undefined;
   const { response } = error;
   if (typeof response !== 'object' || response === null || !('statusCode' in response)) return undefined;
+  // The package ties the response also to errors that came after its head, such as a connection that broke off.
+  const status = Number(response.statusCode);
+  if (status >= 200 && status < 300) return undefined;
   const body = 'body' in response ? response.body : undefined;
   const text = typeof body === 'string' ? body : Buffer.isBuffer(body) ? body.subarray(0, 2 * maxShown).toString() : '';
-  return { status: Number(response.statusCode), text: text.trim(), body };
+  return { status, text: text.trim(), body };
+}
+
+/** Neither HTTP nor JSON. */
+function isGarbage(error: unknown): boolean {
+  if (typeof error !== 'object' || error === null) return false;
+  return 'isCodec' in error || systemCode(error)?.startsWith('HPE_') === true;
 }
 
 function txnFaults(body: unknown): TxnFault[] {
