@@ -63,8 +63,9 @@ class ConsulServer {
   }
 
   start(): void {
-    const args = ['agent', `-config-file=${join(this.#folder, 'consul.json')}`];
-    const child = spawn(program() ?? 'consul', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const command = [program() ?? 'consul', 'agent', `-config-file=${join(this.#folder, 'consul.json')}`];
+    // It dies with this process, also when that is killed.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -72,6 +73,11 @@ class ConsulServer {
       });
     }
     child.on('error', (error) => this.#log.push(String(error)));
+  }
+
+  get ended(): boolean {
+    const child = this.#child;
+    return child !== undefined && (child.exitCode !== null || child.signalCode !== null);
   }
 
   signal(signal: NodeJS.Signals): void {
@@ -108,8 +114,22 @@ export class TestConsul {
     this.#options = options;
   }
 
-  /** Resolves when there is a leader. */
+  /** Resolves when there is a leader. A port that was free may be taken meanwhile: then others are tried. */
   static async start(t: Teardown, options: ConsulOptions = {}): Promise<TestConsul> {
+    for (let tries = 0; ; tries += 1) {
+      const consul = await TestConsul.#make(t, options);
+      try {
+        consul.startAll();
+        await consul.hasLeader();
+        return consul;
+      } catch (error) {
+        await consul.stop();
+        if (tries >= 2) throw error;
+      }
+    }
+  }
+
+  static async #make(t: Teardown, options: ConsulOptions): Promise<TestConsul> {
     const folder = temporaryFolder(t, 'legate-consul-');
     const names = Array.from({ length: options.servers ?? 1 }, (_, index) => `consul-${index + 1}`);
     const ports = await freePorts(names.length * 4);
@@ -120,8 +140,6 @@ export class TestConsul {
     const consul = new TestConsul(servers, folder, options);
     t.teardown(() => consul.stop());
     for (const server of servers) consul.#configure(server);
-    consul.startAll();
-    await consul.hasLeader();
     return consul;
   }
 
@@ -165,7 +183,13 @@ export class TestConsul {
 
   async hasLeader(): Promise<void> {
     try {
-      await waitFor('a leader that takes writes', () => this.#leads(), { timeoutMs: 60_000, everyMs: 50 });
+      const ready = async (): Promise<boolean | 'ended'> =>
+        this.servers.some(({ ended }) => ended) ? 'ended' : await this.#leads();
+      const state = await waitFor<boolean | 'ended'>('a leader that takes writes', ready, {
+        timeoutMs: 40_000,
+        everyMs: 50,
+      });
+      if (state === 'ended') throw new Error('a server ended');
     } catch (error) {
       throw new Error(`Consul did not start: ${this.first.log.slice(-2000)}`, { cause: error });
     }

@@ -158,9 +158,20 @@ export class Connection {
     }
   }
 
+  /** A token that lacks one right is no reason to look for another endpoint; one that is gone, or was replaced, is. */
   #consider(link: Link, error: unknown): void {
-    const away = error instanceof ConsulFault && (error.kind === 'away' || error.kind === 'refused');
-    if (away || isLegateError(error, 'E_STORE_AWAY')) this.doubt(link);
+    if (isLegateError(error, 'E_STORE_AWAY')) this.doubt(link);
+    if (!(error instanceof ConsulFault)) return;
+    const token = error.kind === 'refused' && (/acl not found/i.test(error.message) || this.#secretsChanged());
+    if (token || error.kind === 'away' || error.kind === 'absent') this.doubt(link);
+  }
+
+  #secretsChanged(): boolean {
+    try {
+      return !sameSecrets(readSecrets(this.#options.config), this.#secrets);
+    } catch {
+      return true;
+    }
   }
 
   async #run(): Promise<void> {
