@@ -22,8 +22,9 @@ import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
-import { openStore } from '../src/store/backends.ts';
+import { openMirror, openStore } from '../src/store/backends.ts';
 import { keysOf } from '../src/store/keys.ts';
+import type { Mirror } from '../src/store/mirror.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
@@ -101,6 +102,7 @@ export async function startSidecar(
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
+    let mirror: Mirror | undefined;
     const own = new OwnInstances({
       ...common,
       instancesFile: dataDir.instancesFile,
@@ -110,6 +112,7 @@ export async function startSidecar(
       onChange: (change) => {
         catalog.applyOwn(change);
         registrar?.setDesired(change);
+        mirror?.changed();
       },
     });
     closers.push(() => own.close());
@@ -265,6 +268,17 @@ export async function startSidecar(
       );
     };
     const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
+    mirror = await openMirror(config.store, {
+      ...common,
+      mesh: config.mesh,
+      host: { id: self.hostId, name: self.hostName, address: config.advertise },
+      instances: () => own.records().values(),
+      lostHosts: () => [...catalog.snapshots.value.hosts.values()].flatMap(({ id, alive }) => (alive ? [] : [id])),
+    });
+    closers.push(
+      catalog.snapshots.subscribe(() => mirror?.changed()),
+      () => mirror?.close(),
+    );
     const session = new StoreSession({ ...common, open, begin, signal });
     closers.push(() => session.close());
     await session.start();

@@ -4,6 +4,7 @@ import type { Conditions } from '../base/conditions.ts';
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
 import type { EmbeddedStoreConfig, StoreConfig } from '../config/config.ts';
+import type { Mirror, MirrorOptions } from './mirror.ts';
 import type { Store } from './store.ts';
 
 export interface OpenStoreOptions {
@@ -45,4 +46,11 @@ async function openEmbedded(config: EmbeddedStoreConfig, { dataDir, ...rest }: O
     await close();
   };
   return store;
+}
+
+/** What shows this host's instances in the store's own catalog, where the store has one and the configuration asks for it. */
+export async function openMirror(config: StoreConfig, options: MirrorOptions): Promise<Mirror | undefined> {
+  if (config.kind !== 'consul' || !config.mirror) return undefined;
+  const { openConsulMirror } = await import('./consul/mirror.ts');
+  return openConsulMirror(config, options);
 }

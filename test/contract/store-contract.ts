@@ -30,6 +30,8 @@ export interface StoreFeatures {
   /** Whether a watch goes on from an older revision without a reset. */
   readonly resumes: boolean;
   readonly propertyRuns: number;
+  /** Whether checks may run at the same time, as far as the caller's `t.jobs` allows: for backends that take real time. */
+  readonly concurrent?: boolean;
 }
 
 const bytes = (text: string): Uint8Array => Buffer.from(text);
@@ -42,7 +44,7 @@ export function storeContract(t: Test, name: string, open: () => Promise<StoreHa
     title: string,
     run: (t: Test, harness: StoreHarness, at: (key: string) => string) => Promise<void>,
   ): void => {
-    void t.test(`${name}: ${title}`, async (t) => {
+    void t.test(`${name}: ${title}`, { buffered: features.concurrent === true }, async (t) => {
       const harness = await open();
       t.teardown(() => harness.close());
       const root = `/test/${randomBytes(6).toString('hex')}/`;
