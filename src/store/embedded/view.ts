@@ -69,8 +69,20 @@ export class View {
     }
   }
 
+  /** The records of these keys, in their order; undefined for those that are absent or damaged. */
+  async recordsOf(keys: readonly string[]): Promise<(KeyRecord | undefined)[]> {
+    const dbKeys = keys.map(keyKey);
+    const records = await this.#options.level.getMany(dbKeys, { snapshot: this.#snapshot });
+    return dbKeys.map((dbKey, index) => {
+      const bytes = records[index];
+      const record = bytes === undefined ? undefined : parseKey(dbKey, bytes);
+      if (bytes !== undefined && record === undefined) this.#options.quarantine.add(keyOf(dbKey));
+      return record;
+    });
+  }
+
   /** How many keys lie between two keys of LevelDB, damaged ones included. */
-  async count(bounds: KeyBounds & { readonly gt?: Buffer }): Promise<number> {
+  async count(bounds: KeyBounds): Promise<number> {
     let count = 0;
     for await (const page of pages(this.#options.level.keys({ ...bounds, snapshot: this.#snapshot }), 4096)) {
       count += page.length;

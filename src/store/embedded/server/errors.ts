@@ -47,7 +47,10 @@ export function invalid(what: string): RpcError {
 export function toRpcError(error: unknown): RpcError {
   if (error instanceof RpcError) return error;
   if (!isLegateError(error)) return new RpcError(status.INTERNAL, 'internal error of the sidecar that has the store');
-  const text = truncate(printable(error.hint === undefined ? describeError(error) : `${error.message}; ${error.hint}`), 500);
+  const text = truncate(
+    printable(error.hint === undefined ? describeError(error) : `${error.message}; ${error.hint}`),
+    500,
+  );
   switch (error.code) {
     case 'E_STORE_AWAY':
     case 'E_CLOSED':

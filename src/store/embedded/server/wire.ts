@@ -1,6 +1,11 @@
 import { createHash } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
-import { type KeyValue, KeyValueSchema, type ResponseHeader, ResponseHeaderSchema } from '../../etcd-api/gen/etcd_pb.ts';
+import {
+  type KeyValue,
+  KeyValueSchema,
+  type ResponseHeader,
+  ResponseHeaderSchema,
+} from '../../etcd-api/gen/etcd_pb.ts';
 import type { KeyRecord } from '../records.ts';
 
 /** The identity of a store on the wire: another id after its data was lost. `storeId`: 16 hexadecimal digits. */
@@ -80,8 +85,7 @@ export function keyValueField(field: number, key: Uint8Array, record: KeyRecord,
   const valueHead = value.byteLength === 0 ? [] : [0x2a, ...varint(value.byteLength)];
   const tail = record.lease === undefined ? [] : numberField(6, BigInt(`0x${record.lease}`));
   const keyHead = [0x0a, ...varint(key.byteLength)];
-  const size =
-    keyHead.length + key.byteLength + numbers.length + valueHead.length + value.byteLength + tail.length;
+  const size = keyHead.length + key.byteLength + numbers.length + valueHead.length + value.byteLength + tail.length;
   const head = [(field << 3) | 2, ...varint(size), ...keyHead];
   const out = Buffer.allocUnsafe(head.length - keyHead.length + size);
   let offset = 0;
