@@ -11,7 +11,7 @@ import { explainListenError } from '../src/base/sockets.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
 import { SnapshotFile } from '../src/catalog/disk.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
-import type { Config, StaticInstance } from '../src/config/config.ts';
+import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
@@ -21,7 +21,6 @@ import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
 import { openStore } from '../src/store/backends.ts';
-import { keysOf } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
@@ -39,7 +38,10 @@ import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { statusDocument } from './status.ts';
+import { StoreCopies } from './store-copies.ts';
+import { StoreMoves } from './store-moves.ts';
 import { StoreSession } from './store-session.ts';
+import { storeKeys } from './store-target.ts';
 import { watchUsable } from './usable-watch.ts';
 
 /** Loops that end with the sidecar; more would be a leak. */
@@ -56,13 +58,21 @@ export interface Sidecar {
   stop(): Promise<number>;
 }
 
+export interface SidecarOptions {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly version: string;
+  /** The configuration as it is in the file by now; undefined when it has faults. */
+  readonly reread?: () => Config | undefined;
+}
+
 /**
  * The whole of a sidecar, in the order in which it comes up: what the last run knew, names and links from that, then the
  * store and Docker, and last the doors. Only wiring: what happens is in the rooms.
  */
 export async function startSidecar(
   config: Config,
-  { log, clock, version }: { readonly log: Log; readonly clock: Clock; readonly version: string },
+  { log, clock, version, reread = () => undefined }: SidecarOptions,
 ): Promise<Sidecar> {
   const startedAtMs = clock.nowMs();
   const startedMonotonicMs = clock.monotonicMs();
@@ -79,7 +89,7 @@ export async function startSidecar(
   ];
   try {
     const self = { hostId: dataDir.identity.hostId, hostName: config.host };
-    const keys = keysOf(config.mesh, config.store.kind === 'embedded' ? undefined : config.store.prefix);
+    const keys = storeKeys(config.mesh, config.store);
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
@@ -189,11 +199,13 @@ export async function startSidecar(
     ]);
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
-    // The store, and what lives on it.
+    // The store, and what lives on it. Another store may take its place at any time.
     let orders: ServiceOrders | undefined;
-    const begin = async (store: Store, until: AbortSignal): Promise<void> => {
-      const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
-      const opened = await openMesh({ ...known, signal: until });
+    const prepare = async (store: Store, used: StoreConfig, until: AbortSignal): Promise<void> => {
+      const remembered = dataDir.identity.meshId;
+      const lastKnown = catalog.saved();
+      const known = { ...(remembered && { remembered }), ...(lastKnown && { saved: lastKnown }) };
+      const opened = await openMesh({ ...known, store, keys: storeKeys(config.mesh, used), signal: until });
       await dataDir.rememberMesh(opened.meshId);
       if (opened.outcome === 'restored') {
         conditions.raise(
@@ -203,27 +215,27 @@ export async function startSidecar(
           'restore the keys from where you have them; this is shown until the next start',
         );
       }
+    };
+    const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
+      const on = { ...common, store, keys: storeKeys(config.mesh, used) };
       const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
       registrar = new Registrar({
-        ...common,
-        store,
-        keys,
+        ...on,
         host,
-        leaseTtlMs: config.store.leaseTtlMs,
+        leaseTtlMs: used.leaseTtlMs,
         mayDelete: (record) => own.mayDelete(record),
       });
       registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
       const services = {
-        ...common,
-        store,
-        keys,
+        ...on,
         snapshots: catalog.snapshots,
         settings: config.services,
         links: config.links,
         declared: declared.ports,
         vip: { on: vips.table !== undefined, range: config.vip.range },
       };
-      const remembered = saved && rememberedVips(saved);
+      const lastKnown = catalog.saved();
+      const remembered = lastKnown && rememberedVips(lastKnown);
       const claims = new ServiceClaims({ ...services, hostId: self.hostId, ...(remembered && { remembered }) });
       orders = new ServiceOrders({
         ...services,
@@ -231,17 +243,38 @@ export async function startSidecar(
         wanted: (name) => own.wanted(name),
         adopt: (name) => claims.adopt(name),
       });
-      background.push(catalog.follow(store, until), registrar.run(until), claims.run(until));
-      background.push(
-        keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
-      );
+      const mesh = { remembered: dataDir.identity.meshId ?? '', saved: () => catalog.saved(), signal: until };
+      return [
+        catalog.follow(store, until, on.keys),
+        registrar.run(until),
+        claims.run(until),
+        keepMesh({ ...on, ...mesh }),
+        moves.watch(store, used, until),
+      ];
     };
-    const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
-    const session = new StoreSession({ ...common, open, begin, signal });
+    const open = (store: StoreConfig): Promise<Store> => openStore(store, { ...common, dataDir: config.dataDir });
+    const moves: StoreMoves = new StoreMoves({
+      ...common,
+      config,
+      hostId: self.hostId,
+      path: dataDir.movedFile,
+      reread,
+      session: () => session,
+    });
+    const session: StoreSession = new StoreSession({
+      ...common,
+      open,
+      redirect: (store, used, until) => moves.redirect(store, used, until),
+      prepare,
+      begin,
+      signal,
+    });
     closers.push(() => session.close());
-    await session.start();
-    // The embedded store is this host's alone: where it cannot be opened, what this host has is all there is.
-    if (session.store === undefined && config.store.kind === 'embedded') catalog.beginAlone();
+    const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
+    await session.use(moves.first());
+    // An embedded store that nobody else uses is this host's alone: where it cannot be opened, what this host has is all.
+    const { store: inUse, wanted } = session;
+    if (inUse === undefined && wanted?.kind === 'embedded' && wanted.listen === undefined) catalog.beginAlone();
     background.push(docker.run(signal));
     const kept = new AbortController();
     const keeping = snapshotFile.keep(catalog, kept.signal);
@@ -257,7 +290,10 @@ export async function startSidecar(
     }
     const backend = createBackend({
       self,
-      keys,
+      keys: () => storeKeys(config.mesh, session.config ?? config.store),
+      mesh: config.mesh,
+      copies,
+      clock,
       metrics,
       conditions,
       changes,
@@ -297,7 +333,7 @@ export async function startSidecar(
           conditions,
           snapshot: () => catalog.snapshots.value,
           confirmedAtMs: () => catalog.confirmedAtMs,
-          storeKind: config.store.kind,
+          storeKind: session.wanted?.kind ?? config.store.kind,
           store: () => session.store?.status.value,
           storeProblem: () => session.problem,
           docker: () => docker.state.value,
@@ -327,6 +363,7 @@ export async function startSidecar(
     return {
       reload(next) {
         own.fromFile(next.instances);
+        void moves.fileSays(next);
         report.succeeded(next);
       },
       reloadFailed: (failure) => report.failed(failure),

@@ -28,6 +28,8 @@ export interface DataDir {
   readonly instancesFile: string;
   readonly drainedFile: string;
   readonly storePath: string;
+  /** Where the mesh has moved to from the store that the configuration names. */
+  readonly movedFile: string;
   rememberMesh(meshId: string): Promise<void>;
   release(): void;
 }
@@ -54,6 +56,7 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       instancesFile: join(path, 'instances.json'),
       drainedFile: join(path, 'drained.json'),
       storePath: join(path, 'store'),
+      movedFile: join(path, 'moved.json'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };
