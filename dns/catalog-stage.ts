@@ -55,12 +55,20 @@ export class CatalogStage implements Stage {
   #place(request: Request, apex: Name, soaOwner: Name): Place {
     const snapshot = this.#options.snapshots.value;
     const ttl = Math.round(this.#options.ttlMs / 1000);
-    return { request, snapshot, apex, soaOwner, ttl: snapshot.origin === 'disk' ? Math.min(unconfirmedTtl, ttl) : ttl };
+    return {
+      request,
+      snapshot,
+      apex,
+      soaOwner,
+      ttl: snapshot.origin === 'store' ? ttl : Math.min(unconfirmedTtl, ttl),
+    };
   }
 
   #answerForm(form: NameForm, place: Place): Answer {
     const { snapshot, request } = place;
-    if (snapshot.origin === 'none') return notReady();
+    // Before anything is known of the mesh, what runs on this host is answered all the same.
+    const isHere = 'service' in form && form.service !== undefined && snapshot.services.has(form.service);
+    if (snapshot.origin === 'none' && !isHere) return notReady();
     switch (form.kind) {
       case 'apex':
         return this.#apex(place);
@@ -88,8 +96,8 @@ export class CatalogStage implements Stage {
   /** An alias means its service, not another alias; it exists also while the service does not. */
   #alias({ service: name }: DeclaredLink, place: Place): Answer {
     const { snapshot } = place;
-    if (snapshot.origin === 'none') return notReady();
     const service = snapshot.services.get(name);
+    if (snapshot.origin === 'none' && service === undefined) return notReady();
     if (service !== undefined) return this.#services.link(service, place);
     const extended = { code: extendedCode.OTHER, text: `waits for the service ${name}` };
     return { ...known(place, []), extended };

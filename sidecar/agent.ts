@@ -31,7 +31,11 @@ export async function runAgent(
   // A clock's timers do not keep a process alive, and while it waits to begin there is nothing else.
   const alive = setInterval(() => undefined, 60_000);
   try {
-    sidecar = await startSidecar(config, { log, clock: systemClock, version: ownVersion() });
+    const reread = (): Config | undefined => {
+      const next = options.reload();
+      return 'config' in next ? next.config : undefined;
+    };
+    sidecar = await startSidecar(config, { log, clock: systemClock, version: ownVersion(), reread });
   } catch (error) {
     const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';
     process.stderr.write(`legate agent: ${describeError(error)}${hint}\n`);

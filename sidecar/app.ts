@@ -11,7 +11,7 @@ import { explainListenError } from '../src/base/sockets.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
 import { SnapshotFile } from '../src/catalog/disk.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
-import type { Config, StaticInstance } from '../src/config/config.ts';
+import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
@@ -22,9 +22,7 @@ import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
-import { openMirror, openStore } from '../src/store/backends.ts';
-import { keysOf } from '../src/store/keys.ts';
-import type { Mirror } from '../src/store/mirror.ts';
+import { openStore } from '../src/store/backends.ts';
 import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
@@ -43,7 +41,11 @@ import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { statusDocument } from './status.ts';
+import { StoreCopies } from './store-copies.ts';
+import { keepMirror } from './store-mirror.ts';
+import { StoreMoves } from './store-moves.ts';
 import { StoreSession } from './store-session.ts';
+import { storeKeys } from './store-target.ts';
 import { watchUsable } from './usable-watch.ts';
 
 /** Loops that end with the sidecar; more would be a leak. */
@@ -60,13 +62,21 @@ export interface Sidecar {
   stop(): Promise<number>;
 }
 
+export interface SidecarOptions {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly version: string;
+  /** The configuration as it is in the file by now; undefined when it has faults. */
+  readonly reread?: () => Config | undefined;
+}
+
 /**
  * The whole of a sidecar, in the order in which it comes up: what the last run knew, names and links from that, then the
  * store and Docker, and last the doors. Only wiring: what happens is in the rooms.
  */
 export async function startSidecar(
   config: Config,
-  { log, clock, version }: { readonly log: Log; readonly clock: Clock; readonly version: string },
+  { log, clock, version, reread = () => undefined }: SidecarOptions,
 ): Promise<Sidecar> {
   const startedAtMs = clock.nowMs();
   const startedMonotonicMs = clock.monotonicMs();
@@ -83,7 +93,7 @@ export async function startSidecar(
   ];
   try {
     const self = { hostId: dataDir.identity.hostId, hostName: config.host };
-    const keys = keysOf(config.mesh, config.store.kind === 'embedded' ? undefined : config.store.prefix);
+    const keys = storeKeys(config.mesh, config.store);
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
@@ -102,7 +112,6 @@ export async function startSidecar(
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
-    let mirror: Mirror | undefined;
     const own = new OwnInstances({
       ...common,
       instancesFile: dataDir.instancesFile,
@@ -112,7 +121,6 @@ export async function startSidecar(
       onChange: (change) => {
         catalog.applyOwn(change);
         registrar?.setDesired(change);
-        mirror?.changed();
       },
     });
     closers.push(() => own.close());
@@ -196,20 +204,31 @@ export async function startSidecar(
     ]);
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
-    // The store, and what lives on it. Another living sidecar with this host's id ends the start, where it is seen then.
-    const holdsStore = config.store.kind === 'embedded';
-    const alone = config.store.kind === 'embedded' && config.store.listen === undefined;
-    const claim = await openHostClaim({ path: dataDir.claimsFile, address: config.advertise, log, alone });
-    const leaseTtlMs = config.store.leaseTtlMs;
+    // The store, and what lives on it. Another store may take its place at any time. Another living sidecar with this
+    // host's id ends the start, where it is seen then.
+    const isAlone = (used: StoreConfig | undefined): boolean => used?.kind === 'embedded' && used.listen === undefined;
+    const claim = await openHostClaim({
+      path: dataDir.claimsFile,
+      address: config.advertise,
+      log,
+      alone: () => isAlone(session.wanted),
+    });
     let starting = true;
     let refused: unknown;
     let orders: ServiceOrders | undefined;
-    const begin = async (store: Store, until: AbortSignal): Promise<void> => {
-      const known = { store, keys, ...(meshId && { remembered: meshId }), ...(saved && { saved }) };
-      const opened = await openMesh({ ...known, signal: until });
+    const prepare = async (store: Store, used: StoreConfig, until: AbortSignal): Promise<void> => {
+      const remembered = dataDir.identity.meshId;
+      const lastKnown = catalog.saved();
+      const known = {
+        keys: storeKeys(config.mesh, used),
+        ...(remembered && { remembered }),
+        ...(lastKnown && { saved: lastKnown }),
+      };
+      const opened = await openMesh({ ...known, store, signal: until });
       await dataDir.rememberMesh(opened.meshId);
       if (starting) {
-        const check = { ...common, store, keys, hostId: self.hostId, claim, leaseTtlMs, signal: until };
+        const { leaseTtlMs } = used;
+        const check = { ...common, store, keys: known.keys, hostId: self.hostId, claim, leaseTtlMs, signal: until };
         await checkHostId(check).catch((error: unknown) => {
           if (isLegateError(error, 'E_IN_USE')) refused = error;
           throw error;
@@ -223,28 +242,34 @@ export async function startSidecar(
           'restore the keys from where you have them; this is shown until the next start',
         );
       }
+    };
+    const mirrored = {
+      mesh: config.mesh,
+      host: { id: self.hostId, name: self.hostName, address: config.advertise },
+      snapshots: catalog.snapshots,
+      instances: () => own.records().values(),
+    };
+    const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
+      const on = { ...common, store, keys: storeKeys(config.mesh, used) };
       const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
       registrar = new Registrar({
-        ...common,
-        store,
-        keys,
+        ...on,
         host,
         claim,
-        leaseTtlMs,
+        leaseTtlMs: used.leaseTtlMs,
         mayDelete: (record) => own.mayDelete(record),
       });
       registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
       const services = {
-        ...common,
-        store,
-        keys,
+        ...on,
         snapshots: catalog.snapshots,
         settings: config.services,
         links: config.links,
         declared: declared.ports,
         vip: { on: vips.table !== undefined, range: config.vip.range },
       };
-      const remembered = saved && rememberedVips(saved);
+      const lastKnown = catalog.saved();
+      const remembered = lastKnown && rememberedVips(lastKnown);
       const claims = new ServiceClaims({ ...services, hostId: self.hostId, ...(remembered && { remembered }) });
       orders = new ServiceOrders({
         ...services,
@@ -253,39 +278,49 @@ export async function startSidecar(
         adopt: (name) => claims.adopt(name),
       });
       const sweeper = new HostSweeper({
-        ...common,
-        store,
-        keys,
+        ...on,
         hostId: self.hostId,
         snapshots: catalog.snapshots,
         forgotten: () => catalog.forgotten,
-        holdsStore,
+        holdsStore: used.kind === 'embedded',
         mayWrite: () => registrar?.holdsHostId === true,
       });
-      background.push(catalog.follow(store, until), registrar.run(until), claims.run(until), sweeper.run(until));
-      background.push(
-        keepMesh({ ...common, store, keys, remembered: opened.meshId, saved: () => catalog.saved(), signal: until }),
-      );
+      const mesh = { remembered: dataDir.identity.meshId ?? '', saved: () => catalog.saved(), signal: until };
+      return [
+        catalog.follow(store, until, on.keys),
+        registrar.run(until),
+        claims.run(until),
+        sweeper.run(until),
+        keepMirror({ ...common, ...mirrored, config: used, signal: until }),
+        keepMesh({ ...on, ...mesh }),
+        moves.watch(store, used, until),
+      ];
     };
-    const open = (): Promise<Store> => openStore(config.store, { ...common, dataDir: config.dataDir });
-    mirror = await openMirror(config.store, {
+    const open = (store: StoreConfig): Promise<Store> => openStore(store, { ...common, dataDir: config.dataDir });
+    const moves: StoreMoves = new StoreMoves({
       ...common,
-      mesh: config.mesh,
-      host: { id: self.hostId, name: self.hostName, address: config.advertise },
-      instances: () => own.records().values(),
-      lostHosts: () => [...catalog.snapshots.value.hosts.values()].flatMap(({ id, alive }) => (alive ? [] : [id])),
+      config,
+      hostId: self.hostId,
+      path: dataDir.movedFile,
+      reread,
+      session: () => session,
     });
-    closers.push(
-      catalog.snapshots.subscribe(() => mirror?.changed()),
-      () => mirror?.close(),
-    );
-    const session = new StoreSession({ ...common, open, begin, signal });
+    const session: StoreSession = new StoreSession({
+      ...common,
+      open,
+      redirect: (store, used, until) => moves.redirect(store, used, until),
+      prepare,
+      begin,
+      signal,
+    });
     closers.push(() => session.close());
-    await session.start();
+    const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
+    await session.use(moves.first());
     starting = false;
     if (refused !== undefined) throw refused;
-    // The embedded store is this host's alone: where it cannot be opened, what this host has is all there is.
-    if (session.store === undefined && config.store.kind === 'embedded') catalog.beginAlone();
+    // An embedded store that nobody else uses is this host's alone: where it cannot be opened, what this host has is all.
+    const { store: inUse, wanted } = session;
+    if (inUse === undefined && isAlone(wanted)) catalog.beginAlone();
     background.push(docker.run(signal));
     const kept = new AbortController();
     const keeping = snapshotFile.keep(catalog, kept.signal);
@@ -301,7 +336,10 @@ export async function startSidecar(
     }
     const backend = createBackend({
       self,
-      keys,
+      keys: () => storeKeys(config.mesh, session.config ?? config.store),
+      mesh: config.mesh,
+      copies,
+      clock,
       metrics,
       conditions,
       changes,
@@ -341,7 +379,7 @@ export async function startSidecar(
           conditions,
           snapshot: () => catalog.snapshots.value,
           confirmedAtMs: () => catalog.confirmedAtMs,
-          storeKind: config.store.kind,
+          storeKind: session.wanted?.kind ?? config.store.kind,
           store: () => session.store?.status.value,
           storeProblem: () => session.problem,
           docker: () => docker.state.value,
@@ -371,6 +409,7 @@ export async function startSidecar(
     return {
       reload(next) {
         own.fromFile(next.instances);
+        void moves.fileSays(next);
         report.succeeded(next);
       },
       reloadFailed: (failure) => report.failed(failure),

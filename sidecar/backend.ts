@@ -1,3 +1,4 @@
+import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
@@ -12,6 +13,8 @@ import type { Instance, InstanceRecord, Refusal } from '../src/model/instance.ts
 import { instanceNameFault } from '../src/model/names.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import type { ServiceOrders } from '../src/registrar/service-orders.ts';
+import { makeBackup, parseBackup } from '../src/registrar/store-backup.ts';
+import { restoreBackup } from '../src/registrar/store-restore.ts';
 import type { Keys } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
 import type { AdminBackend } from './admin/backend.ts';
@@ -38,7 +41,12 @@ import {
 /** What the admin API's answers are made of, and what its orders act on. */
 export interface BackendParts {
   readonly self: { readonly hostId: string; readonly hostName: string };
-  readonly keys: Keys;
+  /** Of the store that is open. */
+  readonly keys: () => Keys;
+  /** The mesh's name. */
+  readonly mesh: string;
+  readonly copies: AdminBackend['copies'];
+  readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
   readonly changes: Observable<unknown>;
@@ -131,7 +139,16 @@ export function createBackend(parts: BackendParts): AdminBackend {
     links: parts.links,
     resolve: parts.resolve,
     userKeys() {
-      return { store: opened(parts.store()), prefix: parts.keys.kv };
+      return { store: opened(parts.store()), keys: parts.keys() };
+    },
+    copies: parts.copies,
+    async backup() {
+      const { mesh, keys, clock, store } = parts;
+      return (await makeBackup(opened(store()), keys(), { mesh, nowMs: clock.nowMs() })).parts;
+    },
+    async restore(file, how) {
+      const backup = parseBackup(file);
+      return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...how });
     },
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),
     services: () => servicesDocument(snapshot(), parts.refusals(), withHealth),

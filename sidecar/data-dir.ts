@@ -31,6 +31,8 @@ export interface DataDir {
   /** What the last starts called themselves. */
   readonly claimsFile: string;
   readonly storePath: string;
+  /** Where the mesh has moved to from the store that the configuration names. */
+  readonly movedFile: string;
   rememberMesh(meshId: string): Promise<void>;
   release(): void;
 }
@@ -58,6 +60,7 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       drainedFile: join(path, 'drained.json'),
       claimsFile: join(path, 'claims.json'),
       storePath: join(path, 'store'),
+      movedFile: join(path, 'moved.json'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };

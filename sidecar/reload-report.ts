@@ -3,7 +3,7 @@ import type { Log } from '../src/base/log.ts';
 import type { Config } from '../src/config/config.ts';
 
 /** What a reload applies at once; a change of anything else waits for the next start. */
-const applied: ReadonlySet<string> = new Set<keyof Config>(['instances']);
+const applied: ReadonlySet<string> = new Set<keyof Config>(['instances', 'store']);
 /** Keys of the configuration that the file spells otherwise. */
 const written: Readonly<Record<string, string>> = { dataDir: 'data_dir', drainTimeoutMs: 'drain.timeout' };
 /** Faults that the log shows of one reload. */

@@ -1,5 +1,6 @@
 import type { Observable } from '../../src/base/feed.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
+import type { Keys } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import type {
   DrainDocument,
@@ -15,6 +16,9 @@ import type {
   ServiceSettingsDocument,
   ServicesDocument,
   StatusDocument,
+  StoreCopyDocument,
+  StoreCopyRequest,
+  StoreRestoreDocument,
 } from './documents.ts';
 
 /** What the admin API asks of the sidecar. Failures are LegateErrors; their code decides the HTTP status. */
@@ -22,8 +26,8 @@ export interface AdminBackend {
   readonly metrics: Metrics;
   /** Changes whenever a document may have changed; `--watch` asks again then. */
   readonly changes: Observable<unknown>;
-  /** The store and the prefix of the users' own keys; E_STORE_AWAY while it is not open. */
-  userKeys(): { readonly store: Store; readonly prefix: string };
+  /** The store, and where it has what; E_STORE_AWAY while it is not open. */
+  userKeys(): { readonly store: Store; readonly keys: Keys };
   /** Whether names are answered and links carried from a known picture. */
   ready(): boolean;
   status(): Promise<StatusDocument>;
@@ -41,5 +45,18 @@ export interface AdminBackend {
   setService(name: string, body: ServiceSettingsDocument): Promise<ServiceDocument>;
   /** E_CONFLICT while the service has instances or this host's configuration names it. */
   forgetService(name: string): Promise<ForgottenDocument>;
+  /** Moves the mesh to another store. */
+  readonly copies: {
+    readonly document: StoreCopyDocument;
+    start(target: Omit<StoreCopyRequest, 'dryRun'>, dryRun: boolean): StoreCopyDocument;
+    cancel(): StoreCopyDocument;
+  };
+  /** The whole of a backup, in parts. */
+  backup(): Promise<Iterable<string>>;
+  /** Writes what a backup has and the store has not; `overwrite`: also what it has otherwise. */
+  restore(
+    file: Uint8Array,
+    how: { readonly overwrite: boolean; readonly foreign: boolean },
+  ): Promise<StoreRestoreDocument>;
   drain(body: DrainDocument): Promise<DrainResultDocument>;
 }

@@ -196,6 +196,52 @@ export interface DrainResultDocument {
   readonly connections: number;
 }
 
+/** Body of `POST /api/store/copy`: where to, and the files on this host that it takes to get there. */
+export interface StoreCopyRequest {
+  readonly to: string;
+  readonly prefix?: string;
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+  readonly credentialsFile?: string;
+  readonly dryRun?: boolean;
+}
+
+/** Answer of `POST`, `GET` and `DELETE /api/store/copy`: what became of the last copy so far. */
+export interface StoreCopyDocument {
+  readonly state: 'none' | 'running' | 'done' | 'failed';
+  readonly phase: 'connecting' | 'reading' | 'copying' | 'comparing' | 'ending' | 'following' | null;
+  /** For people: `the embedded store`, `etcd at http://10.77.0.1:2379`. */
+  readonly from: string | null;
+  readonly to: string | null;
+  readonly dryRun: boolean;
+  readonly keys: number;
+  readonly ofKeys: number;
+  readonly bytes: number;
+  /** Users' keys that vanish by themselves: copied with their whole time anew. */
+  readonly leased: number;
+  /** For how long users' writes were refused. */
+  readonly refusedMs: number;
+  /** Names of the hosts that use the new store, and of those that do not yet. */
+  readonly moved: readonly string[];
+  readonly waiting: readonly string[];
+  readonly error: { readonly code: string; readonly message: string; readonly hint: string } | null;
+}
+
+/** Answer of `POST /api/store/restore`. */
+export interface StoreRestoreDocument {
+  /** Keys that were absent and are written. */
+  readonly written: number;
+  readonly replaced: number;
+  readonly same: number;
+  /** Keys that say something else and were left. */
+  readonly different: number;
+  /** Records of hosts that are alive, which are left to them. */
+  readonly ofLivingHosts: number;
+  /** The first of `different`. */
+  readonly named: readonly string[];
+}
+
 /** Answer of `GET /api/kv/PREFIX?recurse=1`; values in base64. */
 export interface KvListDocument {
   readonly revision: string;

@@ -1,6 +1,8 @@
 import { type Context, Hono } from 'hono';
 import { LegateError } from '../../src/base/errors.ts';
-import { type Guard, type Lease, maxKeyBytes, type Store, type TxnResult } from '../../src/store/store.ts';
+import { checkNotMoving, notMoving } from '../../src/registrar/store-marker.ts';
+import type { Keys } from '../../src/store/keys.ts';
+import { type Guard, type Lease, maxKeyBytes, type Store, type TxnResult, type Write } from '../../src/store/store.ts';
 import type { AdminBackend } from './backend.ts';
 import type { KvListDocument } from './documents.ts';
 import { KeyLeases } from './key-leases.ts';
@@ -19,7 +21,8 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
   const leases = new KeyLeases();
   const watches = new KeyWatches();
   app.get('/*', async (context) => {
-    const { store, prefix } = backend.userKeys();
+    const { store, keys } = backend.userKeys();
+    const prefix = keys.kv;
     const recurse = 'recurse' in context.req.query();
     const key = keyOf(context, recurse);
     if ('watch' in context.req.query()) return watches.stream(context, { store, prefix, key, recurse });
@@ -39,47 +42,63 @@ export function keyValueRoutes(backend: AdminBackend): Hono {
     return context.body(Uint8Array.from(entry.value));
   });
   app.put('/*', async (context) => {
-    const { store, prefix } = backend.userKeys();
+    const { store, keys } = backend.userKeys();
     const key = keyOf(context, false);
+    const stored = keys.userKey(key);
     const leaseTtl = context.req.query('lease_ttl');
     const ttlMs = leaseTtl === undefined ? undefined : KeyLeases.ttlMs(leaseTtl);
     const value = new Uint8Array(await context.req.arrayBuffer());
-    const guards = guardsOf(context, prefix + key);
+    const guards = guardsOf(context, keys, stored);
     const write = (lease?: Lease): Promise<TxnResult> =>
-      store.txn(guards, [{ kind: 'put', key: prefix + key, value, ...(lease && { lease }) }]);
+      store.txn(guards, [
+        { kind: 'put', key: stored, value, ...(lease && { lease }) },
+        lease === undefined
+          ? { kind: 'delete', key: keys.leased + key }
+          : { kind: 'put', key: keys.leased + key, value: Buffer.from(String(ttlMs)), lease },
+      ]);
     const result = await (ttlMs === undefined ? write() : leases.with(store, key, ttlMs, write));
-    if (!result.ok) throw changed(key);
+    if (!result.ok) throw await changed(store, keys, key);
     if (ttlMs === undefined) await leases.forget(key);
     context.header('ETag', `"${result.revision}"`);
     return context.json({ key, revision: result.revision });
   });
   app.delete('/*', async (context) => {
-    const { store, prefix } = backend.userKeys();
+    const { store, keys } = backend.userKeys();
     if ('recurse' in context.req.query()) {
-      return context.json({ deleted: await deleteAll(store, prefix + keyOf(context, false)) });
+      return context.json({ deleted: await deleteAll(store, keys, keyOf(context, false)) });
     }
     const key = keyOf(context, false);
-    const guards = guardsOf(context, prefix + key);
-    const found = await store.get(prefix + key);
+    const guards = guardsOf(context, keys, keys.userKey(key));
+    const found = await store.get(keys.userKey(key));
     if (found === undefined) throw absent(key);
-    const result = await store.txn(guards, [{ kind: 'delete', key: prefix + key }]);
-    if (!result.ok) throw changed(key);
+    const result = await store.txn(guards, deletionOf(keys, key));
+    if (!result.ok) throw await changed(store, keys, key);
     await leases.forget(key);
     return context.json({ key, revision: result.revision });
   });
   return app;
 }
 
+/** The key, and the mark that it vanishes by itself. */
+function deletionOf(keys: Keys, key: string): Write[] {
+  return [
+    { kind: 'delete', key: keys.userKey(key) },
+    { kind: 'delete', key: keys.leased + key },
+  ];
+}
+
 /** Deletes everything under a prefix, a bounded number at a time; how many keys it were. */
-async function deleteAll(store: Store, prefix: string): Promise<number> {
+async function deleteAll(store: Store, keys: Keys, prefix: string): Promise<number> {
   let deleted = 0;
   for (;;) {
-    const { entries } = await store.range(prefix, { limit: store.limits.txnOperations });
+    const limit = Math.floor((store.limits.txnOperations - 1) / 2);
+    const { entries } = await store.range(keys.userKey(prefix), { limit });
     if (entries.length === 0) return deleted;
-    await store.txn(
-      [],
-      entries.map(({ key }) => ({ kind: 'delete', key })),
-    );
+    const writes = entries.flatMap(({ key }) => deletionOf(keys, key.slice(keys.kv.length)));
+    if (!(await store.txn([notMoving(keys)], writes)).ok) {
+      await checkNotMoving(store, keys);
+      continue;
+    }
     deleted += entries.length;
   }
 }
@@ -100,11 +119,11 @@ function keyOf(context: Context, mayBeEmpty: boolean): string {
   return key;
 }
 
-function guardsOf(context: Context, key: string): Guard[] {
+function guardsOf(context: Context, keys: Keys, key: string): Guard[] {
   const cas = context.req.query('cas');
-  if (cas === undefined) return [];
+  if (cas === undefined) return [notMoving(keys)];
   if (!/^[\w.:-]{1,64}$/.test(cas)) throw new LegateError('E_INVALID', 'cas is not a revision');
-  return [cas === '0' ? { kind: 'absent', key } : { kind: 'revision', key, revision: cas }];
+  return [notMoving(keys), cas === '0' ? { kind: 'absent', key } : { kind: 'revision', key, revision: cas }];
 }
 
 function absent(key: string): LegateError {
@@ -113,7 +132,9 @@ function absent(key: string): LegateError {
   });
 }
 
-function changed(key: string): LegateError {
+/** Why a guarded write did not happen; throws when the reason is that the mesh moves. */
+async function changed(store: Store, keys: Keys, key: string): Promise<LegateError> {
+  await checkNotMoving(store, keys);
   return new LegateError('E_CONFLICT', `${JSON.stringify(key)} is not at that revision any more`, {
     hint: 'read it again and decide anew',
   });

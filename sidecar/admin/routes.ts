@@ -1,4 +1,4 @@
-import { type Context, Hono } from 'hono';
+import { type Context, Hono, type MiddlewareHandler } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { streamSSE } from 'hono/streaming';
 import { describeError, type ErrorCode, isLegateError, LegateError } from '../../src/base/errors.ts';
@@ -7,9 +7,13 @@ import { printable, truncate } from '../../src/base/text.ts';
 import type { AdminBackend } from './backend.ts';
 import type { ErrorDocument } from './documents.ts';
 import { keyValueRoutes } from './key-value.ts';
+import { storeRoutes } from './store-routes.ts';
 
 /** Longest body of a request, in bytes: a value of the store and its wrapping. */
 const bodyLimitBytes = 1024 * 1024 + 4096;
+/** A backup of 10,000 instances has about 10 MB; beyond them are the users' own keys. */
+const backupLimitBytes = 256 * 1024 * 1024;
+const restorePath = '/api/store/restore';
 /** Streams of server-sent events open at once. */
 const maxEventStreams = 64;
 /** A comment line keeps an idle stream of events alive through middleboxes. */
@@ -41,7 +45,11 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     requests.value += 1;
     await next();
   });
-  app.use(bodyLimit({ maxSize: bodyLimitBytes, onError: (context) => answerError(context, tooLarge()) }));
+  const limited = (bytes: number): MiddlewareHandler =>
+    bodyLimit({ maxSize: bytes, onError: (context) => answerError(context, tooLarge(bytes)) });
+  const usual = limited(bodyLimitBytes);
+  const ofBackup = limited(backupLimitBytes);
+  app.use((context, next) => (context.req.path === restorePath ? ofBackup : usual)(context, next));
   app.onError((error, context) => {
     refused.value += 1;
     if (!isLegateError(error))
@@ -84,6 +92,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   });
   app.post('/api/drain', async (context) => context.json(await backend.drain(await jsonObject(context))));
   app.route('/api/kv', keyValueRoutes(backend));
+  app.route('/api/store', storeRoutes(backend, jsonObject));
   eventRoute(app, backend);
   return app;
 }
@@ -138,8 +147,8 @@ async function jsonObject<T extends object>(context: Context): Promise<T> {
   return body as T;
 }
 
-function tooLarge(): LegateError {
-  return new LegateError('E_TOO_LARGE', `the request's body is larger than ${bodyLimitBytes} bytes`);
+function tooLarge(bytes: number): LegateError {
+  return new LegateError('E_TOO_LARGE', `the request's body is larger than ${bytes} bytes`);
 }
 
 /** Every error leaves in the one shape that the contract has; what is not ours says nothing of the inside. */

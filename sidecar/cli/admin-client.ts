@@ -129,6 +129,18 @@ export class AdminClient {
     }
   }
 
+  /** An answer's body as it comes, however long it is; a body that breaks off throws. */
+  async *body(path: string, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    try {
+      const answer = await this.#send(path, { signal }, streamSilenceMs);
+      if (answer.statusCode !== 200)
+        throw this.#refusal(answer.statusCode, await readBody(answer.body, maxAnswerBytes));
+      for await (const chunk of answer.body) yield chunk as Uint8Array;
+    } catch (error) {
+      throw this.#explain(error, signal);
+    }
+  }
+
   /** Yields once for each event `change` of /api/events. Ends when the stream does; throws as `json` does. */
   async *changes(signal: AbortSignal): AsyncGenerator<void, void, undefined> {
     for await (const line of this.#lines('/api/events', signal)) if (/^event: ?change$/.test(line)) yield;

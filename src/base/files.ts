@@ -8,12 +8,15 @@ import { describeError, LegateError, systemCode } from './errors.ts';
  * Replaces a file as a whole: after a crash at any moment there is either the old or the new content. Only the owner may
  * read it. Errors are the operating system's (`ENOSPC`, `EACCES`, …); the old file is then untouched.
  */
-export async function writeFileAtomically(path: string, parts: Iterable<string>): Promise<void> {
+export async function writeFileAtomically(
+  path: string,
+  parts: Iterable<string> | AsyncIterable<string | Uint8Array>,
+): Promise<void> {
   const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp`;
   try {
     const file = await open(temporary, 'wx', 0o600);
     try {
-      for (const part of parts) await file.writeFile(part);
+      for await (const part of parts) await file.writeFile(part);
       await file.sync();
     } finally {
       await file.close();

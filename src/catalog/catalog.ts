@@ -55,6 +55,8 @@ export class Catalog {
   #seenRevision = '';
   #confirmedAtMs = 0;
   #following: Store | undefined;
+  /** Of the store that is followed. */
+  #keys: Keys;
   #kept = new Set<string>();
   #cancelGrace: (() => void) | undefined;
   #scheduled = false;
@@ -64,6 +66,7 @@ export class Catalog {
 
   constructor(options: CatalogOptions) {
     this.#options = options;
+    this.#keys = options.keys;
     this.snapshots = this.#latest;
     this.#fold = new Fold(options.self);
     this.#quarantine = new Quarantine(options);
@@ -120,10 +123,13 @@ export class Catalog {
 
   /**
    * Follows the store until aborted or until the store is closed. Losses of connection are the store's affair. Throws what
-   * the store's watches throw.
+   * the store's watches throw. After it ended another store may be followed, which may have its keys elsewhere: the
+   * picture stays until that one has told everything.
    */
-  async follow(store: Store, signal: AbortSignal): Promise<void> {
+  async follow(store: Store, signal: AbortSignal, keys: Keys = this.#keys): Promise<void> {
     this.#following = store;
+    this.#keys = keys;
+    this.#gate.lookAt(keys);
     const unsubscribe = store.status.subscribe(({ state, sinceMs }) => {
       if (state !== 'connected' && this.#origin === 'store')
         this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
@@ -208,7 +214,7 @@ export class Catalog {
   }
 
   async #followTable(store: Store, table: Table, signal: AbortSignal): Promise<void> {
-    await eachChange(store.watch(this.#options.keys[table], { signal }), async (change) => {
+    await eachChange(store.watch(this.#keys[table], { signal }), async (change) => {
       if (change.kind === 'reset') {
         await this.#gate.admit(store, signal, () => this.#meetNewStore());
         await this.#reset(store, table, change.items, change.revision);
@@ -227,7 +233,7 @@ export class Catalog {
   async #reset(store: Store, table: Table, entries: readonly Entry[], revision: string): Promise<void> {
     this.#arriving ??= this.#origin === 'store' ? undefined : new StoredView(this.#shown.epoch);
     const target = this.#arriving ?? this.#shown;
-    const prefix = this.#options.keys[table];
+    const prefix = this.#keys[table];
     const read = await target.read(table, entries, prefix, this.#shown);
     for (const [key, reason] of read.bad) this.#quarantine.bad(key, reason);
     this.#quarantine.retain(prefix, new Set(read.bad.keys()));
@@ -245,7 +251,7 @@ export class Catalog {
 
   #delta(store: Store, table: Table, change: Change<Entry> & { kind: 'delta' }): void {
     const target = this.#arriving !== undefined && this.#arrived.has(table) ? this.#arriving : this.#shown;
-    const prefix = this.#options.keys[table];
+    const prefix = this.#keys[table];
     const touched: string[] = [];
     for (const key of change.deletes) {
       this.#quarantine.good(key);

@@ -14,7 +14,7 @@ const foreignId = 'catalog.store.foreign';
  * claims back. Until then the picture stays as it is.
  */
 export class StoreGate {
-  readonly #keys: Keys;
+  #keys: Keys;
   readonly #clock: Clock;
   readonly #conditions: Conditions;
   #meshId: string | undefined;
@@ -38,6 +38,11 @@ export class StoreGate {
   remember({ meshId, storeId }: { readonly meshId: string; readonly storeId: string | undefined }): void {
     this.#meshId = meshId;
     this.#storeId = storeId;
+  }
+
+  /** Where the store that is followed from now on has its keys. */
+  lookAt(keys: Keys): void {
+    this.#keys = keys;
   }
 
   /** Resolves as soon as the mesh's id is known. Rejects only when the store is closed. */

@@ -26,7 +26,7 @@ export interface HostClaimOptions {
   readonly address: string;
   readonly log: Log;
   /** Nobody else can reach the store: whoever showed a sign of life in it was this host. */
-  readonly alone?: boolean;
+  readonly alone?: () => boolean;
   /** What tells this start from others, for tests. */
   readonly of?: Partial<HostClaim>;
 }
@@ -49,7 +49,7 @@ export async function openHostClaim({ path, address, log, alone, of }: HostClaim
       'registrar.reason': describeError(error),
     });
   });
-  return new OwnClaim(mine, new Set(before), alone === true);
+  return new OwnClaim(mine, new Set(before), alone);
 }
 
 /**
@@ -61,9 +61,9 @@ export async function openHostClaim({ path, address, log, alone, of }: HostClaim
 export class OwnClaim {
   readonly mine: HostClaim;
   readonly #known: ReadonlySet<string>;
-  readonly #alone: boolean;
+  readonly #alone: () => boolean;
 
-  constructor(mine: HostClaim, known: ReadonlySet<string>, alone = false) {
+  constructor(mine: HostClaim, known: ReadonlySet<string>, alone: () => boolean = () => false) {
     this.mine = mine;
     this.#known = known;
     this.#alone = alone;
@@ -82,7 +82,7 @@ export class OwnClaim {
 
   judge(found: HostClaim): Verdict {
     const { mine } = this;
-    if (this.#alone || found.nonce === mine.nonce) return 'ours';
+    if (this.#alone() || found.nonce === mine.nonce) return 'ours';
     const isSameBoot = found.boot !== '' && found.boot === mine.boot;
     if (isSameBoot && found.process !== mine.process) {
       const lives = isRunning(found.process);

@@ -38,18 +38,23 @@ export interface OpenedMesh {
 /**
  * Makes sure that the store is this mesh's. An empty one becomes it: a new mesh when nothing is remembered, otherwise the
  * remembered one, with its services and claims written back before `meta`, by which all others recognise it. Errors:
- * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, and the store's own.
+ * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, E_CONFLICT while a mesh is being copied into it, and the
+ * store's own.
  */
 export async function openMesh({ store, keys, remembered, saved, signal }: OpenMeshOptions): Promise<OpenedMesh> {
   const known = remembered ?? saved?.meshId;
   const options = signal === undefined ? {} : { signal };
   const found = await readMeta(store, keys, options);
   if (found !== undefined) return { meshId: checkMesh(found, known), outcome: 'opened' };
+  await checkNoCopy(store, keys, options);
   if (known !== undefined && saved !== undefined) await writeBack(store, keys, saved, options);
   const meshId = known ?? randomBytes(16).toString('hex');
   const value = encodeMeta({ meshId, format: formatVersion });
   const result = await store.txn(
-    [{ kind: 'absent', key: keys.meta }],
+    [
+      { kind: 'absent', key: keys.meta },
+      { kind: 'absent', key: keys.copying },
+    ],
     [{ kind: 'put', key: keys.meta, value }],
     options,
   );
@@ -90,6 +95,7 @@ export async function keepMesh(
         backoff.reset();
         conditions.clear(foreignId);
       } catch (error) {
+        if (signal.aborted) return;
         if (!isLegateError(error) || error.code === 'E_CLOSED') throw error;
         if (error.code !== 'E_STORE_AWAY') {
           conditions.raise(foreignId, 'error', describeError(error), error.hint ?? 'check the store settings');
@@ -100,6 +106,7 @@ export async function keepMesh(
     }
   } finally {
     unsubscribe();
+    conditions.clear(foreignId);
   }
 }
 
@@ -112,6 +119,14 @@ async function readMeta(store: Store, keys: Keys, options: { signal?: AbortSigna
   const newer = reason.startsWith(newerVersionReason);
   throw new LegateError('E_STORE_DAMAGED', `${keys.meta} in the store cannot be used: ${reason}`, {
     hint: newer ? 'install the newer version of Legate on this host too' : 'restore the store from a backup',
+  });
+}
+
+/** What a copy has not completed is nobody's mesh yet. */
+async function checkNoCopy(store: Store, keys: Keys, options: { signal?: AbortSignal }): Promise<void> {
+  if ((await store.get(keys.copying, options)) === undefined) return;
+  throw new LegateError('E_CONFLICT', 'a mesh is being copied into this store, and the copy has not ended', {
+    hint: `wait for it; if it failed, run legate store copy again, or delete ${keys.copying} to use what is there`,
   });
 }
 

@@ -21,6 +21,7 @@ import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
 import { freshRecord, withSettings } from './service-record.ts';
 import { unchanged } from './service-writer.ts';
+import { checkNotMoving, notMoving } from './store-marker.ts';
 
 /** Transactions that are tried before somebody else is said to change the service all the time. */
 const maxTries = 6;
@@ -100,10 +101,13 @@ export class ServiceOrders {
     }
     if (record === before) return record;
     const { ok } = await store.txn(
-      [{ kind: 'exists', key: keys.meta }, unchanged(keys.service(name), entry)],
+      [notMoving(keys), { kind: 'exists', key: keys.meta }, unchanged(keys.service(name), entry)],
       [{ kind: 'put', key: keys.service(name), value: encodeService(record) }],
     );
-    if (!ok) return undefined;
+    if (!ok) {
+      await checkNotMoving(store, keys);
+      return undefined;
+    }
     const { port, protocol, balance } = record;
     const fields = { 'service.port': port, 'service.protocol': protocol, 'service.balance': balance };
     log.info('service set', { 'service.name': name, ...fields });
@@ -115,18 +119,23 @@ export class ServiceOrders {
     this.#checkUnused(name);
     const entry = await store.get(keys.service(name));
     readRecord(name, entry);
-    const held = (await this.#claimsOf(name)).slice(0, maxReleased);
+    // Each is a guard and a write, beside those of the record and the guard against a move.
+    const room = Math.floor((store.limits.txnOperations - 3) / 2);
+    const held = (await this.#claimsOf(name)).slice(0, Math.min(maxReleased, room));
     if (entry === undefined && held.length === 0) {
       throw new LegateError('E_NOT_FOUND', `there is no service ${name}`, { hint: 'legate services lists them' });
     }
-    const guards: Guard[] = [unchanged(keys.service(name), entry)];
+    const guards: Guard[] = [notMoving(keys), unchanged(keys.service(name), entry)];
     const writes: Write[] = entry === undefined ? [] : [{ kind: 'delete', key: keys.service(name) }];
     for (const { claim, entry: claimed } of held) {
       guards.push(unchanged(claimed.key, claimed));
       const value = encodeVipClaim({ ...claim, releasedAtMs: clock.nowMs() });
       writes.push({ kind: 'put', key: claimed.key, value });
     }
-    if (!(await store.txn(guards, writes)).ok) return undefined;
+    if (!(await store.txn(guards, writes)).ok) {
+      await checkNotMoving(store, keys);
+      return undefined;
+    }
     const addresses = held.map(({ entry: { key } }) => key.slice(keys.vips.length));
     const freed = addresses.length > 0 && { 'service.vip': addresses.join(' ') };
     log.info('service forgotten', { 'service.name': name, ...freed });

@@ -7,6 +7,7 @@ import { type ServiceRecord, serviceFields } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, Store, Write } from '../store/store.ts';
 import type { ClaimTables, ServiceRow, WrittenClaim } from './claim-tables.ts';
+import { checkNotMoving, notMoving } from './store-marker.ts';
 
 export interface ServiceWriterOptions {
   readonly store: Store;
@@ -55,7 +56,7 @@ export class ServiceWriter {
     const given = address ?? (this.isSurplus(record) ? undefined : vip);
     const wanted: ServiceRecord = { name, ...rest, ...(given !== undefined && { vip: given }) };
     // Without `meta` the store is new or came back empty: what was stored in it before is to be written back first.
-    const guards: Guard[] = [{ kind: 'exists', key: keys.meta }, unchanged(keys.service(name), row)];
+    const guards: Guard[] = [notMoving(keys), { kind: 'exists', key: keys.meta }, unchanged(keys.service(name), row)];
     const writes: Write[] = [{ kind: 'put', key: keys.service(name), value: encodeService(wanted) }];
     const surplus = this.isSurplus(record) ? this.#release(record) : undefined;
     const claimed = address === undefined ? surplus : this.#claim(record, address);
@@ -66,6 +67,7 @@ export class ServiceWriter {
     }
     const result = await store.txn(guards, writes, { signal });
     if (!result.ok) {
+      await checkNotMoving(store, keys, { signal });
       this.#lost.value += 1;
       await tables.readAgain(name, claimed?.address, signal);
       return false;
@@ -79,7 +81,7 @@ export class ServiceWriter {
   async remove(record: ServiceRecord, row: ServiceRow, signal: AbortSignal): Promise<boolean> {
     const { store, keys, tables, log } = this.#options;
     const { name } = record;
-    const guards: Guard[] = [unchanged(keys.service(name), row)];
+    const guards: Guard[] = [notMoving(keys), unchanged(keys.service(name), row)];
     const writes: Write[] = [{ kind: 'delete', key: keys.service(name) }];
     const released = this.#release(record);
     if (released !== undefined) {
@@ -88,6 +90,7 @@ export class ServiceWriter {
       writes.push({ kind: 'put', key, value: encodeVipClaim(released.claim) });
     }
     if (!(await store.txn(guards, writes, { signal })).ok) {
+      await checkNotMoving(store, keys, { signal });
       this.#lost.value += 1;
       await tables.readAgain(name, released?.address, signal);
       return false;

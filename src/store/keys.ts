@@ -8,6 +8,12 @@ export interface Keys {
   readonly services: string;
   readonly vips: string;
   readonly kv: string;
+  /** Says that the mesh is being moved, or has moved, to another store. */
+  readonly moved: string;
+  /** In a store that a mesh is being copied into, until that is complete. */
+  readonly copying: string;
+  /** Which of the users' own keys vanish by themselves; each of these vanishes with its key. */
+  readonly leased: string;
   host(hostId: string): string;
   aliveOf(hostId: string): string;
   /** Prefix of a host's own instances, with the final slash. */
@@ -29,6 +35,9 @@ export function keysOf(mesh: string, prefix = '/legate'): Keys {
     services: `${root}services/`,
     vips: `${root}vips/`,
     kv: `${root}kv/`,
+    moved: `${root}moved`,
+    copying: `${root}copying`,
+    leased: `${root}leased/`,
     host: (hostId) => `${root}hosts/${hostId}`,
     aliveOf: (hostId) => `${root}alive/${hostId}`,
     instancesOf: (hostId) => `${root}instances/${hostId}/`,

@@ -5,14 +5,17 @@ import type { Fault } from '../../../src/config/fault.ts';
 const maxInputBytes = 1024 * 1024;
 
 /** All of standard input, bounded. */
-export async function readInputBytes(stdin: AsyncIterable<Uint8Array | string>): Promise<Buffer> {
+export async function readInputBytes(
+  stdin: AsyncIterable<Uint8Array | string>,
+  maxBytes = maxInputBytes,
+): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let length = 0;
   for await (const chunk of stdin) {
     const part = Buffer.from(chunk as Uint8Array);
     length += part.length;
-    if (length > maxInputBytes) {
-      throw new LegateError('E_TOO_LARGE', `standard input has more than ${maxInputBytes} bytes`);
+    if (length > maxBytes) {
+      throw new LegateError('E_TOO_LARGE', `standard input has more than ${maxBytes} bytes`);
     }
     chunks.push(part);
   }

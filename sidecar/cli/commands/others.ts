@@ -6,6 +6,7 @@ import { addRefreshCommand } from './refresh.ts';
 import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
 import { addShowCommands } from './show.ts';
+import { addStoreCommands } from './store.ts';
 
 /** All commands but `agent`, which is to come up quickly and comes without them and their views. */
 export function addOtherCommands(tools: CommandTools): void {
@@ -15,5 +16,6 @@ export function addOtherCommands(tools: CommandTools): void {
   addServiceCommands(tools);
   addDrainCommands(tools);
   addKvCommands(tools);
+  addStoreCommands(tools);
   addConfigCommands(tools);
 }
