@@ -106,7 +106,10 @@ export class Calls {
   }
 
   #enter(call: ByteStream | ServerWritableStream<Buffer, Uint8Array>, run: () => void, path: string): void {
-    if (this.#running >= limits.calls) return this.#fail(call, path, rpcError('tooManyRequests'));
+    if (this.#running >= limits.calls) {
+      this.#fail(call, path, rpcError('tooManyRequests'));
+      return;
+    }
     this.#running += 1;
     call.once('close', () => {
       this.#running -= 1;
@@ -144,7 +147,10 @@ export class Calls {
   }
 
   #fail(call: ByteStream | ServerWritableStream<Buffer, Uint8Array>, path: string, error: unknown): void {
-    if (call.destroyed) return this.count(path, status.CANCELLED);
+    if (call.destroyed) {
+      this.count(path, status.CANCELLED);
+      return;
+    }
     if (!(error instanceof RpcError) && !isLegateError(error)) {
       this.#options.log.error('call to the offered store failed', { 'grpc.path': path, error: describeError(error) });
     }

@@ -142,7 +142,10 @@ export class Connections {
     const onData = (data: Buffer): void => {
       seen = seen.length === 0 ? data : Buffer.concat([seen, data]);
       const length = Math.min(seen.length, preface.length);
-      if (!seen.subarray(0, length).equals(preface.subarray(0, length))) return this.drop(peer, 'not_http2');
+      if (!seen.subarray(0, length).equals(preface.subarray(0, length))) {
+        this.drop(peer, 'not_http2');
+        return;
+      }
       if (seen.length < preface.length) return;
       clearTimeout(timer);
       socket.off('data', onData);

@@ -110,8 +110,8 @@ export class WatchHub implements WatchHubSide {
     return this.#options.identity.headerField(revision);
   }
 
-  full(): string | undefined {
-    return this.#watches >= limits.watches ? `the store has ${limits.watches} watches` : undefined;
+  checkRoom(): void {
+    if (this.#watches >= limits.watches) throw rpcError('tooManyRequests', `${limits.watches} watches in all`);
   }
 
   add(

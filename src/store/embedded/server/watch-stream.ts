@@ -4,7 +4,7 @@ import {
   type WatchRequest,
 } from '../../etcd-api/gen/etcd_pb.ts';
 import type { ByteStream } from './calls.ts';
-import { toRpcError } from './errors.ts';
+import { invalid, rpcError, toRpcError } from './errors.ts';
 import type { Outstanding } from './gate.ts';
 import { parseKeyRange } from './key-range.ts';
 import { limits } from './limits.ts';
@@ -33,8 +33,8 @@ export interface StoreWatch {
 export interface WatchHubSide {
   readonly head: number;
   headerField(revision: number): Buffer;
-  /** Why there cannot be one more watch; undefined when there can. */
-  full(): string | undefined;
+  /** Throws RpcError when there cannot be one more watch. */
+  checkRoom(): void;
   /** Undefined when it would be one too many of its kind. */
   add(
     stream: WatchStream,
@@ -133,26 +133,30 @@ export class WatchStream {
   #create(request: WatchCreateRequest): void {
     const { head } = this.#hub;
     const id = request.watchId === 0n ? this.#freeId() : request.watchId;
-    const refuse = (cancelReason: string): void =>
-      this.notify(head, { watchId: request.watchId === 0n ? -1n : id, created: true, canceled: true, cancelReason });
-    if (this.watches.has(id)) return refuse('etcdserver: mvcc: duplicate watch ID provided on the WatchStream');
-    const full =
-      this.watches.size >= limits.watchesPerStream
-        ? `a stream may have ${limits.watchesPerStream} watches`
-        : this.#hub.full();
-    if (full !== undefined) return refuse(`etcdserver: too many requests: ${full}`);
-    let interest: Interest;
     try {
-      interest = interestOf(request);
+      const watch = this.#add(request, id, head);
+      this.notify(head, { watchId: id, created: true });
+      if (!watch.live) this.#hub.pump(this);
     } catch (error) {
-      return refuse(toRpcError(error).details);
+      const cancelReason = toRpcError(error).details;
+      const watchId = request.watchId === 0n ? -1n : id;
+      this.notify(head, { watchId, created: true, canceled: true, cancelReason });
     }
+  }
+
+  /** Throws RpcError. */
+  #add(request: WatchCreateRequest, id: bigint, head: number): StoreWatch {
+    if (this.watches.has(id)) throw invalid('etcdserver: mvcc: duplicate watch ID provided on the WatchStream');
+    const { watchesPerStream, oddWatches } = limits;
+    if (this.watches.size >= watchesPerStream)
+      throw rpcError('tooManyRequests', `${watchesPerStream} watches a stream`);
+    this.#hub.checkRoom();
+    const interest = interestOf(request);
     const wanted = request.startRevision <= 0n ? head : Math.max(1, toNumber(request.startRevision) - 1);
     const watch = this.#hub.add(this, id, interest, wanted, request.progressNotify);
-    if (watch === undefined) return refuse(`etcdserver: too many requests: ${limits.oddWatches} watches of odd ranges`);
+    if (watch === undefined) throw rpcError('tooManyRequests', `${oddWatches} watches of odd ranges`);
     this.watches.set(id, watch);
-    this.notify(head, { watchId: id, created: true });
-    if (!watch.live) this.#hub.pump(this);
+    return watch;
   }
 
   #cancel(watchId: bigint): void {
