@@ -3,13 +3,10 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { ConditionDocument, HostDocument, ServiceDocument, StatusDocument } from '../sidecar/admin/documents.ts';
-import { Agent, checkout } from './support/agent.ts';
+import { Agent } from './support/agent.ts';
 import { waitFor } from './support/wait.ts';
 
 /** Two sidecars and a copy of one, on the embedded store of the first: what the hosts of a mesh do to each other. */
-
-const built = existsSync(join(checkout, 'build', 'src', 'store', 'etcd', 'session.js'));
-const skip = built ? false : 'the client of the store is not there yet';
 
 async function freePort(): Promise<number> {
   const server = createServer();
@@ -69,7 +66,7 @@ const statuses = async (agent: Agent): Promise<string> => {
 const told = async (agent: Agent, id: string): Promise<ConditionDocument | undefined> =>
   (await agent.json<StatusDocument>('/api/status')).todo.find((condition) => condition.id === id);
 
-t.test('hosts come, go, return, and are told from their copies', { skip }, async (t) => {
+t.test('hosts come, go, return, and are told from their copies', async (t) => {
   const mesh = new Mesh(t, await freePort());
   const { store, other } = mesh;
   await store.start();
@@ -105,7 +102,7 @@ t.test('hosts come, go, return, and are told from their copies', { skip }, async
   await taker.kill();
 });
 
-t.test('with the store away all goes on, and two of one id do not fight when it is back', { skip }, async (t) => {
+t.test('with the store away all goes on, and two of one id do not fight when it is back', async (t) => {
   const mesh = new Mesh(t, await freePort());
   const { store, other } = mesh;
   await store.start();

@@ -74,7 +74,8 @@ async function demonstrate(folder: string, closers: Closers, stopped: AbortSigna
     );
     const where = engine === undefined ? 'no Docker here, so with plain processes' : `Docker ${engine.version}`;
     return [
-      `sidecar ${first.name} is up on ${first.address} (${where}), its embedded store is in ${folder}`,
+      `sidecar ${first.name} is up on ${first.address} (${where})`,
+      `its embedded store is in ${folder}`,
       `sidecar ${other.name} is up on ${other.address}, and uses the store of ${first.name} at 127.0.0.1:${storePort}`,
     ];
   });
@@ -179,7 +180,7 @@ async function askNames(status: StatusDocument | undefined, service: string, vip
   const meaning = vips ? 'one address, for ever' : "this host's listener";
   return [
     `${status.host.name}: A   ${service}.mesh.internal → ${addresses.join(' ')} (${meaning})`,
-    `${status.host.name}: SRV _${service}._tcp.mesh.internal → ${targets.length} instances`,
+    `${status.host.name}: SRV _${service}._tcp.mesh.internal → ${targets.length} that it can name`,
   ];
 }
 

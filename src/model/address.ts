@@ -46,7 +46,7 @@ export function inRange(range: Ipv4Range, address: string): boolean {
 }
 
 export function isLoopback(address: string): boolean {
-  return address.startsWith('127.') || address === '::1' || address === 'localhost';
+  return (address.startsWith('127.') && isIPv4(address)) || address === '::1' || address === 'localhost';
 }
 
 /** IPv4 addresses that arrive on an IPv6 socket (`::ffff:10.0.0.1`, RFC 4291 section 2.5.5.2) in their IPv4 form. */

@@ -59,7 +59,6 @@ export interface Place {
 export function undialable(asker: Asker, topology: Topology, place: Place): string | undefined {
   if (!place.own) {
     if (place.reach !== 'mesh') return 'its address is known only to its own host';
-    if (asker.kind !== 'host' && isLoopback(place.address)) return 'it listens on loopback of another host';
     return place.clearUnderlay ? undefined : 'the underlay is not declared trusted or encrypted';
   }
   if (asker.kind === 'host') return undefined;

@@ -56,7 +56,7 @@ t.test('whose sign of life it is', async (t) => {
   for (const [what, found, verdict] of cases) {
     t.equal(new OwnClaim(claimOf(), new Set([known])).judge(claimOf(found)), verdict, what);
     t.equal(
-      new OwnClaim(claimOf(), new Set(), true).judge(claimOf(found)),
+      new OwnClaim(claimOf(), new Set(), () => true).judge(claimOf(found)),
       'ours',
       'whoever writes there is this host',
     );
