@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { Client } from 'undici';
 import type { ServiceDocument, StatusDocument } from '../../sidecar/admin/documents.ts';
 import { checkout, type Teardown } from '../support/agent.ts';
+import { consulProgram } from '../support/consul.ts';
 import { waitFor } from '../support/wait.ts';
 import type { HostSidecar } from '../testbed/host-sidecar.ts';
 import { Testbed } from '../testbed/testbed.ts';
@@ -27,7 +28,7 @@ export class FaultMesh {
   readonly #sidecars = new Map<number, HostSidecar>();
   readonly #trafficSocket: string;
 
-  private constructor(testbed: Testbed, kind: StoreKind, consul: string) {
+  private constructor(testbed: Testbed, kind: StoreKind) {
     this.testbed = testbed;
     const sidecars: Sidecars = {
       kill: async (host) => void (await this.#sidecars.get(host)?.kill('SIGKILL')),
@@ -37,18 +38,14 @@ export class FaultMesh {
       kind === 'etcd'
         ? new EtcdOnHosts(testbed)
         : kind === 'consul'
-          ? new ConsulOnHosts(testbed, consul)
+          ? new ConsulOnHosts(testbed, consulProgram())
           : new EmbeddedOnHost(testbed, sidecars);
     this.#trafficSocket = join(testbed.host(1).folder, 'traffic.sock');
   }
 
-  static async up(
-    t: Teardown,
-    kind: StoreKind,
-    options: { consul?: string; say?: (line: string) => void } = {},
-  ): Promise<FaultMesh> {
+  static async up(t: Teardown, kind: StoreKind, options: { say?: (line: string) => void } = {}): Promise<FaultMesh> {
     const testbed = await Testbed.up(t, { hosts: 3, ...(options.say && { say: options.say }) });
-    const mesh = new FaultMesh(testbed, kind, options.consul ?? 'consul');
+    const mesh = new FaultMesh(testbed, kind);
     await mesh.store.start();
     // The host with an embedded store comes first, so that the others find it.
     for (const host of [3, 2, 1]) await mesh.startSidecar(host);

@@ -17,7 +17,7 @@ const columns: readonly Column[] = [
  * The fault table by hand: brings a testbed up, makes every fault under traffic, prints a row for each and takes the
  * testbed down. `downMs`: how long the whole store is gone.
  */
-export async function printFaults(kind: StoreKind, downMs: number, consul?: string): Promise<number> {
+export async function printFaults(kind: StoreKind, downMs: number): Promise<number> {
   const { stdout, stderr, env } = process;
   const terminal = new Terminal({ stdout, stderr, env, nowMs: () => Date.now() });
   const ends: (() => void | Promise<void>)[] = [];
@@ -25,7 +25,7 @@ export async function printFaults(kind: StoreKind, downMs: number, consul?: stri
   const rows: FaultRow[] = [];
   try {
     const say = (line: string): void => terminal.error(line);
-    const mesh = await FaultMesh.up(t, kind, { say, ...(consul !== undefined && { consul }) });
+    const mesh = await FaultMesh.up(t, kind, { say });
     const faults = faultsOf(mesh, downMs);
     await runFaults(mesh, faults, (row) => {
       rows.push(row);

@@ -16,6 +16,13 @@ function program(): string | undefined {
   return [...(named === undefined ? [] : [named]), ...inPath, fetched].find((path) => existsSync(path));
 }
 
+/** The path of `consul`; to be asked for where `unlessConsul` found nothing missing. */
+export function consulProgram(): string {
+  const path = program();
+  if (path === undefined) throw new Error('there is no Consul');
+  return path;
+}
+
 /** For tap's `skip`: false when there is a Consul, else the reason; with CI=true a missing one is a failure. */
 export function unlessConsul(): false | string {
   if (program() !== undefined) return false;

@@ -121,7 +121,7 @@ async function faults(args: readonly string[]): Promise<number> {
   const kind = (['etcd', 'consul', 'embedded'] as const).find((each) => each === values.store);
   if (kind === undefined) throw new Usage(`there is no store ${values.store}`);
   const { printFaults } = await import('../faults/print.ts');
-  return printFaults(kind, number(values.down, '--down') * 1000, process.env.LEGATE_TEST_CONSUL);
+  return printFaults(kind, number(values.down, '--down') * 1000);
 }
 
 async function main([command, ...args]: readonly string[]): Promise<number> {
