@@ -37,7 +37,10 @@ const skip = process.platform === 'linux' ? false : 'needs /proc';
 
 t.test('a holder that was killed and that nobody waited for is gone', { skip }, async (t) => {
   // The shell becomes a program that never waits for the child that it began.
-  const { pid } = await started(t, 'sleep 0 & echo $!; exec sleep 60');
+  const { pid } = await started(
+    t,
+    '(until [ "$(cat /proc/$$/comm)" = sleep ]; do sleep 0.01; done) & echo $!; exec sleep 60',
+  );
   await waitFor('the child to be a zombie', async () => stateAndStart(pid)[0] === 'Z');
   const path = heldBy(t, pid);
   const clock = new ManualClock();

@@ -102,10 +102,12 @@ async function mark(store: MemoryStore, at: StoreConfig, to: MovedTo): Promise<v
 t.test('a store that is away is waited for, one that must not be used is tried again', async (t) => {
   const w = world(t, etcd(1));
   w.storeOf('1').status.set({ state: 'connecting', sinceMs: 0, storeId: undefined, problem: 'no route', hint: 'look' });
-  await w.session.use(etcd(1).store);
-  t.equal(w.session.store, undefined, 'nobody waits for it');
+  const using = w.session.use(etcd(1).store);
+  await w.clock.advance(2900);
   t.equal(w.told('store.open'), undefined);
-  await w.clock.advance(3000);
+  await w.clock.advance(100);
+  await using;
+  t.equal(w.session.store, undefined, 'nobody waits for it longer');
   t.match(w.told('store.open'), { message: 'no route', hint: 'look' });
   w.faults.set('1', new LegateError('E_STORE_FOREIGN', 'of another mesh'));
   w.storeOf('1').status.set({ state: 'connected', sinceMs: 0, storeId: 'x' });

@@ -90,7 +90,7 @@ export class StoreSession {
 
   /**
    * Begins to use a store instead of the present one; a later call wins. Resolves as soon as it is in use, has failed once,
-   * or has to be waited for; it is tried on in any case. With `linger` an embedded store that is offered to others stays
+   * is away, or has not answered for a while; it is tried on in any case. With `linger` an embedded store that is offered to others stays
    * open for them.
    */
   use(config: StoreConfig, { linger = false }: { readonly linger?: boolean } = {}): Promise<void> {

@@ -238,7 +238,7 @@ t.test('an instance that reports itself: the API, the command line, restarts', {
         address: '127.0.0.1',
         port: 9000,
         name: 'job',
-        checks: [{ kind: 'ttl', ttl: '3s', deregister_after: '1s' }],
+        checks: [{ kind: 'ttl', ttl: '6s', deregister_after: '1s' }],
       },
     ],
   }).start();
@@ -317,12 +317,12 @@ t.test('an instance that reports itself: the API, the command line, restarts', {
   await t.test('silence makes it critical, then it leaves, and a refresh brings it back', async (t) => {
     await put('web-1/job', {});
     await until('job', 'critical');
-    t.match(await found('job'), { output: 'no refresh within 3s' });
+    t.match(await found('job'), { output: 'no refresh within 6s' });
     await until('job', undefined);
     const { todo } = await agent.json<StatusDocument>('/api/status');
     t.match(
       todo.filter(({ id }) => id === 'registrar.deregistered.job'),
-      [{ message: 'job of job (file) is deregistered after 1s critical: no refresh within 3s' }],
+      [{ message: 'job of job (file) is deregistered after 1s critical: no refresh within 6s' }],
     );
     t.match(await put('web-1/job', { status: 'critical' }), {
       status: 200,

@@ -117,6 +117,7 @@ t.test('every path of the admin API answers', async (t) => {
     '/api/drain': { service: 'db' },
     '/api/kv/a': 'b',
     '/api/services/empty': { port: 80, balance: 'random' },
+    '/api/store/restore?overwrite=1': (await agent.api('GET', '/api/store/backup')).text,
   };
   let asked = 0;
   for (const cell of firstCells('Admin API')) {
@@ -131,6 +132,8 @@ t.test('every path of the admin API answers', async (t) => {
       let path = Object.entries(known).reduce((text, [word, value]) => text.replace(word, value), written);
       path = path.replace('?service=', '?service=db').replace('name=&type=', 'name=db&type=A').replace('?cas=', '');
       for (const method of methods) {
+        // It needs another store; moving.test.ts copies for real.
+        if (method === 'POST' && path === '/api/store/copy') continue;
         asked += 1;
         // A stream of events has no end: that it begins is all there is to see.
         const answer =
