@@ -10,7 +10,11 @@ export class Gate {
 
   async run<T>(work: () => Promise<T>): Promise<T> {
     if (this.#running >= this.#most) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    else this.#running += 1;
+    else {
+      this.#running += 1;
+      // Never within the call itself: whoever calls can first note what it waits for.
+      await Promise.resolve();
+    }
     try {
       return await work();
     } finally {

@@ -62,7 +62,7 @@ export class WatchGroup {
   }
 
   /** Forgets what was told, as far as nobody apart needs it or it is more than may be kept. Returns the bytes freed. */
-  trim(head: number, full: boolean): number {
+  trim(full: boolean): number {
     const before = this.bytes;
     const keepNothing = this.apart === 0 || full;
     while (this.told > 0) {
@@ -70,7 +70,6 @@ export class WatchGroup {
       if (!keepNothing && !over) break;
       this.#forgetRevision(this.events[0]?.revision ?? 0);
     }
-    if (this.events.length === 0) this.floor = head;
     return before - this.bytes;
   }
 

@@ -230,7 +230,7 @@ export class WatchHub implements WatchHubSide {
     }
     // After a reopening meanwhile its events are gone, and everybody is apart.
     if (group.events.length >= end) group.told = end;
-    this.#recentBytes -= group.trim(this.#head, this.#recentBytes > limits.recentBytes);
+    this.#recentBytes -= group.trim(this.#recentBytes > limits.recentBytes);
     return busyMs + performance.now() - startedMs;
   }
 
@@ -270,7 +270,7 @@ export class WatchHub implements WatchHubSide {
     watch.live = true;
     group.apart -= 1;
     stream.apart.delete(watch);
-    if (group.apart === 0 && !group.waiting) this.#recentBytes -= group.trim(this.#head, false);
+    if (group.apart === 0 && !group.waiting) this.#recentBytes -= group.trim(false);
   }
 
   async #readOn(watch: StoreWatch): Promise<void> {
