@@ -1,5 +1,5 @@
 import { formatEndpoint, isLoopback } from '../model/address.ts';
-import type { StoreConfig, StoreUrl } from './config.ts';
+import type { StoreConfig } from './config.ts';
 import { type Faults, quoted } from './fault.ts';
 import type { Values } from './load.ts';
 import { type OptionKey, type OptionValue, options } from './options.ts';
@@ -86,7 +86,7 @@ function checkRemote(values: Values, kind: string, faults: Faults): void {
     const [has, lacks] = values.get('store.tls.cert') ? ['cert', 'key'] : ['key', 'cert'];
     faults.add(values.placeOf(`store.tls.${has}` as OptionKey), `store.tls.${has}`, `needs store.tls.${lacks}, too`);
   }
-  const open = endpoints.find(({ value }) => !value.secure && !isLocal(value));
+  const open = endpoints.find(({ value }) => !value.secure && !isLoopback(value.host));
   if (open === undefined || !values.get('store.credentials_file')) return;
   if (values.get('network.underlay') !== 'untrusted') return;
   faults.add(
@@ -94,8 +94,4 @@ function checkRemote(values: Values, kind: string, faults: Faults): void {
     'store.endpoints',
     `credentials would go to ${open.value.text} in the clear: use https, or declare network.underlay trusted or encrypted`,
   );
-}
-
-function isLocal({ host }: StoreUrl): boolean {
-  return host === 'localhost' || isLoopback(host);
 }

@@ -1,10 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { isIP } from 'node:net';
 import { LegateError } from '../../base/errors.ts';
 import type { Feed, Observable, Revision } from '../../base/feed.ts';
 import type { ConsulStoreConfig } from '../../config/config.ts';
-import { isLoopback } from '../../model/address.ts';
-import type { RemoteStoreOptions } from '../remote.ts';
+import { type RemoteStoreOptions, warnOfClearText } from '../remote.ts';
 import { compareNumberedRevisions, formatRevision } from '../revision.ts';
 import type {
   Entry,
@@ -37,7 +35,6 @@ const limits: StoreLimits = { valueBytes: 352 * 1024, txnOperations: 31, txnByte
 const maxRequestBytes = 512 * 1024;
 /** How often a transaction is sent again because the store turned out to be another one; it never happened then. */
 const maxReplacements = 3;
-const clearCondition = 'store.clear';
 
 /**
  * A client of Consul's key-value store. Returns at once: the state is `connecting` until a server answered. Errors:
@@ -61,6 +58,8 @@ class ConsulStore implements Store {
   readonly #foreign: ForeignKeys;
   /** The newest index that this client has heard of, per store id. */
   #newest: { readonly storeId: string; readonly index: number } = { storeId: '', index: 0 };
+  /** Takes back what was said of a connection in the clear. */
+  #noteEncrypted = (): void => undefined;
   #closed: Promise<void> | undefined;
 
   constructor(config: ConsulStoreConfig, options: RemoteStoreOptions) {
@@ -85,15 +84,7 @@ class ConsulStore implements Store {
   }
 
   start(): void {
-    const open = this.#config.endpoints.find(({ secure, host }) => !secure && !isLocal(host));
-    if (open !== undefined) {
-      this.#options.conditions.raise(
-        clearCondition,
-        'warning',
-        `what goes to Consul at ${open.text} goes in the clear, beyond this machine`,
-        'use https, or an agent of Consul on this host',
-      );
-    }
+    this.#noteEncrypted = warnOfClearText(this.#config.endpoints, this.#options.conditions);
     this.#connection.start();
   }
 
@@ -185,7 +176,7 @@ class ConsulStore implements Store {
   async #close(): Promise<void> {
     this.#leases.close();
     await this.#connection.close();
-    this.#options.conditions.clear(clearCondition);
+    this.#noteEncrypted();
     this.#foreign.close();
   }
 
@@ -275,10 +266,6 @@ class ConsulStore implements Store {
   #newestOf(storeId: string): number {
     return this.#newest.storeId === storeId ? this.#newest.index : 0;
   }
-}
-
-function isLocal(host: string): boolean {
-  return host === 'localhost' || (isIP(host) !== 0 && isLoopback(host));
 }
 
 /** The store behind the endpoint is another one than the link says; nothing was written. */

@@ -23,7 +23,7 @@ const stepLimitMs = 3000;
  * others. Rejects with EtcdFailure, LegateError for files that cannot be used, or the signal's reason.
  */
 export async function attempt(endpoint: StoreUrl, config: EtcdStoreConfig, signal: AbortSignal): Promise<Attempted> {
-  const { context, credentials } = await readSecrets(config);
+  const { context, credentials } = readSecrets(config);
   const connection = new Connection(endpoint, context);
   const options = { timeoutMs: stepLimitMs, signal };
   try {
@@ -50,7 +50,7 @@ export async function authenticate(
   config: EtcdStoreConfig,
   options: CallOptions,
 ): Promise<void> {
-  const { credentials } = await readSecrets(config);
+  const { credentials } = readSecrets(config);
   if (credentials !== undefined) await introduce(connection, credentials, options);
 }
 

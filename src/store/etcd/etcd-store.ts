@@ -1,14 +1,13 @@
 import { create } from '@bufbuild/protobuf';
 import type { Feed, Observable, Revision } from '../../base/feed.ts';
 import type { EtcdStoreConfig } from '../../config/config.ts';
-import { isLoopback } from '../../model/address.ts';
 import {
   DeleteRangeRequestSchema,
   PutRequestSchema,
   RangeRequestSchema,
   TxnRequestSchema,
 } from '../etcd-api/gen/etcd_pb.ts';
-import type { RemoteStoreOptions } from '../remote.ts';
+import { type RemoteStoreOptions, warnOfClearText } from '../remote.ts';
 import { compareNumberedRevisions, formatRevision } from '../revision.ts';
 import type {
   Entry,
@@ -33,28 +32,27 @@ import { Watches } from './watches.ts';
 
 /** What etcd takes by default, with what its messages add: 1.5 MiB a request, 128 operations a transaction. */
 const limits: StoreLimits = { valueBytes: 1024 * 1024, txnOperations: 128, txnBytes: 1024 * 1024 + 256 * 1024 };
-const clearCondition = 'store.clear';
 
 /**
  * A client of an etcd cluster (v3 API), which may also be another sidecar's embedded store. Returns at once: the state is
  * `connecting` until a member answered. Errors: E_CONFIG and E_PERMISSION for files that cannot be used.
  */
 export async function openEtcdStore(config: EtcdStoreConfig, options: RemoteStoreOptions): Promise<Store> {
-  await readSecrets(config);
+  readSecrets(config);
   return new EtcdStore(config, options);
 }
 
 class EtcdStore implements Store {
   readonly kind = 'etcd';
   readonly limits = limits;
-  readonly #options: RemoteStoreOptions;
   readonly #session: Session;
   readonly #reader: Reader;
   readonly #watches: Watches;
   readonly #leases: Leases;
+  /** Takes back what was said of a connection in the clear. */
+  readonly #noteEncrypted: () => void;
 
   constructor(config: EtcdStoreConfig, options: RemoteStoreOptions) {
-    this.#options = options;
     const random = options.random ?? Math.random;
     const session = new Session({
       ...options,
@@ -68,7 +66,7 @@ class EtcdStore implements Store {
     this.#reader = new Reader({ ...options, session });
     this.#watches = new Watches({ ...options, random, session, reader: this.#reader });
     this.#leases = new Leases({ ...options, session });
-    this.#warnOfClearText(config);
+    this.#noteEncrypted = warnOfClearText(config.endpoints, options.conditions);
     session.start();
   }
 
@@ -155,7 +153,7 @@ class EtcdStore implements Store {
     this.#session.close();
     this.#watches.close();
     this.#leases.close();
-    this.#options.conditions.clear(clearCondition);
+    this.#noteEncrypted();
   }
 
   /** What etcd's failures are to the callers of the store. */
@@ -167,16 +165,5 @@ class EtcdStore implements Store {
     } catch (error) {
       throw error instanceof EtcdFailure ? storeError(error) : error;
     }
-  }
-
-  #warnOfClearText({ endpoints }: EtcdStoreConfig): void {
-    const clear = endpoints.find(({ secure, host }) => !secure && host !== 'localhost' && !isLoopback(host));
-    if (clear === undefined) return;
-    this.#options.conditions.raise(
-      clearCondition,
-      'warning',
-      `the store at ${clear.text} is reached without TLS: whoever is on the network in between can read and change it`,
-      'give the members of etcd certificates and use https in store.endpoints',
-    );
   }
 }

@@ -1,7 +1,8 @@
-import { open } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { LegateError, systemCode } from '../../base/errors.ts';
 import type { EtcdStoreConfig } from '../../config/config.ts';
+import { readStoreFile } from '../store-files.ts';
 
 /** What a connection needs of files, read anew for each. */
 export interface Secrets {
@@ -14,8 +15,6 @@ export interface Credentials {
   readonly password: string;
 }
 
-const maxFileBytes = 1024 * 1024;
-
 /** Where distributions keep the machine's own authorities. */
 const systemAuthorities = [
   '/etc/ssl/certs/ca-certificates.crt',
@@ -24,18 +23,18 @@ const systemAuthorities = [
 ];
 
 /** Errors: E_CONFIG for files that cannot be read or used, E_PERMISSION for secrets that others can read. */
-export async function readSecrets({ endpoints, tls, credentialsFile }: EtcdStoreConfig): Promise<Secrets> {
+export function readSecrets({ endpoints, tls, credentialsFile }: EtcdStoreConfig): Secrets {
   const secure = endpoints.some((endpoint) => endpoint.secure);
   return {
-    context: secure ? await secureContext(tls) : undefined,
-    credentials: credentialsFile === undefined ? undefined : await readCredentials(credentialsFile),
+    context: secure ? secureContext(tls) : undefined,
+    credentials: credentialsFile === undefined ? undefined : readCredentials(credentialsFile),
   };
 }
 
-async function secureContext(tls: EtcdStoreConfig['tls']): Promise<SecureContext> {
-  const ca = tls.ca === undefined ? await machineAuthorities() : await read('store.tls.ca', tls.ca);
-  const cert = tls.cert === undefined ? undefined : await read('store.tls.cert', tls.cert);
-  const key = tls.key === undefined ? undefined : await read('store.tls.key', tls.key, true);
+function secureContext(tls: EtcdStoreConfig['tls']): SecureContext {
+  const ca = tls.ca === undefined ? machineAuthorities() : readStoreFile('store.tls.ca', tls.ca);
+  const cert = tls.cert === undefined ? undefined : readStoreFile('store.tls.cert', tls.cert);
+  const key = tls.key === undefined ? undefined : readStoreFile('store.tls.key', tls.key, true);
   try {
     return createSecureContext({
       minVersion: 'TLSv1.2',
@@ -51,45 +50,20 @@ async function secureContext(tls: EtcdStoreConfig['tls']): Promise<SecureContext
   }
 }
 
-async function machineAuthorities(): Promise<Buffer | undefined> {
+function machineAuthorities(): Buffer | undefined {
   for (const path of systemAuthorities) {
-    const found = await read('authorities', path).catch(() => undefined);
-    if (found !== undefined) return found;
+    if (existsSync(path)) return readStoreFile('the authorities of this machine', path);
   }
   return undefined;
 }
 
-async function readCredentials(path: string): Promise<Credentials> {
-  const text = (await read('store.credentials_file', path, true)).toString('utf8').replace(/\r?\n$/, '');
+function readCredentials(path: string): Credentials {
+  const text = readStoreFile('store.credentials_file', path, true)
+    .toString('utf8')
+    .replace(/\r?\n$/, '');
   const [, user, password] = /^([^:\r\n\0]{1,256}):([^\r\n\0]{1,4096})$/.exec(text) ?? [];
   if (user !== undefined && password !== undefined) return { user, password };
   throw new LegateError('E_CONFIG', `store.credentials_file: ${path} is not one line of the form user:password`, {
     hint: 'write the name of the etcd user, a colon and its password into it',
-  });
-}
-
-async function read(option: string, path: string, secret = false): Promise<Buffer> {
-  try {
-    const file = await open(path, 'r');
-    try {
-      const { mode, size } = await file.stat();
-      if (secret && (mode & 0o077) !== 0) throw readableByOthers(option, path);
-      if (size > maxFileBytes)
-        throw new LegateError('E_CONFIG', `${option}: ${path} is larger than ${maxFileBytes} bytes`);
-      return await file.readFile();
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (error instanceof LegateError) throw error;
-    throw new LegateError('E_CONFIG', `${option}: ${path} cannot be read (${systemCode(error) ?? 'unknown error'})`, {
-      hint: 'check the path and the permissions of the file',
-    });
-  }
-}
-
-function readableByOthers(option: string, path: string): LegateError {
-  return new LegateError('E_PERMISSION', `${option}: ${path} can be read by others than its owner`, {
-    hint: `chmod 600 ${path}`,
   });
 }
