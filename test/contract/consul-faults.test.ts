@@ -103,7 +103,7 @@ t.test('files with secrets', async (t) => {
   };
   const urls: StoreUrl[] = [{ secure: false, host: '127.0.0.1', port: 1, text: 'http://127.0.0.1:1' }];
   const cases: [Partial<ConsulStoreConfig>, string, RegExp][] = [
-    [{ credentialsFile: join(folder, 'none') }, 'E_CONFIG', /there is no file/],
+    [{ credentialsFile: join(folder, 'none') }, 'E_CONFIG', /does not exist/],
     [{ credentialsFile: file('open', 'token\n', 0o644) }, 'E_PERMISSION', /can be read by others/],
     [{ credentialsFile: file('empty', '\n', 0o600) }, 'E_CONFIG', /does not hold a token/],
     [{ tls: { ca: folder } }, 'E_PERMISSION', /cannot be read/],

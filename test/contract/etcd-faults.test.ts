@@ -234,7 +234,7 @@ t.test('speaks TLS, with files that are read for each connection', { skip }, asy
   await t.rejects(openTestStore(t, cluster.config({ tls: { ...tls, key: junk } })), { code: 'E_CONFIG' });
   await t.rejects(openTestStore(t, cluster.config({ tls: { ca: '/nowhere' } })), {
     code: 'E_CONFIG',
-    message: /ENOENT/,
+    message: /does not exist/,
   });
 });
 
