@@ -8,12 +8,12 @@ import { limits } from '../../src/store/embedded/server/limits.ts';
 import {
   Auth,
   Cluster,
-  Compare_CompareResult as Result,
-  Compare_CompareTarget as Target,
+  WatchCreateRequest_FilterType as Filter,
   KV,
   Lease,
   Maintenance,
-  WatchCreateRequest_FilterType as Filter,
+  Compare_CompareResult as Result,
+  Compare_CompareTarget as Target,
 } from '../../src/store/etcd-api/gen/etcd_pb.ts';
 import type { Store } from '../../src/store/store.ts';
 import { openTestStore, Relay, stateOf, storeUrl } from '../support/etcd.ts';
@@ -77,7 +77,12 @@ t.test('what a transaction may compare and do', async (t) => {
   const lease = (await client.call(Lease.method.leaseGrant, { TTL: 60n })).ID;
   const first = BigInt(await client.put('txn/k', 'b', { lease }));
   const mod = BigInt(await client.put('txn/k', 'b', { lease }));
-  type Value = { target: Target; union: { case: string; value: bigint | Buffer }; less: bigint | Buffer; more: bigint | Buffer };
+  type Value = {
+    target: Target;
+    union: { case: string; value: bigint | Buffer };
+    less: bigint | Buffer;
+    more: bigint | Buffer;
+  };
   const numbers = (target: Target, name: string, value: bigint): Value => {
     return { target, union: { case: name, value }, less: value - 1n, more: value + 1n };
   };
@@ -95,7 +100,8 @@ t.test('what a transaction may compare and do', async (t) => {
     };
     const found: boolean[] = [];
     for (const value of [less, union.value, more]) {
-      for (const result of [Result.EQUAL, Result.NOT_EQUAL, Result.GREATER, Result.LESS]) found.push(await holds(result, value));
+      for (const result of [Result.EQUAL, Result.NOT_EQUAL, Result.GREATER, Result.LESS])
+        found.push(await holds(result, value));
     }
     t.same(found.map(Number).join(''), '011010000101', `${union.case}: =, !=, >, < of less, equal, more`);
   }
@@ -110,8 +116,17 @@ t.test('what a transaction may compare and do', async (t) => {
     ({ request: { case: 'requestPut', value: { key: bytes(name), value: bytes(value), prevKv: true } } }) as const;
   const range = { request: { case: 'requestRange', value: all } } as const;
   const remove = { request: { case: 'requestDeleteRange', value: { ...all, prevKv: true } } } as const;
-  const everywhere = { ...all, target: Target.VERSION, result: Result.GREATER, targetUnion: { case: 'version' as const, value: 1n } };
-  const done = await client.call(KV.method.txn, { compare: [everywhere], success: [range, remove, range], failure: [] });
+  const everywhere = {
+    ...all,
+    target: Target.VERSION,
+    result: Result.GREATER,
+    targetUnion: { case: 'version' as const, value: 1n },
+  };
+  const done = await client.call(KV.method.txn, {
+    compare: [everywhere],
+    success: [range, remove, range],
+    failure: [],
+  });
   t.ok(done.succeeded);
   t.same(
     done.responses.map(({ response }) => {
@@ -121,13 +136,33 @@ t.test('what a transaction may compare and do', async (t) => {
     [1n, 1n, 0n],
     'each sees what those before it did',
   );
-  const refused: [string, Parameters<typeof client.call<typeof KV.method.txn.input, typeof KV.method.txn.output>>[1], status, RegExp][] = [
+  const refused: [
+    string,
+    Parameters<typeof client.call<typeof KV.method.txn.input, typeof KV.method.txn.output>>[1],
+    status,
+    RegExp,
+  ][] = [
     ['a key twice', { success: [put('txn/a', '1'), put('txn/a', '2')] }, status.INVALID_ARGUMENT, /duplicate key/],
     ['put where it deletes', { success: [put('txn/a', '1'), remove] }, status.INVALID_ARGUMENT, /duplicate key/],
-    ['many', { success: Array.from({ length: 129 }, (_, at) => put(`txn/${at}`, '')) }, status.INVALID_ARGUMENT, /too many operations/],
-    ['nested', { success: [{ request: { case: 'requestTxn', value: {} } }] }, status.UNIMPLEMENTED, /transactions within/],
+    [
+      'many',
+      { success: Array.from({ length: 129 }, (_, at) => put(`txn/${at}`, '')) },
+      status.INVALID_ARGUMENT,
+      /too many operations/,
+    ],
+    [
+      'nested',
+      { success: [{ request: { case: 'requestTxn', value: {} } }] },
+      status.UNIMPLEMENTED,
+      /transactions within/,
+    ],
     ['nothing', { success: [{}] }, status.INVALID_ARGUMENT, /key not found/],
-    ['a future revision', { success: [{ request: { case: 'requestRange', value: { ...all, revision: 1n << 40n } } }] }, status.OUT_OF_RANGE, /future revision/],
+    [
+      'a future revision',
+      { success: [{ request: { case: 'requestRange', value: { ...all, revision: 1n << 40n } } }] },
+      status.OUT_OF_RANGE,
+      /future revision/,
+    ],
   ];
   for (const [what, request, code, details] of refused) {
     await t.rejects(client.call(KV.method.txn, request), { code, details }, what);
@@ -143,18 +178,78 @@ t.test('errors are those of etcd', async (t) => {
     ['no text', () => client.call(put, { key: Buffer.of(0xff) }), status.INVALID_ARGUMENT, /UTF-8/],
     ['NUL', () => client.call(put, { key: bytes('a\u0000') }), status.INVALID_ARGUMENT, /NUL/],
     ['a long key', () => client.call(put, { key: Buffer.alloc(1025, 97) }), status.INVALID_ARGUMENT, /limit of 1024/],
-    ['a large value', () => client.call(put, { key: bytes('a'), value: Buffer.alloc(1024 * 1024 + 1) }), status.INVALID_ARGUMENT, /too large/],
-    ['a large request', () => client.call(put, { key: bytes('a'), value: Buffer.alloc(3 * 1024 * 1024) }), status.RESOURCE_EXHAUSTED, /larger than max/],
-    ['a lease that is none', () => client.call(put, { key: bytes('a'), lease: 5n }), status.NOT_FOUND, /requested lease not found/],
-    ['ignore_value of nothing', () => client.call(put, { key: bytes('err/none'), ignoreValue: true }), status.INVALID_ARGUMENT, /key not found/],
-    ['ignore_value with one', () => client.call(put, { key: bytes('a'), value: bytes('1'), ignoreValue: true }), status.INVALID_ARGUMENT, /value is provided/],
-    ['ignore_lease with one', () => client.call(put, { key: bytes('a'), lease: 1n, ignoreLease: true }), status.INVALID_ARGUMENT, /lease is provided/],
-    ['a future revision', () => client.call(range, { key: bytes('a'), revision: 1n << 40n }), status.OUT_OF_RANGE, /future revision/],
-    ['an unknown order', () => client.call(range, { key: bytes('a'), sortOrder: 9 as never }), status.INVALID_ARGUMENT, /invalid sort option/],
-    ['compaction of the future', () => client.call(compact, { revision: 1n << 40n }), status.OUT_OF_RANGE, /future revision/],
-    ['a lease that is none, revoked', () => client.call(Lease.method.leaseRevoke, { ID: 5n }), status.NOT_FOUND, /requested lease not found/],
-    ['a lease for ever', () => client.call(Lease.method.leaseGrant, { TTL: 1n << 40n }), status.OUT_OF_RANGE, /too large lease TTL/],
-    ['a password', () => client.call(Auth.method.authenticate, { name: 'a', password: 'b' }), status.FAILED_PRECONDITION, /authentication is not enabled/],
+    [
+      'a large value',
+      () => client.call(put, { key: bytes('a'), value: Buffer.alloc(1024 * 1024 + 1) }),
+      status.INVALID_ARGUMENT,
+      /too large/,
+    ],
+    [
+      'a large request',
+      () => client.call(put, { key: bytes('a'), value: Buffer.alloc(3 * 1024 * 1024) }),
+      status.RESOURCE_EXHAUSTED,
+      /larger than max/,
+    ],
+    [
+      'a lease that is none',
+      () => client.call(put, { key: bytes('a'), lease: 5n }),
+      status.NOT_FOUND,
+      /requested lease not found/,
+    ],
+    [
+      'ignore_value of nothing',
+      () => client.call(put, { key: bytes('err/none'), ignoreValue: true }),
+      status.INVALID_ARGUMENT,
+      /key not found/,
+    ],
+    [
+      'ignore_value with one',
+      () => client.call(put, { key: bytes('a'), value: bytes('1'), ignoreValue: true }),
+      status.INVALID_ARGUMENT,
+      /value is provided/,
+    ],
+    [
+      'ignore_lease with one',
+      () => client.call(put, { key: bytes('a'), lease: 1n, ignoreLease: true }),
+      status.INVALID_ARGUMENT,
+      /lease is provided/,
+    ],
+    [
+      'a future revision',
+      () => client.call(range, { key: bytes('a'), revision: 1n << 40n }),
+      status.OUT_OF_RANGE,
+      /future revision/,
+    ],
+    [
+      'an unknown order',
+      () => client.call(range, { key: bytes('a'), sortOrder: 9 as never }),
+      status.INVALID_ARGUMENT,
+      /invalid sort option/,
+    ],
+    [
+      'compaction of the future',
+      () => client.call(compact, { revision: 1n << 40n }),
+      status.OUT_OF_RANGE,
+      /future revision/,
+    ],
+    [
+      'a lease that is none, revoked',
+      () => client.call(Lease.method.leaseRevoke, { ID: 5n }),
+      status.NOT_FOUND,
+      /requested lease not found/,
+    ],
+    [
+      'a lease for ever',
+      () => client.call(Lease.method.leaseGrant, { TTL: 1n << 40n }),
+      status.OUT_OF_RANGE,
+      /too large lease TTL/,
+    ],
+    [
+      'a password',
+      () => client.call(Auth.method.authenticate, { name: 'a', password: 'b' }),
+      status.FAILED_PRECONDITION,
+      /authentication is not enabled/,
+    ],
   ];
   for (const [what, run, code, details] of cases) await t.rejects(run(), { code, details }, what);
   await client.call(Lease.method.leaseGrant, { ID: 77n, TTL: 60n });
@@ -168,11 +263,20 @@ t.test('errors are those of etcd', async (t) => {
 
 t.test('ranges', async (t) => {
   const client = new RawClient(t, shared.port);
-  for (const [name, value] of [['b', '1'], ['a', '3'], ['c', '2'], ['a', '4']] as const) await client.put(`rg/${name}`, value);
+  for (const [name, value] of [
+    ['b', '1'],
+    ['a', '3'],
+    ['c', '2'],
+    ['a', '4'],
+  ] as const)
+    await client.put(`rg/${name}`, value);
   const all = { key: bytes('rg/'), rangeEnd: prefixEnd('rg/') };
   const read = async (request: object): Promise<string> => {
     const { kvs, more, count } = await client.call(KV.method.range, { ...all, ...request });
-    return `${kvs.map(({ key, value }) => `${bytes('').toString()}${Buffer.from(key)}=${Buffer.from(value)}`).join(' ').replaceAll('rg/', '')} ${more} ${count}`;
+    return `${kvs
+      .map(({ key, value }) => `${bytes('').toString()}${Buffer.from(key)}=${Buffer.from(value)}`)
+      .join(' ')
+      .replaceAll('rg/', '')} ${more} ${count}`;
   };
   const present = (await client.call(KV.method.range, { ...all, limit: 1n })).header?.revision ?? 0n;
   const table: [string, object, string][] = [
@@ -190,7 +294,8 @@ t.test('ranges', async (t) => {
     ['nothing', { rangeEnd: bytes('a') }, ' false 0'],
     ['the present revision', { revision: present, limit: 1n }, 'a=4 true 3'],
   ];
-  for (const [what, request, wanted] of table) t.ok((await read(request)).startsWith(wanted), `${what}: ${await read(request)}`);
+  for (const [what, request, wanted] of table)
+    t.ok((await read(request)).startsWith(wanted), `${what}: ${await read(request)}`);
   await client.put('elsewhere', '');
   t.equal(await read({ revision: present }), 'a=4 b=1 c=2 false 3', 'an older revision, where nothing changed since');
   // One that no page was read at.
@@ -208,13 +313,19 @@ t.test('pages of one moment', async (t) => {
   for (const name of names) await client.put(name, 'new');
   const found = first.kvs.map(({ value }) => Buffer.from(value).toString());
   let key = Buffer.concat([first.kvs.at(-1)?.key ?? bytes(''), Buffer.of(0)]);
-  for (const [kvs, more, count] of [[4, true, 6n], [2, false, 2n]] as const) {
+  for (const [kvs, more, count] of [
+    [4, true, 6n],
+    [2, false, 2n],
+  ] as const) {
     const page = await client.call(range, { key, rangeEnd, limit: 4n, revision });
     t.same([page.kvs.length, page.more, page.count], [kvs, more, count]);
     found.push(...page.kvs.map(({ value }) => Buffer.from(value).toString()));
     key = Buffer.concat([page.kvs.at(-1)?.key ?? bytes(''), Buffer.of(0)]);
   }
-  t.same(found, names.map(() => 'old'));
+  t.same(
+    found,
+    names.map(() => 'old'),
+  );
   const now = await client.call(range, { key: bytes('pg/'), rangeEnd, limit: 4n });
   t.equal(Buffer.from(now.kvs[0]?.value ?? []).toString(), 'new');
 });
@@ -248,7 +359,9 @@ t.test('watches', async (t) => {
   t.equal(Buffer.from(before?.prevKv?.value ?? []).toString(), 'c');
 
   watches.say({ case: 'progressRequest', value: {} });
-  const progress = await waitFor('progress', () => watches.told.find(({ watchId, created }) => watchId === -1n && !created));
+  const progress = await waitFor('progress', () =>
+    watches.told.find(({ watchId, created }) => watchId === -1n && !created),
+  );
   t.ok(Number(progress.header?.revision) >= five, 'all was told up to there');
   const future = BigInt(five + 2);
   await watches.create('w/', { watchId: 11n, startRevision: future });
@@ -263,7 +376,9 @@ t.test('watches', async (t) => {
   t.match(await watches.create('w/', { watchId: 12n, startRevision: BigInt(six) }), { watchId: 12n, canceled: false });
   await waitFor('what the compaction kept', () => watches.events(12n).length === 1);
   await watches.create('w/', { watchId: 13n, startRevision: BigInt(six - 1) });
-  const canceled = await waitFor('a cancellation', () => watches.told.find(({ watchId, canceled }) => watchId === 13n && canceled));
+  const canceled = await waitFor('a cancellation', () =>
+    watches.told.find(({ watchId, canceled }) => watchId === 13n && canceled),
+  );
   t.match(canceled, { compactRevision: BigInt(six), cancelReason: /compacted/ });
 });
 
@@ -311,7 +426,9 @@ t.test('connections that are none', async (t) => {
   await ended(Buffer.concat([bytes('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.alloc(500, 0xee)]));
   t.equal(await offered.metric('legate_store_server_dropped_total'), 2);
   const sockets = Array.from({ length: limits.connections + 5 }, () => {
-    const socket = connect(offered.port, '127.0.0.1').on('error', () => undefined).resume();
+    const socket = connect(offered.port, '127.0.0.1')
+      .on('error', () => undefined)
+      .resume();
     t.teardown(() => socket.destroy());
     return socket;
   });

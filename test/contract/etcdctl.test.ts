@@ -21,11 +21,11 @@ function etcdctl(endpoint: string): Etcdctl {
  */
 function comparable(text: string): string {
   return text
-    .replace(/"(cluster_id|member_id|raft_term|ID|lease)":\d+/g, '"$1":0')
+    .replace(/"(cluster_id|member_id|raft_term|ID|id|lease)":\d+/g, '"$1":0')
     .replace(/\b[0-9a-f]{15,16}\b/g, 'ID')
     .replace(/remaining\(\d+s\)/g, 'remaining')
     .replace(/"ttl":\d+/g, '"ttl":0')
-    .replace(/took = \S+/g, 'took')
+    .replace(/took = \S+|"took":"[^"]*"/g, 'took')
     .replace(/\{"level":"warn".*\n/g, '')
     .replace(/127\.0\.0\.1:\d+/g, 'ENDPOINT');
 }
@@ -112,11 +112,19 @@ else {
     const revision = Number(/"revision":(\d+)/.exec((await ours('get a --write-out=json')).stdout)?.[1]);
     const same = Number(/"revision":(\d+)/.exec((await theirs('get a --write-out=json')).stdout)?.[1]);
     t.equal(revision, same, 'both have counted alike');
-    const cases = ['w/ --prefix', `w/ --prefix --prev-kv --rev=${revision + 1}`, 'w/1', `w/ --prefix -w json --rev=${revision + 2}`];
+    const cases = [
+      'w/ --prefix',
+      `w/ --prefix --prev-kv --rev=${revision + 1}`,
+      'w/1',
+      `w/ --prefix -w json --rev=${revision + 2}`,
+    ];
     const followers = cases.flatMap((words) =>
       [member?.url.port, offered.port].map((port) => {
         const argv = [`--endpoints=127.0.0.1:${port}`, 'watch', ...words.split(' ')];
-        const child = spawn('etcdctl', argv, { env: { ...process.env, ETCDCTL_API: '3' }, stdio: ['ignore', 'pipe', 'inherit'] });
+        const child = spawn('etcdctl', argv, {
+          env: { ...process.env, ETCDCTL_API: '3' },
+          stdio: ['ignore', 'pipe', 'inherit'],
+        });
         t.teardown(() => child.kill());
         const follower = { words, text: '' };
         child.stdout.setEncoding('utf8').on('data', (text: string) => {

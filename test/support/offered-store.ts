@@ -101,10 +101,17 @@ export class RawClient {
     return new Promise((resolve, reject) => {
       const deadline = Date.now() + 20_000;
       const message = create(method.input, request);
-      this.#client.makeUnaryRequest(path, requestSerialize, responseDeserialize, message, { deadline }, (error, answer) => {
-        if (answer === undefined) reject(error ?? new Error('no answer'));
-        else resolve(answer);
-      });
+      this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        message,
+        { deadline },
+        (error, answer) => {
+          if (answer === undefined) reject(error ?? new Error('no answer'));
+          else resolve(answer);
+        },
+      );
     });
   }
 

@@ -37,7 +37,14 @@ export class KeptViews {
 
   /** Takes over the view; it is closed when it was not used for a while, or others take its place. */
   keep(view: View, revision: number): KeptView {
-    const kept: KeptView = { view, revision, counts: new Map(), answers: new Map(), users: 0, lastUsedMs: performance.now() };
+    const kept: KeptView = {
+      view,
+      revision,
+      counts: new Map(),
+      answers: new Map(),
+      users: 0,
+      lastUsedMs: performance.now(),
+    };
     this.#drop(revision);
     this.#kept.set(revision, kept);
     const [oldest] = this.#kept.keys();
