@@ -4,7 +4,6 @@ import { connect, createServer } from 'node:net';
 import { status } from '@grpc/grpc-js';
 import t from 'tap';
 import type { EtcdStoreConfig } from '../../src/config/config.ts';
-import { openEmbeddedStore } from '../../src/store/embedded/embedded-store.ts';
 import { limits } from '../../src/store/embedded/server/limits.ts';
 import {
   Auth,
@@ -299,8 +298,36 @@ t.test('ranges', async (t) => {
     t.ok((await read(request)).startsWith(wanted), `${what}: ${await read(request)}`);
   await client.put('elsewhere', '');
   t.equal(await read({ revision: present }), 'a=4 b=1 c=2 false 3', 'an older revision, where nothing changed since');
-  await client.put('rg/b', '5');
-  await t.rejects(read({ revision: present }), { code: status.OUT_OF_RANGE, details: /compacted/ });
+  // One that no page was read at.
+  await t.rejects(read({ revision: present - 1n }), { code: status.OUT_OF_RANGE, details: /compacted/ });
+});
+
+t.test('pages of one moment', async (t) => {
+  const client = new RawClient(t, shared.port);
+  const names = Array.from({ length: 10 }, (_, index) => `pg/${index}`);
+  for (const name of names) await client.put(name, 'old');
+  const { range } = KV.method;
+  const rangeEnd = prefixEnd('pg/');
+  const first = await client.call(range, { key: bytes('pg/'), rangeEnd, limit: 4n });
+  const revision = first.header?.revision ?? 0n;
+  for (const name of names) await client.put(name, 'new');
+  const found = first.kvs.map(({ value }) => Buffer.from(value).toString());
+  let key = Buffer.concat([first.kvs.at(-1)?.key ?? bytes(''), Buffer.of(0)]);
+  for (const [kvs, more, count] of [
+    [4, true, 6n],
+    [2, false, 2n],
+  ] as const) {
+    const page = await client.call(range, { key, rangeEnd, limit: 4n, revision });
+    t.same([page.kvs.length, page.more, page.count], [kvs, more, count]);
+    found.push(...page.kvs.map(({ value }) => Buffer.from(value).toString()));
+    key = Buffer.concat([page.kvs.at(-1)?.key ?? bytes(''), Buffer.of(0)]);
+  }
+  t.same(
+    found,
+    names.map(() => 'old'),
+  );
+  const now = await client.call(range, { key: bytes('pg/'), rangeEnd, limit: 4n });
+  t.equal(Buffer.from(now.kvs[0]?.value ?? []).toString(), 'new');
 });
 
 t.test('watches', async (t) => {
@@ -391,7 +418,7 @@ t.test('connections that are none', async (t) => {
   const ended = async (say: Buffer): Promise<void> => {
     const socket = connect(offered.port, '127.0.0.1');
     socket.on('error', () => undefined);
-    socket.write(say);
+    socket.resume().write(say);
     await once(socket, 'close');
   };
   await ended(bytes('GET / HTTP/1.1\r\n\r\n'));
@@ -399,7 +426,9 @@ t.test('connections that are none', async (t) => {
   await ended(Buffer.concat([bytes('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.alloc(500, 0xee)]));
   t.equal(await offered.metric('legate_store_server_dropped_total'), 2);
   const sockets = Array.from({ length: limits.connections + 5 }, () => {
-    const socket = connect(offered.port, '127.0.0.1').on('error', () => undefined);
+    const socket = connect(offered.port, '127.0.0.1')
+      .on('error', () => undefined)
+      .resume();
     t.teardown(() => socket.destroy());
     return socket;
   });
@@ -478,5 +507,4 @@ t.test('while the store is closed under it calls are refused', async (t) => {
   await t.rejects(client.call(KV.method.range, { key: bytes('k') }), refused);
   await t.rejects(client.call(KV.method.range, { key: bytes('k'), rangeEnd: bytes('l') }), refused);
   await t.rejects(client.call(Lease.method.leaseLeases, {}), refused);
-  t.type(openEmbeddedStore, 'function');
 });

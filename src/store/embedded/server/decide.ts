@@ -36,19 +36,18 @@ class Deciding {
   readonly #turn: Turn;
   readonly #leaseExists: (id: string) => boolean;
   readonly #written = new Map<string, { write: PreparedWrite; record: KeyRecord | undefined }>();
-  readonly #header: ResponseHeader;
+  /** Whether it has changed anything so far. */
+  #changed = false;
 
   constructor(turn: Turn, leaseExists: (id: string) => boolean) {
     this.#turn = turn;
     this.#leaseExists = leaseExists;
-    this.#header = create(ResponseHeaderSchema);
   }
 
   run(plan: Plan): Decision {
     const succeeded = plan.compares.every(({ where, compare }) => this.#holds(where, compare));
     const responses = (succeeded ? plan.success : plan.failure).map((op) => this.#run(op));
     const revision = this.#turn.write([...this.#written.values()].map(({ write }) => write));
-    this.#header.revision = BigInt(revision);
     return { succeeded, responses, revision };
   }
 
@@ -77,9 +76,10 @@ class Deciding {
       version: (before?.version ?? 0) + 1,
       lease,
     };
+    this.#changed = true;
     this.#written.set(op.key, { write: { kind: 'put', key: op.key, record: prepared, lease }, record });
     const prevKv = op.prevKv && before !== undefined ? { prevKv: keyValue(op.key, before) } : {};
-    const value = create(PutResponseSchema, { header: this.#header, ...prevKv });
+    const value = create(PutResponseSchema, { header: this.#header(), ...prevKv });
     return create(ResponseOpSchema, { response: { case: 'responsePut', value } });
   }
 
@@ -91,8 +91,9 @@ class Deciding {
       const key = where.range.single;
       this.#written.set(key, { write: { kind: 'delete', key }, record: undefined });
     }
+    this.#changed ||= rows.length > 0;
     const prevKvs = prevKv ? rows.map(([key, record]) => keyValue(key, record)) : [];
-    const value = create(DeleteRangeResponseSchema, { header: this.#header, deleted: BigInt(rows.length), prevKvs });
+    const value = create(DeleteRangeResponseSchema, { header: this.#header(), deleted: BigInt(rows.length), prevKvs });
     return create(ResponseOpSchema, { response: { case: 'responseDeleteRange', value } });
   }
 
@@ -106,8 +107,13 @@ class Deciding {
     const limit = request.limit > 0n ? toNumber(request.limit) : selected.length;
     const kvs = selected.slice(0, limit).map(([key, record]) => keyValue(key, record, request.keysOnly));
     const more = selected.length > limit;
-    const value = create(RangeResponseSchema, { header: this.#header, kvs, more, count });
+    const value = create(RangeResponseSchema, { header: this.#header(), kvs, more, count });
     return create(ResponseOpSchema, { response: { case: 'responseRange', value } });
+  }
+
+  /** The revision as of what has run so far, as etcd tells it. */
+  #header(): ResponseHeader {
+    return create(ResponseHeaderSchema, { revision: BigInt(this.#turn.head.revision + (this.#changed ? 1 : 0)) });
   }
 
   #record(key: string): KeyRecord | undefined {

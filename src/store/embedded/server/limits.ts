@@ -27,6 +27,9 @@ export const limits = {
   recentGroupEvents: 10_000,
   /** Large reads (ranges, watches catching up) at a time. */
   reads: 4,
+  /** Moments of the store that are kept for the further pages of reads, and the bytes of such pages. */
+  keptViews: 256,
+  keptBytes: 32 * 1024 * 1024,
   /** One answer. */
   responseBytes: 64 * 1024 * 1024,
 } as const;
@@ -43,5 +46,7 @@ export const times = {
   maxWindowMs: 250,
   /** How often a quiet watch that asked for it is told how far it is. */
   progressMs: 60_000,
+  /** The next page must be asked for by then, or the read may have to begin anew. */
+  keptViewMs: 20_000,
   closeGraceMs: 250,
 } as const;

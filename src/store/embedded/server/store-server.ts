@@ -78,6 +78,7 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
   const close = async (): Promise<void> => {
     connections.stop();
     hub.close();
+    ranges.close();
     injector.drain(times.closeGraceMs);
     // Those who are told so go elsewhere by themselves; the others lose their connection.
     await new Promise((resolve) => setTimeout(resolve, times.closeGraceMs));
