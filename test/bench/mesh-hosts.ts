@@ -1,15 +1,20 @@
+import { type Change, eachChange } from '../../src/base/feed.ts';
 import { Catalog } from '../../src/catalog/catalog.ts';
+import { decodeInstance } from '../../src/catalog/codec.ts';
+import { tables } from '../../src/catalog/stored-view.ts';
 import type { EtcdStoreConfig } from '../../src/config/config.ts';
 import { Registrar } from '../../src/registrar/registrar.ts';
 import { openStore } from '../../src/store/backends.ts';
 import { keysOf } from '../../src/store/keys.ts';
-import type { Store } from '../../src/store/store.ts';
+import type { Entry, Store } from '../../src/store/store.ts';
+import { monotonicMs } from '../support/monotonic.ts';
 import { parts } from '../support/records.ts';
 import { hostOf, hosts, idOf, leaseTtlMs, meshName, perHost, recordOf, serviceOf } from './mesh-records.ts';
 
 /**
- * Some hosts of the mesh, in one process: for each of them the client of the store, the catalog and the registrar, as a
- * sidecar has them. Told what to do over IPC.
+ * Some hosts of the mesh, in one process: for each of them the client of the store, its watches and the registrar, as a
+ * sidecar has them. One in five has the catalog, too; the others only take note of what arrives, because two processors
+ * cannot do what two hundred hosts do. Told what to do over IPC.
  */
 export type ToHosts =
   | { readonly kind: 'start'; readonly from: number; readonly to: number; readonly port: number }
@@ -25,18 +30,27 @@ export type FromHosts =
   | { readonly kind: 'state'; readonly connected: number; readonly alive: number };
 
 const stateEveryMs = 100;
+const catalogEvery = 5;
+const keys = keysOf(meshName);
+const forever = new AbortController().signal;
+
+/** What a host sees of the mesh. */
+interface View {
+  /** The weight of the first instance of a host; 0 while it is not seen. */
+  weightOf(host: number): number;
+  /** How many hosts have a sign of life. */
+  alive(): number;
+}
 
 interface Host {
   readonly number: number;
   readonly store: Store;
-  readonly catalog: Catalog;
+  readonly view: View;
   readonly registrar: Registrar;
-  /** Rounds that it has not seen yet, with the host that makes them. */
-  readonly awaited: Map<number, number>;
-}
-
-export function nowMs(): number {
-  return Number(process.hrtime.bigint()) / 1e6;
+  /** Undefined for one that only follows. */
+  readonly catalog: Catalog | undefined;
+  /** Rounds that it has not seen yet, by the host that makes them. */
+  readonly awaited: Map<number, number[]>;
 }
 
 function send(message: FromHosts): void {
@@ -44,6 +58,7 @@ function send(message: FromHosts): void {
 }
 
 const mine: Host[] = [];
+const firstKeys = new Set(Array.from({ length: hosts }, (_, host) => firstKey(host)));
 const seen = new Map<number, number[]>();
 
 async function start(from: number, to: number, port: number): Promise<void> {
@@ -57,67 +72,110 @@ async function start(from: number, to: number, port: number): Promise<void> {
     tls: {},
     credentialsFile: undefined,
   };
-  const keys = keysOf(meshName);
-  const forever = new AbortController().signal;
   for (let number = from; number < to; number += 1) {
     const common = parts();
     const store = await openStore(config, { ...common, dataDir: '/nonexistent' });
-    const catalog = new Catalog({ ...common, keys, self: { hostId: idOf(number), hostName: `host-${number}` } });
     const registrar = new Registrar({ ...common, store, keys, host: hostOf(number), leaseTtlMs });
     const items = Array.from({ length: perHost }, (_, index) => recordOf(number, index, 1));
-    catalog.applyOwn({ kind: 'reset', items, revision: '' });
+    const self = { hostId: idOf(number), hostName: `host-${number}` };
+    const catalog = number % catalogEvery === 0 ? new Catalog({ ...common, keys, self }) : undefined;
+    const awaited = new Map<number, number[]>();
+    const look = (): void => lookFor(host);
+    const view = catalog === undefined ? lightView(store, look) : catalogView(catalog);
+    const host: Host = { number, store, view, registrar, catalog, awaited };
+    if (catalog !== undefined) {
+      catalog.applyOwn({ kind: 'reset', items, revision: '' });
+      catalog.snapshots.subscribe(look);
+      void catalog.follow(store, forever);
+    }
     registrar.setDesired({ kind: 'reset', items, revision: '' });
-    void catalog.follow(store, forever);
     void registrar.run(forever);
-    const host = { number, store, catalog, registrar, awaited: new Map<number, number>() };
-    catalog.snapshots.subscribe(() => look(host));
     mine.push(host);
   }
   const poll = setInterval(() => {
-    if (mine.some(({ catalog }) => aliveIn(catalog) < hosts)) return;
+    if (mine.some(({ view, registrar }) => view.alive() < hosts || !registrar.holdsHostId)) return;
     clearInterval(poll);
     send({ kind: 'ready' });
     setInterval(() => {
       const connected = mine.filter(({ store }) => store.status.value.state === 'connected').length;
-      send({ kind: 'state', connected, alive: Math.min(...mine.slice(0, 3).map(({ catalog }) => aliveIn(catalog))) });
+      send({
+        kind: 'state',
+        connected,
+        alive: Math.min(...mine.slice(0, catalogEvery).map(({ view }) => view.alive())),
+      });
     }, stateEveryMs);
   }, stateEveryMs);
 }
 
-function aliveIn(catalog: Catalog): number {
-  let alive = 0;
-  for (const host of catalog.snapshots.value.hosts.values()) if (host.alive) alive += 1;
-  return alive;
+function catalogView({ snapshots }: Catalog): View {
+  return {
+    weightOf(host) {
+      const service = snapshots.value.services.get(serviceOf(host, 0));
+      return service?.instances.find(({ hostId }) => hostId === idOf(host))?.weight ?? 0;
+    },
+    alive() {
+      let alive = 0;
+      for (const host of snapshots.value.hosts.values()) if (host.alive) alive += 1;
+      return alive;
+    },
+  };
 }
 
-function look(host: Host): void {
+/** Follows what the catalog follows, and reads nothing but what is looked for. */
+function lightView(store: Store, look: () => void): View {
+  const weights = new Map<string, number>();
+  const living = new Set<string>();
+  const take = (table: (typeof tables)[number], change: Change<Entry>): void => {
+    if (change.kind === 'reset' && table === 'alive') living.clear();
+    for (const key of change.kind === 'delta' ? change.deletes : []) living.delete(key);
+    for (const { key, value } of change.kind === 'reset' ? change.items : change.puts) {
+      if (table === 'alive') living.add(key);
+      if (!firstKeys.has(key)) continue;
+      const decoded = decodeInstance(value, key.slice(key.lastIndexOf('/') + 1));
+      if (decoded.ok) weights.set(key, decoded.value.weight);
+    }
+    look();
+  };
+  for (const table of tables) void eachChange(store.watch(keys[table], { signal: forever }), (c) => take(table, c));
+  return { weightOf: (host) => weights.get(firstKey(host)) ?? 0, alive: () => living.size };
+}
+
+function firstKey(host: number): string {
+  return keys.instance(idOf(host), recordOf(host, 0, 1).name);
+}
+
+function lookFor(host: Host): void {
   if (host.awaited.size === 0) return;
-  const atMs = nowMs();
-  const { services } = host.catalog.snapshots.value;
-  for (const [round, changer] of host.awaited) {
-    const shown = services.get(serviceOf(changer, 0))?.instances.find(({ hostId }) => hostId === idOf(changer));
-    // A later round of the same host may have overtaken it: a feed converges.
-    if (shown === undefined || shown.weight < round) continue;
-    host.awaited.delete(round);
-    const times = seen.get(round);
-    times?.push(atMs);
-    if (times?.length !== mine.length) continue;
-    seen.delete(round);
-    send({ kind: 'seen', round, atMs: times });
+  const atMs = monotonicMs();
+  for (const [changer, rounds] of host.awaited) {
+    // A later round of the same host may have overtaken one: a feed converges.
+    const weight = host.view.weightOf(changer);
+    for (const round of rounds) if (round <= weight) noteSeen(round, atMs);
+    const left = rounds.filter((round) => round > weight);
+    if (left.length === 0) host.awaited.delete(changer);
+    else if (left.length < rounds.length) host.awaited.set(changer, left);
   }
+}
+
+function noteSeen(round: number, atMs: number): void {
+  const times = seen.get(round);
+  times?.push(atMs);
+  if (times?.length !== mine.length) return;
+  seen.delete(round);
+  send({ kind: 'seen', round, atMs: times });
 }
 
 function change(changer: number, round: number): void {
   seen.set(round, []);
-  for (const host of mine) host.awaited.set(round, changer);
+  for (const { awaited } of mine) awaited.set(changer, [...(awaited.get(changer) ?? []), round]);
   const host = mine.find(({ number }) => number === changer);
   if (host !== undefined) {
-    send({ kind: 'changed', round, atMs: nowMs() });
+    send({ kind: 'changed', round, atMs: monotonicMs() });
     const delta = { kind: 'delta', puts: [recordOf(changer, 0, round)], deletes: [], revision: '' } as const;
-    host.catalog.applyOwn(delta);
+    host.catalog?.applyOwn(delta);
     host.registrar.setDesired(delta);
   }
-  for (const each of mine) look(each);
+  for (const each of mine) lookFor(each);
 }
 
 process.on('message', (message: ToHosts) => {

@@ -1,4 +1,5 @@
 import {
+  encodeAlive,
   encodeHost,
   encodeInstance,
   encodeMeta,
@@ -49,7 +50,7 @@ export function recordOf(host: number, index: number, round: number): InstanceRe
   });
 }
 
-/** Writes all that these hosts would have written before, but for their signs of life. */
+/** Writes all that these hosts would have written before. */
 export async function fillStore(store: Store): Promise<void> {
   const writes: Write[] = [
     { kind: 'put', key: keys.meta, value: encodeMeta({ meshId: 'b'.repeat(32), format: formatVersion }) },
@@ -63,6 +64,8 @@ export async function fillStore(store: Store): Promise<void> {
   }
   for (let host = 0; host < hosts; host += 1) {
     writes.push({ kind: 'put', key: keys.host(idOf(host)), value: encodeHost(hostOf(host)) });
+    // Without a lease, until the host takes it over: else every host would see each of the others come to life.
+    writes.push({ kind: 'put', key: keys.aliveOf(idOf(host)), value: encodeAlive({ sinceMs: 1 }) });
     for (let index = 0; index < perHost; index += 1) {
       const record = recordOf(host, index, 1);
       writes.push({ kind: 'put', key: keys.instance(idOf(host), record.name), value: encodeInstance(record) });

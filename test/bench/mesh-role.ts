@@ -275,11 +275,7 @@ await serveRole(async (_withVips, t, say) => {
   const figures: Figure[] = [];
   const noEtcd = unless('command:etcd');
   if (noEtcd !== false) say(`without etcd: ${noEtcd}`);
-  for (const open of noEtcd === false
-    ? process.env.ONLY === 'etcd'
-      ? [etcdProcess]
-      : [embeddedProcess, etcdProcess]
-    : [embeddedProcess]) {
+  for (const open of noEtcd === false ? [embeddedProcess, etcdProcess] : [embeddedProcess]) {
     const ends: (() => unknown)[] = [];
     const own = { teardown: (end: () => unknown): void => void ends.push(end) };
     t.teardown(async () => {
