@@ -2,19 +2,27 @@ import { LegateError } from '../../base/errors.ts';
 import type { CounterCell, Metrics } from '../../base/metrics.ts';
 import type { Level } from './folder.ts';
 import type { Quarantine } from './quarantine.ts';
-import { type KeyRecord, keyKey, parseKey } from './records.ts';
-import { isCorruption, type StoreState } from './state.ts';
+import { type KeyRecord, keyKey, keyOf, parseKey } from './records.ts';
+import { isCorruption, pages, type StoreState } from './state.ts';
 import { Turn } from './turn.ts';
 
 export interface CommitRequest<T> {
   /** Every key that `decide` looks at or writes. */
   readonly keys: () => readonly string[];
+  /** Ranges of keys that `decide` looks at, by `turn.keysIn`; only with `alone`. */
+  readonly ranges?: readonly KeyBounds[];
   /** About how much memory it holds while it waits. */
   readonly bytes: number;
   /** Whether it must see the effects of everything before it, and so begins a turn of its own. */
   readonly alone?: boolean;
   /** Takes up its writes, or throws before it has taken up any. */
   readonly decide: (turn: Turn) => T;
+}
+
+/** Keys of LevelDB from `gte` up to and without `lt`. */
+export interface KeyBounds {
+  readonly gte: Buffer;
+  readonly lt: Buffer;
 }
 
 interface Waiting {
@@ -43,6 +51,9 @@ export class Committer {
   static readonly maxWaitingBytes = 64 * 1024 * 1024;
   static readonly maxTurnRequests = 512;
   static readonly maxTurnBytes = 4 * 1024 * 1024;
+  /** What one range of a transaction may hold. */
+  static readonly maxRangeKeys = 50_000;
+  static readonly maxRangeBytes = 64 * 1024 * 1024;
   /** How long the disk may take for one batch. Real time, whatever clock the rest follows: the disk's time is real. */
   static readonly diskTimeoutMs = 10_000;
 
@@ -180,7 +191,9 @@ export class Committer {
     let turn: Turn;
     let outcomes: ({ value: unknown } | { error: unknown })[];
     try {
-      turn = new Turn(state.head, await this.#read(level, taken));
+      const known = await this.#read(level, taken);
+      const ranges = await this.#readRanges(level, taken[0]?.request.ranges ?? [], known);
+      turn = new Turn(state.head, known, ranges);
       outcomes = taken.map(({ request }) => decide(request, turn));
       await turn.sync(level);
     } catch (error) {
@@ -222,6 +235,38 @@ export class Committer {
       known.set(key, record ?? 'damaged');
     }
     return known;
+  }
+
+  /** The keys of each range, whose records become known; undefined for a range that holds too much. */
+  async #readRanges(
+    level: Level,
+    ranges: readonly KeyBounds[],
+    known: Map<string, KeyRecord | 'damaged' | undefined>,
+  ): Promise<(string[] | undefined)[]> {
+    const found: (string[] | undefined)[] = [];
+    for (const bounds of ranges) found.push(await this.#readRange(level, bounds, known));
+    return found;
+  }
+
+  async #readRange(
+    level: Level,
+    bounds: KeyBounds,
+    known: Map<string, KeyRecord | 'damaged' | undefined>,
+  ): Promise<string[] | undefined> {
+    const keys: string[] = [];
+    let bytes = 0;
+    for await (const page of pages(level.iterator(bounds))) {
+      for (const [dbKey, value] of page) {
+        const record = parseKey(dbKey, value);
+        const key = keyOf(dbKey);
+        bytes += value.length;
+        if (record === undefined) this.#options.quarantine.add(key);
+        known.set(key, record ?? 'damaged');
+        keys.push(key);
+      }
+      if (keys.length > Committer.maxRangeKeys || bytes > Committer.maxRangeBytes) return undefined;
+    }
+    return keys;
   }
 
   #apply(state: StoreState, turn: Turn): void {

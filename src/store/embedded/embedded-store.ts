@@ -18,13 +18,14 @@ import type {
   Write,
 } from '../store.ts';
 import { checkKey, checkPrefix, checkTxn } from '../validate.ts';
+import type { StoreAccess, StoreFollower } from './access.ts';
 import { Committer } from './committer.ts';
 import { Compactor } from './compactor.ts';
 import { closedError, Disk } from './disk.ts';
 import { damagedError, type Level } from './folder.ts';
 import { Leases, lapsedError } from './leases.ts';
 import { Quarantine } from './quarantine.ts';
-import { formatHead, headKey, keyKey, parseHead, parseKey, prepareKey } from './records.ts';
+import { formatHead, headKey, type KeyRecord, keyKey, parseKey, prepareKey } from './records.ts';
 import { isCorruption, type LoadedState, type StoreState } from './state.ts';
 import type { PreparedWrite, Turn } from './turn.ts';
 import { readError, View } from './view.ts';
@@ -53,6 +54,8 @@ export interface EmbeddedStore extends Store {
    * a revision that this store has reached.
    */
   compact(revision: Revision): Promise<void>;
+  /** For a server that offers all of it to other processes. */
+  readonly access: StoreAccess;
 }
 
 /** As etcd has them, so that a store that fits here fits there. */
@@ -81,6 +84,7 @@ class LevelStore implements EmbeddedStore {
   readonly #committer: Committer;
   readonly #compactor: Compactor;
   readonly #watches: Watches;
+  readonly #followers = new Set<StoreFollower>();
   #state: StoreState | undefined;
   #closed: Promise<void> | undefined;
 
@@ -120,6 +124,23 @@ class LevelStore implements EmbeddedStore {
     this.#addGauges(metrics);
   }
 
+  get access(): StoreAccess {
+    return {
+      path: this.#options.path,
+      head: () => this.#head,
+      keyCount: () => this.#state?.keyCount ?? 0,
+      view: () => this.#view(this.#disk.level),
+      record: async (key) => await this.#record(key),
+      submit: (request, signal) => this.#committer.submit(request, signal),
+      compact: (revision) => this.#compactor.removeUpTo(this.#disk.level, revision),
+      readError: (error) => this.#readError(error),
+      follow: (follower) => {
+        this.#followers.add(follower);
+        return () => this.#followers.delete(follower);
+      },
+    };
+  }
+
   get status(): Observable<StoreStatus> {
     return this.#disk.status;
   }
@@ -131,15 +152,20 @@ class LevelStore implements EmbeddedStore {
   async get(key: string, options: OperationOptions = {}): Promise<Entry | undefined> {
     checkKey(key);
     options.signal?.throwIfAborted();
+    const record = await this.#record(key);
+    options.signal?.throwIfAborted();
+    if (record === undefined) return undefined;
+    return { key, value: record.value, revision: formatRevision(this.#head.storeId, record.revision) };
+  }
+
+  async #record(key: string): Promise<KeyRecord | undefined> {
     const dbKey = keyKey(key);
     const { level } = this.#disk;
-    const { storeId } = this.#head;
     try {
       const bytes = await level.get(dbKey);
-      options.signal?.throwIfAborted();
       if (bytes === undefined) return undefined;
       const record = parseKey(dbKey, bytes);
-      if (record !== undefined) return { key, value: record.value, revision: formatRevision(storeId, record.revision) };
+      if (record !== undefined) return record;
     } catch (error) {
       if (!isCorruption(error)) throw this.#readError(error);
     }
@@ -153,8 +179,7 @@ class LevelStore implements EmbeddedStore {
     const view = this.#view(this.#disk.level);
     try {
       // The view may hold a batch of which memory has not heard yet, so its revision is in its own head.
-      const record = await view.raw(headKey);
-      const head = record === undefined ? undefined : parseHead(record);
+      const head = await view.head();
       if (head === undefined) throw damagedError(this.#options.path, 'its head record is damaged');
       const entries = await view.range(prefix, options);
       return { entries, revision: formatRevision(head.storeId, head.revision) };
@@ -253,7 +278,13 @@ class LevelStore implements EmbeddedStore {
   }
 
   async #persistLease(id: string, ttlMs: number, signal: AbortSignal | undefined): Promise<void> {
-    await this.#committer.submit({ keys: () => [], bytes: 64, decide: (turn) => turn.grant(id, ttlMs) }, signal);
+    const decide = (turn: Turn): void => {
+      if (this.leases.has(id) || turn.granted.some((other) => other.id === id)) {
+        throw new LegateError('E_CONFLICT', `there is a lease ${id} already`);
+      }
+      turn.grant(id, ttlMs);
+    };
+    await this.#committer.submit({ keys: () => [], bytes: 64, decide }, signal);
   }
 
   async #endLease(id: string, still: () => boolean): Promise<boolean> {
@@ -302,11 +333,13 @@ class LevelStore implements EmbeddedStore {
     this.#state = state;
     this.#committer.start(level, state);
     this.leases.restore(leases);
+    for (const follower of this.#followers) follower.onOpened(state.head.revision);
   }
 
   #onTurn(turn: Turn): void {
     this.leases.onTurn(turn);
     for (const commit of turn.commits) this.#watches.publish(turn.head.storeId, commit);
+    for (const follower of this.#followers) for (const commit of turn.commits) follower.onCommit(commit);
     this.#compactWhenDue();
   }
 

@@ -98,13 +98,20 @@ export class Leases {
     this.#schedule();
   }
 
-  /** Begins a lease, which lapses unless it is kept alive. Returns its id and its real TTL. */
-  async grant(ttlMs: number, signal?: AbortSignal): Promise<{ readonly id: string; readonly ttlMs: number }> {
+  /**
+   * Begins a lease, which lapses unless it is kept alive. Returns its id and its real TTL. `wantedId` is 16 hexadecimal
+   * digits; E_CONFLICT when there is such a lease already.
+   */
+  async grant(
+    ttlMs: number,
+    signal?: AbortSignal,
+    wantedId?: string,
+  ): Promise<{ readonly id: string; readonly ttlMs: number }> {
     const realTtlMs = this.#checkTtl(ttlMs);
     if (this.#entries.size >= Leases.maxLeases) {
       throw new LegateError('E_TOO_LARGE', `the store has ${Leases.maxLeases} leases already`);
     }
-    const id = newLeaseId();
+    const id = wantedId ?? newLeaseId();
     await this.#options.persist(id, realTtlMs, signal);
     return { id, ttlMs: realTtlMs };
   }

@@ -27,6 +27,8 @@ export interface Commit {
   readonly revision: number;
   readonly puts: readonly { readonly key: string; readonly record: KeyRecord }[];
   readonly deletes: readonly string[];
+  /** What the written keys held before, without those that were absent or damaged. */
+  readonly before: ReadonlyMap<string, KeyRecord>;
   /** By how much the number of keys changed. */
   readonly added: number;
 }
@@ -42,12 +44,26 @@ export class Turn {
   readonly ended: string[] = [];
   historyRemoved = 0;
   readonly #known: Map<string, KeyRecord | 'damaged' | undefined>;
+  readonly #ranges: readonly (readonly string[] | undefined)[];
   #head: Head;
 
-  /** `known`: the records of every key that the transactions name. */
-  constructor(head: Head, known: Map<string, KeyRecord | 'damaged' | undefined>) {
+  /**
+   * `known`: the records of every key that the transactions name. `ranges`: the keys of the ranges that a transaction
+   * which has the turn for itself names, in its order; undefined for one that holds too much.
+   */
+  constructor(
+    head: Head,
+    known: Map<string, KeyRecord | 'damaged' | undefined>,
+    ranges: readonly (readonly string[] | undefined)[] = [],
+  ) {
     this.#head = head;
     this.#known = known;
+    this.#ranges = ranges;
+  }
+
+  /** The keys that the range held when the turn began; undefined when they are more than a transaction may touch. */
+  keysIn(range: number): readonly string[] | undefined {
+    return this.#ranges[range];
   }
 
   get head(): Head {
@@ -67,10 +83,12 @@ export class Turn {
     const revision = this.#head.revision + 1;
     const puts: { key: string; record: KeyRecord }[] = [];
     const deletes: string[] = [];
+    const befores = new Map<string, KeyRecord>();
     let added = 0;
     for (const write of effective) {
       const dbKey = keyKey(write.key);
       const before = this.current(write.key);
+      if (before !== undefined) befores.set(write.key, before);
       if (write.kind === 'put') {
         const created = before?.created ?? revision;
         const fields = { revision, created, version: (before?.version ?? 0) + 1, lease: write.lease };
@@ -89,7 +107,7 @@ export class Turn {
     const dbKey = historyKey(revision);
     const history = formatHistory(dbKey, { keys: effective.map((write) => write.key) });
     this.operations.push({ type: 'put', key: dbKey, value: history });
-    this.commits.push({ revision, puts, deletes, added });
+    this.commits.push({ revision, puts, deletes, before: befores, added });
     this.#advance(revision);
     return revision;
   }

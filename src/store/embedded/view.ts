@@ -2,9 +2,23 @@ import type { Snapshot } from 'classic-level';
 import { LegateError, systemCode } from '../../base/errors.ts';
 import { formatRevision } from '../revision.ts';
 import type { Entry } from '../store.ts';
+import type { KeyBounds } from './committer.ts';
 import type { Level } from './folder.ts';
 import type { Quarantine } from './quarantine.ts';
-import { historyKey, keyKey, keyOf, keyRange, parseHistory, parseKey, tables } from './records.ts';
+import {
+  type Head,
+  headKey,
+  historyKey,
+  type KeyRecord,
+  keyKey,
+  keyOf,
+  keyRange,
+  parseHead,
+  parseHistory,
+  parseKey,
+  revisionOf,
+  tables,
+} from './records.ts';
 import { isCorruption, pages } from './state.ts';
 
 export interface ViewOptions {
@@ -33,6 +47,47 @@ export class View {
   /** The raw record of a key of LevelDB. */
   async raw(dbKey: Buffer): Promise<Buffer | undefined> {
     return await this.#options.level.get(dbKey, { snapshot: this.#snapshot });
+  }
+
+  /** The head that belongs to this moment; undefined when it is damaged. */
+  async head(): Promise<Head | undefined> {
+    const record = await this.raw(headKey);
+    return record === undefined ? undefined : parseHead(record);
+  }
+
+  /** The records between two keys of LevelDB in key order, a page at a time, without the damaged ones. */
+  async *records(bounds: KeyBounds, pageSize: number): AsyncGenerator<(readonly [Buffer, KeyRecord])[]> {
+    const iterator = this.#options.level.iterator({ ...bounds, snapshot: this.#snapshot, ...readAhead });
+    for await (const page of pages(iterator, pageSize)) {
+      const intact: (readonly [Buffer, KeyRecord])[] = [];
+      for (const [dbKey, bytes] of page) {
+        const record = parseKey(dbKey, bytes);
+        if (record === undefined) this.#options.quarantine.add(keyOf(dbKey));
+        else intact.push([dbKey, record]);
+      }
+      yield intact;
+    }
+  }
+
+  /** The records of these keys, in their order; undefined for those that are absent or damaged. */
+  async recordsOf(keys: readonly string[]): Promise<(KeyRecord | undefined)[]> {
+    const dbKeys = keys.map(keyKey);
+    const records = await this.#options.level.getMany(dbKeys, { snapshot: this.#snapshot });
+    return dbKeys.map((dbKey, index) => {
+      const bytes = records[index];
+      const record = bytes === undefined ? undefined : parseKey(dbKey, bytes);
+      if (bytes !== undefined && record === undefined) this.#options.quarantine.add(keyOf(dbKey));
+      return record;
+    });
+  }
+
+  /** How many keys lie between two keys of LevelDB, damaged ones included. */
+  async count(bounds: KeyBounds): Promise<number> {
+    let count = 0;
+    for await (const page of pages(this.#options.level.keys({ ...bounds, snapshot: this.#snapshot }), 4096)) {
+      count += page.length;
+    }
+    return count;
   }
 
   /** The entries under a prefix in key order, without the damaged ones. */
@@ -70,9 +125,13 @@ export class View {
     return { entries, absent };
   }
 
-  /** The keys under `prefix` that were written after `revision`; undefined when history does not say. */
-  async changedSince(revision: number, prefix: string, signal: AbortSignal): Promise<string[] | undefined> {
-    const keys = new Set<string>();
+  /** The keys of interest that were written after `revision`, each with the last such revision; undefined when history does not say. */
+  async changedSince(
+    revision: number,
+    concerns: (key: string) => boolean,
+    signal: AbortSignal,
+  ): Promise<Map<string, number> | undefined> {
+    const keys = new Map<string, number>();
     const bounds = { gt: historyKey(revision), lt: tables.history.lt };
     const iterator = this.#options.level.iterator({ ...bounds, snapshot: this.#snapshot, ...readAhead });
     for await (const page of pages(iterator, 1024)) {
@@ -84,12 +143,12 @@ export class View {
           // The wanted revision is one that this store, as it is now, never had.
           if (revision > history.gapAfter) return undefined;
         } else {
-          for (const key of history.keys) if (key.startsWith(prefix)) keys.add(key);
+          for (const key of history.keys) if (concerns(key)) keys.set(key, revisionOf(dbKey) ?? 0);
           if (keys.size > View.maxResumedKeys) return undefined;
         }
       }
     }
-    return [...keys];
+    return keys;
   }
 
   #entry(key: string, dbKey: Buffer, bytes: Buffer): Entry | undefined {

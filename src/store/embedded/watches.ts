@@ -158,9 +158,10 @@ export class Watches {
   ): Promise<Change<Entry> | undefined> {
     const number = from === undefined ? undefined : revisionNumber(storeId, from);
     if (number === undefined || number < compacted || number > revision) return undefined;
-    const keys = number === revision ? [] : await view.changedSince(number, prefix, signal);
+    const concerns = (key: string): boolean => key.startsWith(prefix);
+    const keys = number === revision ? new Map() : await view.changedSince(number, concerns, signal);
     if (keys === undefined) return undefined;
-    const { entries, absent } = await view.entries(keys);
+    const { entries, absent } = await view.entries([...keys.keys()]);
     return { kind: 'delta', puts: entries, deletes: absent, revision: formatRevision(storeId, revision) };
   }
 

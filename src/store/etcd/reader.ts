@@ -80,7 +80,9 @@ export class Reader {
   /** Whether history still reaches back to a revision: nothing that came after it was compacted. */
   async reaches(prefix: string, revision: number, signal: AbortSignal): Promise<boolean> {
     try {
-      const request = { ...rangeOf(prefix), limit: 1n, revision: BigInt(revision), serializable: true, keysOnly: true };
+      // Where no key can be: a store that keeps present versions only answers for the past where nothing has changed.
+      const [key, rangeEnd] = [Buffer.from(`${prefix}\u0000`), Buffer.from(`${prefix}\u0001`)];
+      const request = { key, rangeEnd, limit: 1n, revision: BigInt(revision), serializable: true, keysOnly: true };
       await this.#options.session.request(api.range, create(RangeRequestSchema, request), { signal });
       return true;
     } catch (error) {
