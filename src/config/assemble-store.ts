@@ -18,6 +18,9 @@ const onlyFor: readonly (readonly [key: OptionKey, kinds: readonly StoreConfig['
   ['store.mirror', ['consul']],
 ];
 
+/** Of a session (Consul, `session/create`: TTL between 10s and 86400s). */
+const consulMinTtlMs = 10_000;
+
 /** The store's part of the configuration, and what its options contradict of each other. */
 export function assembleStore(values: Values, need: Need, faults: Faults): StoreConfig {
   const kind = need('store.kind');
@@ -41,6 +44,9 @@ export function assembleStore(values: Values, need: Need, faults: Faults): Store
     return { kind: 'embedded', leaseTtlMs, listen: listen || undefined };
   }
   checkRemote(values, kind, faults);
+  if (kind === 'consul' && leaseTtlMs < consulMinTtlMs) {
+    faults.add(values.placeOf('store.lease_ttl'), 'store.lease_ttl', `is below 10s, the shortest that Consul has`);
+  }
   const remote = {
     leaseTtlMs,
     endpoints: endpoints?.map(({ value }) => value) ?? [],

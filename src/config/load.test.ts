@@ -237,6 +237,10 @@ t.test('each fault names its place, path, value and what was expected', async (t
       'services: {a: {balance: hsah}}',
       '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, random (p2c-latency, hash are not yet in this version)',
     ],
+    [
+      'store: {kind: consul, endpoints: ["http://127.0.0.1:8500"], lease_ttl: 3s}',
+      '1:72: store.lease_ttl: is below 10s, the shortest that Consul has',
+    ],
     ['store: {kind: consul}', '1:15: store.endpoints: is needed with store.kind consul'],
     ['store: {tls: {ca: /x}}', '1:19: store.tls.ca: means nothing with store.kind embedded: it is for etcd and consul'],
     ['store: {listen: "10.77.0.1:7712"}', '1:17: store.listen: "10.77.0.1:7712" is beyond loopback'],

@@ -24,7 +24,7 @@ export function warnOfClearText(endpoints: readonly StoreUrl[], conditions: Cond
     id,
     'warning',
     `the store at ${open.text} is reached without TLS: whoever is on the network in between can read and change it`,
-    'use https in store.endpoints, or a member or agent on this host',
+    'use https in store.endpoints, or a member or agent on this host (the store of a sidecar has no certificates in this version)',
   );
   return () => conditions.clear(id);
 }

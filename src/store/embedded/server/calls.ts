@@ -94,11 +94,19 @@ export class Calls {
     const handle = (call: ServerWritableStream<Buffer, Uint8Array>): void => {
       call.on('error', () => undefined);
       const aborting = new AbortController();
-      call.once('close', () => aborting.abort());
+      let answered = false;
+      call.once('close', () => {
+        if (!answered) aborting.abort(canceled);
+      });
+      const answer = async (): Promise<Uint8Array> => {
+        try {
+          return await run(call.request, aborting.signal);
+        } finally {
+          answered = true;
+        }
+      };
       const serve = (): void => {
-        this.#serve(call, path, run(call.request, aborting.signal)).catch((error: unknown) => {
-          this.#fail(call, path, error);
-        });
+        this.#serve(call, path, answer()).catch((error: unknown) => this.#fail(call, path, error));
       };
       this.#enter(call, serve, path);
     };
@@ -159,6 +167,9 @@ export class Calls {
     call.emit('error', answer);
   }
 }
+
+/** One for all: it goes nowhere, since nobody waits for the answer any more. */
+const canceled = new RpcError(status.CANCELLED, 'the client has gone');
 
 /** Bytes from strangers as a message. */
 function decode<I extends DescMessage>(schema: I, raw: Buffer): MessageShape<I> {

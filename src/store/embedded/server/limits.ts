@@ -25,8 +25,8 @@ export const limits = {
   recentBytes: 32 * 1024 * 1024,
   recentGroupBytes: 4 * 1024 * 1024,
   recentGroupEvents: 10_000,
-  /** Large reads (ranges, watches catching up) at a time. */
-  reads: 4,
+  /** Large reads (ranges, watches catching up) at a time: the more wait, the more share one. */
+  reads: 2,
   /** Moments of the store that are kept for the further pages of reads, and the bytes of such pages. */
   keptViews: 256,
   keptBytes: 32 * 1024 * 1024,

@@ -11,6 +11,7 @@ import { RpcError, rpcError, toRpcError } from './errors.ts';
 import type { Gate, Outstanding } from './gate.ts';
 import { firstWatchable } from './kv.ts';
 import { limits, times } from './limits.ts';
+import { SendWindow } from './send-window.ts';
 import { eventsOf, type Interest } from './watch-events.ts';
 import { GroupIndex, type WatchGroup } from './watch-groups.ts';
 import { type StoreWatch, type WatchHubSide, WatchStream } from './watch-stream.ts';
@@ -46,15 +47,12 @@ export class WatchHub implements WatchHubSide {
   readonly #messages: CounterCell;
   readonly #lags: CounterCell;
   readonly #timers: NodeJS.Timeout[] = [];
+  readonly #window = new SendWindow(() => this.#flush());
   readonly #unfollow: () => void;
-  #afterFlush: (() => void)[] = [];
   #head: number;
   #watches = 0;
   #recentBytes = 0;
-  #scheduled = false;
   #closed = false;
-  #lastFlushMs = 0;
-  #windowMs: number = times.windowMs;
 
   constructor(options: WatchHubOptions) {
     this.#options = options;
@@ -100,6 +98,7 @@ export class WatchHub implements WatchHubSide {
 
   close(): void {
     this.#closed = true;
+    this.#window.close();
     this.#unfollow();
     for (const timer of this.#timers) clearInterval(timer);
     const error = new RpcError(status.UNAVAILABLE, 'etcdserver: server stopped');
@@ -155,8 +154,7 @@ export class WatchHub implements WatchHubSide {
   }
 
   afterFlush(run: () => void): void {
-    if (this.#scheduled) this.#afterFlush.push(run);
-    else run();
+    this.#window.afterwards(run);
   }
 
   pump(stream: WatchStream): void {
@@ -177,31 +175,19 @@ export class WatchHub implements WatchHubSide {
         this.#waiting.add(group);
       }
     }
-    if (this.#waiting.size > 0) this.#schedule();
+    if (this.#waiting.size > 0) this.#window.open();
   }
 
-  #schedule(): void {
-    if (this.#scheduled || this.#closed) return;
-    this.#scheduled = true;
-    const dueMs = this.#lastFlushMs + this.#windowMs - performance.now();
-    const run = (): void => void this.#flush();
-    if (dueMs <= 0) setImmediate(run);
-    else setTimeout(run, dueMs);
-  }
-
-  /** Sends what waits, a slice at a time. */
-  async #flush(): Promise<void> {
+  /** Sends what waits, a slice at a time. Returns the milliseconds that it took. */
+  async #flush(): Promise<number> {
     const groups = [...this.#waiting];
     this.#waiting.clear();
     const upTo = this.#head;
     let busyMs = 0;
     for (const group of groups) busyMs += await this.#tell(group, upTo);
-    this.#windowMs = Math.min(times.maxWindowMs, Math.max(times.windowMs, 4 * busyMs));
-    this.#lastFlushMs = performance.now();
-    this.#scheduled = false;
     for (const stream of this.#streams) if (stream.apart.size > 0) this.pump(stream);
-    for (const run of this.#afterFlush.splice(0)) run();
-    if (this.#waiting.size > 0) this.#schedule();
+    if (this.#waiting.size > 0) setImmediate(() => this.#window.open());
+    return busyMs;
   }
 
   /** Tells the members that are not apart what waits in their group. Returns the milliseconds that it took. */
