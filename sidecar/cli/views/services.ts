@@ -59,15 +59,22 @@ function judge(service: ServiceDocument, nowMs: number): Judged {
   }
   if (service.usable === 0)
     return { service, rank: 0, colour: 'red', state: `nothing usable: ${troubles || 'see instances'}` };
-  // A sidecar of an earlier version knows no brake.
+  // A sidecar of an earlier version does not tell what it can dial, and knows no brake.
+  const { usableHere = service.usable } = service;
+  if (usableHere === 0) {
+    const why = service.instances.find(({ unreachable }) => unreachable)?.unreachable;
+    const state = `${troubles === '' ? '' : `${troubles}; `}none usable from here${why ? `: ${why}` : ''}`;
+    return { service, rank: 1, colour: 'yellow', state };
+  }
+  const here = usableHere < service.usable ? `; usable from here: ${usableHere}` : '';
   if (service.brake) {
-    const state = `${troubles}: still used, for at most ${span(Date.parse(service.brake.until) - nowMs)}`;
+    const state = `${troubles}: still used, for at most ${span(Date.parse(service.brake.until) - nowMs)}${here}`;
     return { service, rank: 1, colour: 'yellow', state };
   }
   if (service.faults.length > 0 || service.usable < service.instances.length) {
-    return { service, rank: 1, colour: 'yellow', state: troubles || plural(service.faults.length, 'fault') };
+    return { service, rank: 1, colour: 'yellow', state: (troubles || plural(service.faults.length, 'fault')) + here };
   }
-  return { service, rank: 2, colour: 'green', state: troubles || 'all passing' };
+  return { service, rank: 2, colour: 'green', state: (troubles || 'all passing') + here };
 }
 
 function refusalLines(refused: ServicesDocument['refused'], view: View): string[] {
