@@ -49,7 +49,7 @@ export function watchBrakes(snapshots: Observable<Snapshot>, conditions: Conditi
 function hintFor({ name, usable }: Service): string {
   const turned = usable.filter(({ status }) => !isUsableStatus(status));
   const look = turned.every(({ status }) => status === 'lost')
-    ? 'their hosts are lost: legate hosts shows them'
+    ? 'their hosts are lost: see legate hosts'
     : `see what they have in common: legate instances ${name} shows each one's last check`;
   return `${look}; those that really are down are retried elsewhere, legate drain takes one out`;
 }

@@ -33,7 +33,7 @@ function hintFor({ name, instances }: Service): string {
   const lost = instances.filter(({ status }) => status === 'lost');
   const hosts = [...new Set(lost.map(({ host }) => host))];
   const named = hosts.length > maxHostsNamed ? `${hosts.length} hosts` : hosts.join(', ');
-  const cause = `${named} ${hosts.length === 1 ? 'is' : 'are'} lost: legate hosts shows them`;
+  const cause = `${named} ${hosts.length === 1 ? 'is' : 'are'} lost: see legate hosts`;
   if (lost.length === instances.length) return cause;
   const checks = `legate instances ${name} shows each one's last check`;
   return lost.length === 0 ? checks : `${checks}; ${cause}`;

@@ -224,7 +224,7 @@ export class Session {
       await ended(connection.ended);
       if (this.#current === connection) this.#current = undefined;
       if (this.closed) return;
-      this.#heardAtMs = clock.nowMs() - (performance.now() - connection.heardAtMs);
+      this.#heardAtMs = Math.floor(clock.nowMs() - (performance.now() - connection.heardAtMs));
       const { text } = connection.endpoint;
       this.#options.log.info('store connection is lost', { 'store.endpoint': text, error: connection.failure.message });
       this.#next += 1;
