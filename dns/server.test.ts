@@ -14,6 +14,7 @@ import {
   askUdp,
   decode,
   instance,
+  otherHost,
   queryPacket,
   service,
   snapshotOf,
@@ -260,6 +261,37 @@ t.test('resolve says what is left out and where it comes from', async (t) => {
   }
   await t.rejects(w.server.resolve({ name: 'a..b', type: 'A' }), { code: 'E_INVALID' });
   await t.rejects(w.server.resolve({ name: 'db', type: 'NONSENSE' }), { code: 'E_INVALID' });
+});
+
+t.test('resolve says when nothing behind a virtual address is for this host, and what the full name is', async (t) => {
+  const far = (name: string, parts: Parameters<typeof instance>[2] = {}) =>
+    instance(name, '172.17.0.2', { hostId: otherHost, ...parts });
+  const w = world(
+    snapshotOf([
+      service('inner', [far('inner')], { vip: '240.77.0.6' }),
+      service('outer', [far('outer', { reach: 'mesh', published: { address: '10.77.0.2', port: 80 } })], {
+        vip: '240.77.0.7',
+      }),
+      service('ill', [far('ill', { status: 'lost' })], { vip: '240.77.0.8' }),
+      service('mixed', [far('mixed'), instance('mixed', '172.17.0.3')], { vip: '240.77.0.9' }),
+    ]),
+  );
+  t.teardown(() => w.server.close());
+  const ask = (name: string) => w.server.resolve({ name, type: 'A' });
+  const inner = 'inner: 1 of 1 instances usable, none from here: its address is known only to its own host';
+  t.match(await ask(`inner.${zone}`), { status: 'NOERROR', answers: [{ data: '240.77.0.6' }], note: inner });
+  t.match(await ask('outer'), {
+    answers: [{ data: '240.77.0.7' }],
+    note: /none from here: the underlay is not declared/,
+  });
+  t.match(await ask('ill'), { answers: [{ data: '240.77.0.8' }], note: 'ill: 0 of 1 instances usable' });
+  t.match(await ask('mixed'), { answers: [{ data: '240.77.0.9' }], note: null });
+  for (const name of ['inner.service', '_inner._tcp', 'web-2.host']) {
+    const hint = `names of the mesh are asked in full: ${name}.${zone}`;
+    t.match(await ask(name), { status: 'REFUSED', hint });
+  }
+  for (const name of ['example.com', 'unheard-of.host', `nosuch.service.${zone}`])
+    t.equal((await ask(name)).hint, null, name);
 });
 
 t.test('resolve tells the age of the picture by the store’s last confirmation, not by its last change', async (t) => {

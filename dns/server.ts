@@ -9,6 +9,7 @@ import type { Metrics } from '../src/base/metrics.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range, inRange } from '../src/model/address.ts';
 import { type CallerTable, noCallers } from '../src/model/caller.ts';
+import { dialOf } from '../src/model/dial.ts';
 import { transportOf } from '../src/model/instance.ts';
 import type { Topology } from '../src/model/topology.ts';
 import type { LeftOut } from './answer.ts';
@@ -206,6 +207,8 @@ export class NameServer {
     const explanation = await this.#handler.explain(questionPacket(name, type), askerAddress, server?.address);
     const message = explanation === undefined ? undefined : readMessage(explanation.packet);
     const noData = message?.rcode === rcode.NOERROR && message.answers.length === 0;
+    const failed = message?.rcode !== rcode.NOERROR;
+    const hint = failed ? this.#fullName(name) : noData && type === recordType.SRV ? this.#serviceNames(name) : null;
     return {
       name: formatName(name),
       type: question.type.toUpperCase(),
@@ -215,8 +218,8 @@ export class NameServer {
       additionals: message?.additionals ?? [],
       origin: explanation?.upstream === undefined ? this.#snapshotText() : `forwarded to ${explanation.upstream}`,
       leftOut: explanation?.leftOut ?? [],
-      note: explanation?.note ?? null,
-      hint: noData && type === recordType.SRV ? this.#serviceNames(name) : null,
+      note: explanation?.note ?? this.#unreachable(message?.answers ?? []),
+      hint,
     };
   }
 
@@ -279,6 +282,32 @@ export class NameServer {
     if (inRange(vipRange, address)) return true;
     const gateway = topology.value.bridges.some((bridge) => bridge.gateway === address);
     return [...this.#open].some(({ endpoint }) => endpoint.address === address && (gateway || endpoint.port === port));
+  }
+
+  /** A virtual address is answered whatever is behind it: says so when this host reaches nothing there. */
+  #unreachable(answers: readonly ReadableRecord[]): string | null {
+    const { snapshots, self, clearUnderlay } = this.#options;
+    const { vips, services } = snapshots.value;
+    const service = services.get(answers.map(({ data }) => vips.get(data)).find((name) => name !== undefined) ?? '');
+    if (service === undefined) return null;
+    const { name, usable, instances } = service;
+    const counted = `${name}: ${usable.length} of ${instances.length} instances usable`;
+    if (usable.length === 0) return counted;
+    const found = usable.map((instance) => dialOf(instance, { hostId: self.hostId, clearUnderlay }));
+    const [reason] = found;
+    return found.every((each) => typeof each === 'string') ? `${counted}, none from here: ${String(reason)}` : null;
+  }
+
+  /** What was asked is a name of ours without the zone, as it seems: the whole of it. Null for other names. */
+  #fullName(name: Name): string | null {
+    if (zoneOf(this.#zones, name) !== undefined || name.length < 2) return null;
+    const [zone] = this.#zones;
+    const form = formInZone(zone, name);
+    const { hosts } = this.#options.snapshots.value;
+    // There are domains of the world below `host`.
+    const isHost = form.kind === 'host' && [...hosts.values()].some((host) => host.name === form.host);
+    if (form.kind !== 'instances' && form.kind !== 'endpoints' && !isHost) return null;
+    return `names of the mesh are asked in full: ${[...name, ...zone.apex].join('.')}`;
   }
 
   /** A link name has no SRV record: which names of its service do. Null for other names. */

@@ -1,4 +1,4 @@
-import { isIP, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { describeError, type LegateError } from '../src/base/errors.ts';
@@ -9,6 +9,7 @@ import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range } from '../src/model/address.ts';
 import { type Callers, noCallers } from '../src/model/caller.ts';
+import { dialOf } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
 import { emptyTopology, type Topology } from '../src/model/topology.ts';
@@ -273,10 +274,9 @@ export class LinkPlane {
 
   /** What this host dials for an instance, or undefined when it cannot or should not. */
   #dial(instance: Instance): Endpoint | undefined {
-    const own = instance.hostId === this.#options.self.hostId;
-    if (!own && !(instance.reach === 'mesh' && this.#options.clearUnderlay)) return undefined;
-    const endpoint = own ? instance : (instance.published ?? instance);
-    return isIP(endpoint.address) === 0 ? undefined : { address: endpoint.address, port: endpoint.port };
+    const { self, clearUnderlay } = this.#options;
+    const found = dialOf(instance, { hostId: self.hostId, clearUnderlay });
+    return typeof found === 'string' ? undefined : found;
   }
 
   #createLink(

@@ -33,6 +33,7 @@ import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { watchHostNames } from './host-names-watch.ts';
+import { watchLostHosts } from './lost-hosts-watch.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
@@ -40,7 +41,7 @@ import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
-import { statusDocument } from './status.ts';
+import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
 import { StoreMoves } from './store-moves.ts';
@@ -109,6 +110,7 @@ export async function startSidecar(
 
     closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
+    closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -336,6 +338,7 @@ export async function startSidecar(
     }
     const backend = createBackend({
       self,
+      clearUnderlay,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
       copies,
@@ -348,6 +351,7 @@ export async function startSidecar(
       health: (name) => own.details(name),
       store: () => session.store,
       storeProblem: () => session.problem,
+      picture: () => pictureDocument(session.store?.status.value, catalog.confirmedAtMs, clock.nowMs()),
       ready: () => {
         const { state, problem } = docker.state.value;
         return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);
@@ -379,7 +383,7 @@ export async function startSidecar(
           conditions,
           snapshot: () => catalog.snapshots.value,
           confirmedAtMs: () => catalog.confirmedAtMs,
-          storeKind: session.wanted?.kind ?? config.store.kind,
+          stores: { used: session.config, wanted: session.wanted ?? config.store },
           store: () => session.store?.status.value,
           storeProblem: () => session.problem,
           docker: () => docker.state.value,

@@ -23,6 +23,7 @@ import type {
   DrainResultDocument,
   InstanceDocument,
   LinksDocument,
+  PictureDocument,
   RefreshDocument,
   RegisterDocument,
   ResolveDocument,
@@ -30,6 +31,7 @@ import type {
   StatusDocument,
 } from './admin/documents.ts';
 import {
+  dialDocument,
   healthDocument,
   hostDocuments,
   instanceDocuments,
@@ -41,6 +43,8 @@ import {
 /** What the admin API's answers are made of, and what its orders act on. */
 export interface BackendParts {
   readonly self: { readonly hostId: string; readonly hostName: string };
+  /** Whether links to other hosts may go in the clear. */
+  readonly clearUnderlay: boolean;
   /** Of the store that is open. */
   readonly keys: () => Keys;
   /** The mesh's name. */
@@ -56,6 +60,7 @@ export interface BackendParts {
   readonly health: (name: string) => HealthDetails | undefined;
   readonly store: () => Store | undefined;
   readonly storeProblem: () => string | undefined;
+  readonly picture: () => PictureDocument;
   readonly ready: () => boolean;
   readonly status: () => Promise<StatusDocument>;
   readonly links: () => LinksDocument;
@@ -99,9 +104,10 @@ export function createBackend(parts: BackendParts): AdminBackend {
       );
     return name;
   };
+  const dialler = { hostId: parts.self.hostId, clearUnderlay: parts.clearUnderlay };
   const withHealth = (instance: Instance): InstanceDocument => {
     const details = instance.hostId === parts.self.hostId ? parts.health(instance.name) : undefined;
-    return details === undefined ? instance : { ...instance, ...healthDocument(details) };
+    return { ...instance, ...dialDocument(instance, dialler), ...(details && healthDocument(details)) };
   };
   const ownInstances = (): Instance[] =>
     [...snapshot().services.values()]
@@ -150,6 +156,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
       const backup = parseBackup(file);
       return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...how });
     },
+    picture: parts.picture,
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),
     services: () => servicesDocument(snapshot(), parts.refusals(), withHealth),
     service: (name) => serviceDocument(serviceOf(snapshot(), name), withHealth),

@@ -1,9 +1,12 @@
 import t from 'tap';
 import { ManualClock } from '../src/base/clock.ts';
+import { Latest } from '../src/base/feed.ts';
+import { PersistentMap } from '../src/base/persistent-map.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
-import type { StoredStatus } from '../src/model/instance.ts';
+import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
+import type { Instance, StoredStatus } from '../src/model/instance.ts';
 import { keysOf } from '../src/store/keys.ts';
-import { hostId, instanceRecord, parts } from '../test/support/records.ts';
+import { hostId, instanceRecord, parts, shownInstance } from '../test/support/records.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { watchUsable } from './usable-watch.ts';
 
@@ -46,4 +49,27 @@ t.test('the brake is told, with its numbers, and agrees with what says that noth
   catalog.applyOwn({ kind: 'reset', items: [], revision: '' });
   await clock.advance(0);
   t.same(told(), []);
+});
+
+t.test('of lost hosts no check is hinted at', async (t) => {
+  const shared = parts(new ManualClock(0));
+  const snapshots = new Latest<Snapshot>(emptySnapshot);
+  t.teardown(watchUsable(snapshots, shared.conditions));
+  t.teardown(watchBrakes(snapshots, shared.conditions, shared.clock));
+  const show = async (statuses: readonly Instance['status'][], more: Partial<Service> = {}): Promise<string[]> => {
+    const instances = statuses.map((status, n) => shownInstance({ name: `a${n}`, host: `web-${n + 2}`, status }));
+    const base = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', vip: undefined, faults: [] } as const;
+    const service: Service = { ...base, instances, usable: more.brake === undefined ? [] : instances, ...more };
+    snapshots.set({ ...snapshots.value, services: PersistentMap.from([['db', service]]) });
+    await Promise.resolve();
+    return shared.conditions.list().map(({ hint }) => hint);
+  };
+  t.same(await show(['lost']), ['web-2 is lost: see legate hosts']);
+  t.same(await show(['lost', 'lost']), ['web-2, web-3 are lost: see legate hosts']);
+  t.same(await show(['critical', 'lost']), [
+    "legate instances db shows each one's last check; web-3 is lost: see legate hosts",
+  ]);
+  const brake = { sinceMs: 0, untilMs: 1000 };
+  t.match(await show(['lost', 'lost', 'passing'], { brake }), [/^their hosts are lost: see legate hosts; those/]);
+  t.match(await show(['lost', 'critical'], { brake: { ...brake } }), [/^see what they have in common/]);
 });

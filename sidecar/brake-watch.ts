@@ -19,12 +19,7 @@ export function watchBrakes(snapshots: Observable<Snapshot>, conditions: Conditi
   /** Services whose numbers have changed since they were told. */
   const changed = new Set<string>();
   const tell = (service: Service, brake: Brake): void =>
-    conditions.raise(
-      condition(service.name),
-      'warning',
-      describe(service, brake),
-      `see what they have in common: legate instances ${service.name} shows each one's last check; those that really are down are retried elsewhere, legate drain takes one out`,
-    );
+    conditions.raise(condition(service.name), 'warning', describe(service, brake), hintFor(service));
   const refresh = (): void => {
     cancelRefresh = undefined;
     for (const name of changed) {
@@ -48,6 +43,15 @@ export function watchBrakes(snapshots: Observable<Snapshot>, conditions: Conditi
     unsubscribe();
     cancelRefresh?.();
   };
+}
+
+/** Those of lost hosts have no check that could tell anything. */
+function hintFor({ name, usable }: Service): string {
+  const turned = usable.filter(({ status }) => !isUsableStatus(status));
+  const look = turned.every(({ status }) => status === 'lost')
+    ? 'their hosts are lost: see legate hosts'
+    : `see what they have in common: legate instances ${name} shows each one's last check`;
+  return `${look}; those that really are down are retried elsewhere, legate drain takes one out`;
 }
 
 function describe({ name, instances, usable }: Service, { untilMs }: Brake): string {

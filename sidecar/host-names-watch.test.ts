@@ -4,6 +4,31 @@ import { emptySnapshot, type Snapshot } from '../src/catalog/snapshot.ts';
 import type { Host } from '../src/model/host.ts';
 import { hostId, hostRecord, parts } from '../test/support/records.ts';
 import { watchHostNames } from './host-names-watch.ts';
+import { watchLostHosts } from './lost-hosts-watch.ts';
+
+t.test('lost hosts are told of until they return or are forgotten', async (t) => {
+  const { conditions } = parts();
+  const snapshots = new Latest<Snapshot>(emptySnapshot);
+  const end = watchLostHosts(snapshots, conditions, hostId(1));
+  const put = async (number: number, alive: boolean | undefined): Promise<string[]> => {
+    const id = hostId(number);
+    const host = { ...hostRecord(id, `web-${number}`), address: `10.77.0.${number}`, revision: '1' };
+    const { value } = snapshots;
+    const hosts = alive === undefined ? value.hosts.with([], [id]) : value.hosts.with([[id, { ...host, alive }]], []);
+    snapshots.set({ ...value, hosts });
+    await Promise.resolve();
+    return conditions.list().map(({ message, count }) => `${message} ${count}`);
+  };
+  t.same(await put(1, false), [], 'not of itself');
+  t.same(await put(2, true), []);
+  t.same(await put(2, false), ['host web-2 (10.77.0.2) is lost 1']);
+  t.same(await put(2, false), ['host web-2 (10.77.0.2) is lost 1']);
+  t.same(await put(3, false), ['host web-2 (10.77.0.2) is lost 1', 'host web-3 (10.77.0.3) is lost 1']);
+  t.same(await put(2, true), ['host web-3 (10.77.0.3) is lost 1']);
+  t.same(await put(3, undefined), []);
+  end();
+  t.same(await put(2, false), []);
+});
 
 t.test('living hosts of one name are told of, once', async (t) => {
   const { conditions } = parts();

@@ -1,9 +1,11 @@
 import type { Clock } from '../src/base/clock.ts';
-import type { Conditions } from '../src/base/conditions.ts';
+import type { Condition, Conditions } from '../src/base/conditions.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
+import type { StoreConfig } from '../src/config/config.ts';
 import type { StoreStatus } from '../src/store/store.ts';
-import type { NameServerDocument, StatusDocument } from './admin/documents.ts';
+import type { NameServerDocument, PictureDocument, StatusDocument } from './admin/documents.ts';
 import { conditionDocument } from './admin/views.ts';
+import { storeText } from './store-target.ts';
 
 /** What `status` is made of, asked at each call. */
 export interface StatusParts {
@@ -16,7 +18,8 @@ export interface StatusParts {
   readonly conditions: Conditions;
   readonly snapshot: () => Snapshot;
   readonly confirmedAtMs: () => number | undefined;
-  readonly storeKind: string;
+  /** The store in use, if any, and the one that is to be. */
+  readonly stores: { readonly used: StoreConfig | undefined; readonly wanted: StoreConfig };
   readonly store: () => StoreStatus | undefined;
   readonly storeProblem: () => string | undefined;
   readonly docker: () => StatusDocument['docker'] & { readonly containers: number };
@@ -48,7 +51,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     startedAt: new Date(parts.startedAtMs).toISOString(),
     uptimeMs: Math.round(parts.clock.monotonicMs() - parts.startedMonotonicMs),
     store: {
-      kind: parts.storeKind,
+      ...storeParts(parts.stores, parts.storeProblem(), store?.problem),
       state: store?.state ?? 'away',
       since: new Date(store?.sinceMs ?? parts.startedAtMs).toISOString(),
       revision: snapshot.revision,
@@ -56,13 +59,44 @@ export function statusDocument(parts: StatusParts): StatusDocument {
         origin: snapshot.origin,
         ageMs: confirmedAtMs === undefined ? 0 : Math.max(0, nowMs - confirmedAtMs),
       },
-      problem: parts.storeProblem() ?? store?.problem ?? null,
     },
     docker,
     vip: parts.vip(),
     callers: parts.callers(),
     here: { containers, instances, services, links: parts.links() },
     names: parts.names(),
-    todo: parts.conditions.list().map(conditionDocument),
+    todo: onceEach(parts.conditions.list()).map(conditionDocument),
   };
+}
+
+/** How well the picture of the mesh is confirmed. */
+export function pictureDocument(
+  store: StoreStatus | undefined,
+  confirmedAtMs: number | undefined,
+  nowMs: number,
+): PictureDocument {
+  const ageMs = confirmedAtMs === undefined ? null : Math.max(0, nowMs - confirmedAtMs);
+  return { store: store?.state ?? 'away', ageMs };
+}
+
+/** The store in use, and another that is wanted with what speaks against it; without any in use the wanted one alone. */
+function storeParts(
+  { used, wanted }: StatusParts['stores'],
+  sessionProblem: string | undefined,
+  usedProblem: string | undefined,
+): Pick<StatusDocument['store'], 'kind' | 'where' | 'problem' | 'wanted'> {
+  const wantedText = { kind: wanted.kind, where: storeText(wanted) };
+  const problem = usedProblem ?? null;
+  if (used === undefined) return { ...wantedText, problem: sessionProblem ?? problem, wanted: null };
+  const other = used === wanted ? null : { ...wantedText, problem: sessionProblem ?? null };
+  return { kind: used.kind, where: storeText(used), problem, wanted: other };
+}
+
+/** Without what a store says of itself and the session, which waits for it, says too. */
+function onceEach(conditions: readonly Condition[]): readonly Condition[] {
+  const ofSession = conditions.find(({ id }) => id === 'store.open');
+  if (ofSession === undefined) return conditions;
+  const isSaid = ({ id, message }: Condition): boolean =>
+    id.startsWith('store.') && ofSession.message.startsWith(message);
+  return conditions.filter((condition) => condition === ofSession || !isSaid(condition));
 }

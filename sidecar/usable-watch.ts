@@ -2,6 +2,9 @@ import type { Conditions } from '../src/base/conditions.ts';
 import type { Observable } from '../src/base/feed.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 
+/** Lost hosts that a hint names. */
+const maxHostsNamed = 4;
+
 const condition = (name: string): string => `service.${name}.usable`;
 
 /**
@@ -13,13 +16,7 @@ export function watchUsable(snapshots: Observable<Snapshot>, conditions: Conditi
   const look = (snapshot: Snapshot): void => {
     for (const { key, after } of snapshot.services.changesSince(seen.services)) {
       if (after === undefined || !isOut(after)) conditions.clear(condition(key));
-      else
-        conditions.raise(
-          condition(key),
-          'warning',
-          describe(after),
-          `legate instances ${key} shows each one's last check`,
-        );
+      else conditions.raise(condition(key), 'warning', describe(after), hintFor(after));
     }
     seen = snapshot;
   };
@@ -29,6 +26,17 @@ export function watchUsable(snapshots: Observable<Snapshot>, conditions: Conditi
 
 function isOut({ instances, usable }: Service): boolean {
   return usable.length === 0 && instances.length > 0 && instances.some((instance) => instance.status !== 'starting');
+}
+
+/** Instances of lost hosts have no check that could tell anything. */
+function hintFor({ name, instances }: Service): string {
+  const lost = instances.filter(({ status }) => status === 'lost');
+  const hosts = [...new Set(lost.map(({ host }) => host))];
+  const named = hosts.length > maxHostsNamed ? `${hosts.length} hosts` : hosts.join(', ');
+  const cause = `${named} ${hosts.length === 1 ? 'is' : 'are'} lost: see legate hosts`;
+  if (lost.length === instances.length) return cause;
+  const checks = `legate instances ${name} shows each one's last check`;
+  return lost.length === 0 ? checks : `${checks}; ${cause}`;
 }
 
 function describe({ name, instances }: Service): string {

@@ -94,9 +94,11 @@ t.test('hosts come, go, return, and are told from their copies', async (t) => {
   await other.kill('SIGKILL');
   await waitFor('lost', async () => (await statuses(store)) === 'web-1:passing web-2:lost', { timeoutMs: 20_000 });
   t.equal(await hosts(store), 'web-1 web-2:lost');
+  t.match((await store.cli('status')).stdout, /host web-2 \(127\.0\.0\.2\) is lost/);
   const taker = mesh.copy(4);
   await taker.start();
   await waitFor('a copy of one that is off becomes the host', async () => (await hosts(store)) === 'web-1 web-4');
+  t.notMatch((await store.cli('status')).stdout, /is lost/);
   await other.start({ ready: false });
   t.equal(await other.ended(), 1, 'and the original refuses when it comes back');
   await taker.kill();
@@ -109,11 +111,21 @@ t.test('with the store away all goes on, and two of one id do not fight when it 
   await other.start();
   await waitFor('both', async () => (await statuses(other)) === 'web-1:passing web-2:passing');
   await waitFor('on disk', () => existsSync(join(other.folder, 'data', 'snapshot.json')));
+  t.match(await other.json('/api/instances?service=db'), {
+    instances: [{ host: 'web-1', dial: '127.0.0.1:5432', unreachable: null }, { host: 'web-2' }],
+    picture: { store: 'connected' },
+  });
   await store.kill('SIGKILL');
+  const killedAtMs = Date.now();
   await waitFor('it is noticed', async () => {
     const { state, snapshot } = (await other.json<StatusDocument>('/api/status')).store;
     return state !== 'connected' && snapshot.ageMs > 0;
   });
+  const askedAtMs = Date.now();
+  const { ageMs } = (await other.json<StatusDocument>('/api/status')).store.snapshot;
+  t.ok(askedAtMs - ageMs <= killedAtMs, 'what is known is of before, however late it was noticed');
+  t.match((await other.cli('hosts')).stdout, /as of .* ago: the store is away/);
+  t.match((await other.cli('instances')).stdout, /as of .* ago: the store is away/);
   t.equal(await statuses(other), 'web-1:passing web-2:passing');
   await other.kill('SIGTERM');
   await other.start();

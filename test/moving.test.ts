@@ -221,6 +221,11 @@ t.test('hosts follow a mesh that moves, and a changed file', needsEtcd, async (t
   agent.configure({ ...config, store: etcdStore(etcd, { endpoints: [`http://127.0.0.1:${await freePort()}`] }) });
   process.kill(agent.pid, 'SIGHUP');
   await complaint(agent, /is used until then/);
+  const { store, todo } = await statusOf(agent);
+  t.match(store, { kind: 'etcd', where: `etcd at ${url}`, state: 'connected', problem: null });
+  t.match(store.wanted, { kind: 'etcd', where: /^etcd at http/, problem: /./ });
+  t.equal(todo.filter(({ id }) => id.startsWith('store.') && id !== 'store.moved').length, 1, 'it is told once');
+  t.match((await agent.cli('status')).stdout, /is wanted, and not in use yet \(see todo\)/);
   agent.configure({ ...config, store: etcdStore(etcd, { prefix: '/empty' }) });
   process.kill(agent.pid, 'SIGHUP');
   await complaint(agent, /the store had come back empty/);

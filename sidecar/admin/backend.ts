@@ -9,6 +9,7 @@ import type {
   HostDocument,
   InstanceDocument,
   LinksDocument,
+  PictureDocument,
   RefreshDocument,
   RegisterDocument,
   ResolveDocument,
@@ -31,6 +32,8 @@ export interface AdminBackend {
   /** Whether names are answered and links carried from a known picture. */
   ready(): boolean;
   status(): Promise<StatusDocument>;
+  /** How well hosts, services and instances are confirmed. */
+  picture(): PictureDocument;
   hosts(): readonly HostDocument[];
   services(): ServicesDocument;
   service(name: string): ServiceDocument;

@@ -11,6 +11,10 @@ export interface ErrorDocument {
 }
 
 export interface InstanceDocument extends Instance {
+  /** What links of the host that answers dial for it: `10.77.0.1:8080`; null when they cannot or should not. */
+  readonly dial?: string | null;
+  /** Why they do not; null when they do. */
+  readonly unreachable?: string | null;
   /** It is critical or lost and gets connections all the same, because the brake on mass withdrawal of its service holds. */
   readonly stillUsed?: true;
   /** Since when it has this status, where that is known. */
@@ -60,6 +64,25 @@ export interface LinksDocument {
   readonly declared: readonly DeclaredLinkDocument[];
 }
 
+/** How well what is known of the mesh is confirmed; beside the tables of hosts and instances. */
+export interface PictureDocument {
+  readonly store: 'connecting' | 'connected' | 'away' | 'closed';
+  /** Since the store last confirmed it; null when it never did. */
+  readonly ageMs: number | null;
+}
+
+/** Answer of `GET /api/hosts`. */
+export interface HostsDocument {
+  readonly hosts: readonly HostDocument[];
+  readonly picture?: PictureDocument;
+}
+
+/** Answer of `GET /api/instances`. */
+export interface InstancesDocument {
+  readonly instances: readonly InstanceDocument[];
+  readonly picture?: PictureDocument;
+}
+
 export interface HostDocument {
   readonly id: string;
   readonly name: string;
@@ -80,6 +103,8 @@ export interface ServiceDocument {
   readonly vip: string | null;
   readonly instances: readonly InstanceDocument[];
   readonly usable: number;
+  /** How many of these the host that answers can dial. */
+  readonly usableHere?: number;
   /** Set while instances that turned critical at once are still used: since when, and until when at the latest. */
   readonly brake: { readonly since: string; readonly until: string } | null;
   readonly faults: readonly string[];
@@ -117,13 +142,18 @@ export interface StatusDocument {
   readonly pid: number;
   readonly startedAt: string;
   readonly uptimeMs: number;
+  /** The store in use; while there is none the one that is wanted. */
   readonly store: {
     readonly kind: string;
+    /** For people: `etcd at http://10.77.0.1:2379`. */
+    readonly where: string;
     readonly state: 'connecting' | 'connected' | 'away' | 'closed';
     readonly since: string;
     readonly revision: string;
     readonly snapshot: { readonly origin: 'none' | 'disk' | 'store'; readonly ageMs: number };
     readonly problem: string | null;
+    /** Another store that is to be used, and what keeps this host from it; null when that is the one in use. */
+    readonly wanted: { readonly kind: string; readonly where: string; readonly problem: string | null } | null;
   };
   readonly docker: {
     readonly state: 'off' | 'connecting' | 'connected' | 'away';

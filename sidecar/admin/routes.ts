@@ -67,7 +67,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     return context.body(await backend.metrics.exposition());
   });
   app.get('/api/status', async (context) => context.json(await backend.status()));
-  app.get('/api/hosts', (context) => context.json({ hosts: backend.hosts() }));
+  app.get('/api/hosts', (context) => context.json({ hosts: backend.hosts(), picture: backend.picture() }));
   app.get('/api/services', (context) => context.json(backend.services()));
   app.get('/api/services/:name', (context) => context.json(backend.service(context.req.param('name'))));
   app.put('/api/services/:name', async (context) =>
@@ -76,7 +76,9 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.delete('/api/services/:name', async (context) =>
     context.json(await backend.forgetService(context.req.param('name'))),
   );
-  app.get('/api/instances', (context) => context.json({ instances: backend.instances(context.req.query('service')) }));
+  app.get('/api/instances', (context) =>
+    context.json({ instances: backend.instances(context.req.query('service')), picture: backend.picture() }),
+  );
   app.get('/api/links', (context) => context.json(backend.links()));
   app.get('/api/resolve', async (context) => {
     const name = context.req.query('name');

@@ -3,6 +3,8 @@ import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
 import type { HealthDetails } from '../../src/health/runner.ts';
+import { formatEndpoint } from '../../src/model/address.ts';
+import { type Dialler, dialOf } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import type {
   ConditionDocument,
@@ -47,16 +49,27 @@ export function healthDocument({
   };
 }
 
+/** What links of this host dial for it, and if nothing, why. */
+export function dialDocument(instance: Instance, dialler: Dialler): Pick<InstanceDocument, 'dial' | 'unreachable'> {
+  const found = dialOf(instance, dialler);
+  return typeof found === 'string'
+    ? { dial: null, unreachable: found }
+    : { dial: formatEndpoint(found), unreachable: null };
+}
+
 /** `documentOf` adds to each instance what is known of it beyond the catalog. */
 export function serviceDocument(service: Service, documentOf: DocumentOf): ServiceDocument {
+  const instances = instancesOf(service, documentOf);
+  const used = new Set(service.usable.map(({ id }) => id));
   return {
     name: service.name,
     port: service.port,
     protocol: service.protocol,
     balance: service.balance,
     vip: service.vip ?? null,
-    instances: instancesOf(service, documentOf),
+    instances,
     usable: service.usable.length,
+    usableHere: instances.filter(({ id, dial }) => used.has(id) && dial !== null).length,
     brake: service.brake
       ? {
           since: new Date(service.brake.sinceMs).toISOString(),

@@ -194,7 +194,7 @@ t.test('on a terminal: colours, symbols, and never wider than it', async (t) => 
 t.test('status says what is wrong with the store, Docker and virtual addresses, and that all is well', async (t) => {
   let document: object = {};
   const { address } = await fakeAdmin(t, () => ({ json: document }));
-  const { store, docker, vip } = canned.status;
+  const { store, docker, vip, callers } = canned.status;
   const server = (listen: string, purpose: string) => ({ listen, purpose, state: 'up', problem: null, queries: 0 });
   const bridges = [0, 1, 2, 3, 4, 5].map((n) => server(`172.24.${n}.1:53`, `bridge br-92e80129357f${n}`));
   const condition = (id: string, message: string) => ({
@@ -216,6 +216,27 @@ t.test('status says what is wrong with the store, Docker and virtual addresses, 
       / store {3}x embedded away for 4 min: disk full; snapshot 1 min old, from disk; names and links go on\n {9}from it\n/,
     ],
     [{ docker: { ...docker, state: 'away', problem: 'no such socket' } }, /x Docker 20\.10\.24 away: no such socket\n/],
+    [
+      {
+        store: {
+          ...{ ...store, kind: 'etcd', where: 'etcd at http://10.77.0.1:2379' },
+          wanted: { kind: 'etcd', where: 'etcd at http://10.77.0.9:2379', problem: 'etcd cannot be used: refused' },
+        },
+        todo: [
+          condition('store.open', 'etcd cannot be used: refused; etcd at http://10.77.0.1:2379 is used until then'),
+        ],
+      },
+      / store {3}etcd at http:\/\/10\.77\.0\.1:2379 ok, revision 81 204, snapshot 0\.2 s old,\n {9}x etcd at http:\/\/10\.77\.0\.9:2379 is wanted, and not in use yet \(see todo\)\n/,
+    ],
+    [
+      { todo: [2, 3].map((n) => condition(`host.lost.${n}`, `host web-${n} is lost`)) },
+      /1: host web-2 is lost \(for 4 min\) -> run as root\n {9}2: host web-3 is lost/,
+    ],
+    [
+      { todo: [2, 3, 4, 5, 6].map((n) => condition(`host.lost.${n}`, `host web-${n} is lost`)) },
+      /1: host web-2 is lost \(for 4 min\), and 4 more like it -> run as root\n$/,
+    ],
+    [{ callers: { ...callers, bound: 1 } }, / callers 1 address of containers bound ok\n/],
     [{ docker: { ...docker, state: 'off', version: null } }, /11 links, Docker off\n/],
     [
       { vip: { ...vip, state: 'off', reason: 'no right to change nftables' } },
@@ -257,6 +278,52 @@ t.test('status says what is wrong with the store, Docker and virtual addresses, 
   const { status, stderr } = await run(['status', '--admin', address]);
   t.equal(status, 1);
   t.match(stderr, /^legate status: the sidecar's answer has another form than this version knows/);
+});
+
+t.test('what this host cannot dial, and how old the tables are while the store is away', async (t) => {
+  const [one] = canned.instances;
+  const why = 'its address is known only to its own host';
+  const documents: Record<string, unknown> = {
+    hosts: { hosts: canned.hosts.slice(0, 1), picture: { store: 'away', ageMs: 32_000 } },
+    instances: {
+      instances: [
+        { ...one, host: 'web-2', id: 'web-2/a', dial: '10.77.0.2:8080', unreachable: null },
+        { ...one, host: 'web-3', id: 'web-3/b', dial: null, unreachable: why },
+      ],
+      picture: { store: 'connecting', ageMs: null },
+    },
+    services: {
+      services: [
+        { ...canned.services.services[0], usableHere: 0, instances: [{ ...one, dial: null, unreachable: why }] },
+        { ...canned.services.services[0], name: 'more', usable: 2, instances: [one, one], usableHere: 1 },
+      ],
+      refused: [],
+    },
+  };
+  const { address } = await fakeAdmin(t, ({ url }) => ({ json: documents[url.slice('/api/'.length)] }));
+  const expected = {
+    hosts: `
+ HOST   ADDRESS    STATE      INSTANCES  VERSION  ID
+ web-1  10.77.0.1  this host         14  0.1.0    0011223344556677
+ x as of 32 s ago: the store is away`,
+    instances: `
+ SERVICE  STATUS   ID       ADDRESS          SOURCE       TAGS
+ db       passing  web-2/a  10.77.0.2:8080   docker:db-1  primary
+ db       passing  web-3/b  172.17.0.4:5432  docker:db-1  primary
+   - not from this host: its address is known only to its own host
+ x not confirmed by the store: the store has not answered yet`,
+    services: `
+ SERVICE  PORT      ADDRESS     USABLE  BALANCE      STATE
+ cache    6379/tcp  240.77.3.9  1 of 1  round-robin  none usable from here
+   - not from this host: its address is known only to its own host
+ more     6379/tcp  240.77.3.9  2 of 2  round-robin  all passing; usable from here: 1`,
+  };
+  for (const [command, text] of Object.entries(expected)) {
+    const { stdout } = await run([command, '--admin', address], plainTerminal);
+    t.equal(stdout, `${text.slice(1)}\n`, command);
+  }
+  const { stdout } = await run(['hosts', '--admin', address, '--json']);
+  t.same(JSON.parse(stdout), documents.hosts);
 });
 
 t.test('--json prints the document of the API, harmless and unchanged', async (t) => {
@@ -496,6 +563,15 @@ t.test('resolve shows the answer, its origin and what was left out', async (t) =
       { status: 'NOERROR', answers: [], hint: 'ports are at _db._tcp.mesh.internal' },
       0,
       [` - ${record.name} exists, and has no A record now (NODATA); ports are at _db._tcp.mesh.internal`],
+    ],
+    [
+      { status: 'SERVFAIL', answers: [], hint: 'names of the mesh are asked in full: web.service.mesh.internal' },
+      1,
+      [
+        ` x ${record.name} A: SERVFAIL, the name server could not tell: nothing is known yet, or no upstream answered`,
+        '   names of the mesh are asked in full: web.service.mesh.internal',
+        ` answered by ${base.server} (${base.origin})`,
+      ],
     ],
     [
       { status: 'NOERROR', answers: [], note: 'waits for the service unborn' },

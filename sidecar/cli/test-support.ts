@@ -382,11 +382,13 @@ const status: StatusDocument = {
   uptimeMs: (3 * 24 + 4) * 3_600_000,
   store: {
     kind: 'embedded',
+    where: 'the embedded store',
     state: 'connected',
     since: '2029-12-29T23:04:05Z',
     revision: '81204',
     snapshot: { origin: 'store', ageMs: 210 },
     problem: null,
+    wanted: null,
   },
   docker: { state: 'connected', version: '20.10.24', problem: null },
   vip: { state: 'on', range: '240.77.0.0/16', reason: null },

@@ -130,9 +130,9 @@ export class Catalog {
     this.#following = store;
     this.#keys = keys;
     this.#gate.lookAt(keys);
-    const unsubscribe = store.status.subscribe(({ state, sinceMs }) => {
+    const unsubscribe = store.status.subscribe(({ state, sinceMs, heardAtMs }) => {
       if (state !== 'connected' && this.#origin === 'store')
-        this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
+        this.#confirmedAtMs = heardAtMs ?? Math.max(this.#confirmedAtMs, sinceMs);
       this.#countLost();
     });
     const ended = new AbortController();

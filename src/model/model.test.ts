@@ -1,4 +1,5 @@
 import t from 'tap';
+import { hostId, shownInstance } from '../../test/support/records.ts';
 import {
   formatEndpoint,
   inRange,
@@ -9,6 +10,7 @@ import {
   parseIpv4Range,
   unmapped,
 } from './address.ts';
+import { dialOf } from './dial.ts';
 import { hostNameOf, instanceNameFault, nameFault, normaliseName } from './names.ts';
 import { askerOf, type Bridge, type Topology, undialable } from './topology.ts';
 
@@ -82,4 +84,16 @@ t.test('who asks, and what may be dialled from there', async (t) => {
       `${asker.kind} → ${place.address} (${place.reach})`,
     );
   }
+});
+
+t.test('what a host dials for an instance', async (t) => {
+  const here = { hostId: hostId(1), clearUnderlay: true };
+  const published = { address: '10.77.0.2', port: 8080 };
+  const own = shownInstance({ name: 'a', address: '172.17.0.2', published });
+  t.same(dialOf(own, here), { address: '172.17.0.2', port: 5432 }, 'its own one itself');
+  const there = { ...own, hostId: hostId(2) };
+  t.equal(dialOf(there, here), 'its address is known only to its own host');
+  t.same(dialOf({ ...there, reach: 'mesh' }, here), published);
+  t.match(dialOf({ ...there, reach: 'mesh' }, { ...here, clearUnderlay: false }), /underlay is not declared/);
+  t.equal(dialOf({ ...own, address: 'db.example' }, here), 'it has no IP address');
 });

@@ -59,6 +59,8 @@ export interface StoreStatus {
   readonly state: 'connecting' | 'connected' | 'away' | 'closed';
   /** Wall clock of the last change of state, in milliseconds. */
   readonly sinceMs: number;
+  /** While it is away: wall clock of the last word from it, where that is known. Its loss is noticed only some time later. */
+  readonly heardAtMs?: number;
   /** Identifies the store's data; another id after a reconnect means another or a replaced store. */
   readonly storeId: string | undefined;
   /** Why it is away, one line. */

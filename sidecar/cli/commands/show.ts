@@ -1,8 +1,8 @@
 import { isIP } from 'node:net';
 import type { Command } from 'commander';
 import type {
-  HostDocument,
-  InstanceDocument,
+  HostsDocument,
+  InstancesDocument,
   LinksDocument,
   ResolveDocument,
   ServicesDocument,
@@ -38,7 +38,7 @@ export function addShowCommands(tools: CommandTools): void {
     name: 'hosts',
     about: 'lists the hosts of the mesh, lost ones first',
     path: () => '/api/hosts',
-    render: (document: { hosts: readonly HostDocument[] }, view) => hostLines(document, view),
+    render: (document: HostsDocument, view) => hostLines(document, view),
     examples: ['legate hosts', "legate hosts --json | jq -r '.hosts[].name'"],
   });
   addTable(tools, {
@@ -53,8 +53,7 @@ export function addShowCommands(tools: CommandTools): void {
     argument: '[service]',
     about: 'lists the instances of a service, or of all: status, address, source, last output of the check',
     path: (service) => `/api/instances${service === undefined ? '' : `?service=${encodeURIComponent(service)}`}`,
-    render: (document: { instances: readonly InstanceDocument[] }, view, service) =>
-      instanceLines(document, view, service === undefined),
+    render: (document: InstancesDocument, view, service) => instanceLines(document, view, service === undefined),
     examples: ['legate instances db', 'legate instances', 'legate instances db --watch'],
   });
   addTable(tools, {

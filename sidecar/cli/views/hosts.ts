@@ -1,10 +1,11 @@
-import type { HostDocument } from '../../admin/documents.ts';
+import type { HostsDocument } from '../../admin/documents.ts';
 import { renderTable, wrap } from '../table.ts';
 import type { View } from '../terminal.ts';
 import { plural } from '../words.ts';
+import { pictureLines } from './picture.ts';
 
 /** Hosts, lost ones first. */
-export function hostLines({ hosts }: { readonly hosts: readonly HostDocument[] }, view: View): string[] {
+export function hostLines({ hosts, picture }: HostsDocument, view: View): string[] {
   if (hosts.length === 0) return [' no hosts are known yet'];
   const sorted = [...hosts].sort((a, b) => Number(a.alive) - Number(b.alive) || compare(a.name, b.name));
   const { style } = view;
@@ -30,7 +31,7 @@ export function hostLines({ hosts }: { readonly hosts: readonly HostDocument[] }
   ] as const;
   const lost = hosts.filter((host) => !host.alive).length;
   const summary = lost > 0 ? wrap(`${plural(lost, 'host')} lost: is the sidecar there running?`, view.width - 1) : [];
-  return [...renderTable(columns, rows, view), ...summary.map((line) => ` ${line}`)];
+  return [...renderTable(columns, rows, view), ...summary.map((line) => ` ${line}`), ...pictureLines(picture, view)];
 }
 
 export function compare(a: string, b: string): number {

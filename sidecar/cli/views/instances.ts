@@ -1,8 +1,9 @@
-import type { InstanceDocument } from '../../admin/documents.ts';
+import type { InstanceDocument, InstancesDocument } from '../../admin/documents.ts';
 import { type Cell, cutText, renderTable } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
 import { since } from '../words.ts';
 import { compare } from './hosts.ts';
+import { pictureLines } from './picture.ts';
 
 const rank: Readonly<Record<string, number>> = { critical: 0, lost: 1, starting: 2, warning: 3, passing: 5 };
 const colours: Readonly<Record<string, Colour>> = {
@@ -14,12 +15,8 @@ const colours: Readonly<Record<string, Colour>> = {
 };
 
 /** Instances, those in trouble first; of several services when `withService`. */
-export function instanceLines(
-  { instances }: { readonly instances: readonly InstanceDocument[] },
-  view: View,
-  withService: boolean,
-): string[] {
-  if (instances.length === 0) return [' no instances'];
+export function instanceLines({ instances, picture }: InstancesDocument, view: View, withService: boolean): string[] {
+  if (instances.length === 0) return [' no instances', ...pictureLines(picture, view)];
   const { style } = view;
   const sorted = [...instances].sort(
     (a, b) => rankOf(a) - rankOf(b) || compare(a.service, b.service) || compare(a.id, b.id),
@@ -27,7 +24,7 @@ export function instanceLines(
   const rows = sorted.map((instance) => {
     const colour = colours[instance.status] ?? 'red';
     const usable = instance.status === 'passing' || instance.status === 'warning';
-    const symbol = usable ? (instance.draining ? style.note : style.good) : style.bad;
+    const symbol = usable ? (instance.draining || instance.unreachable ? style.note : style.good) : style.bad;
     const remark = instance.draining ? ', draining' : instance.stillUsed ? ', still used' : '';
     return {
       cells: [
@@ -40,7 +37,7 @@ export function instanceLines(
         instance.source,
         extras(instance),
       ],
-      below: outputOf(instance, view),
+      below: [...unreachableOf(instance, view), ...outputOf(instance, view)],
     };
   });
   const columns = [
@@ -54,7 +51,12 @@ export function instanceLines(
     { title: 'SOURCE', cut: 'middle', least: 12, optional: true },
     { title: 'TAGS', cut: 'end', least: 8, optional: true },
   ] as const;
-  return renderTable(columns, rows, view);
+  return [...renderTable(columns, rows, view), ...pictureLines(picture, view)];
+}
+
+/** Why this host cannot dial it. A sidecar of an earlier version does not tell. */
+function unreachableOf({ unreachable }: InstanceDocument, { style }: View): Cell[] {
+  return unreachable ? [{ text: `${style.note} not from this host: ${unreachable}`, colour: 'yellow' }] : [];
 }
 
 /** The last check's output: in full where it matters, else as much as fits on a line. */
@@ -71,9 +73,10 @@ function rankOf(instance: InstanceDocument): number {
   return status === 5 && instance.draining ? 4 : status;
 }
 
-function addressText(instance: InstanceDocument): string {
-  const host = instance.address.includes(':') ? `[${instance.address}]` : instance.address;
-  return `${host}:${instance.port}${instance.protocol === 'udp' ? '/udp' : ''}`;
+/** What this host dials; where it cannot, what the instance's own host does. */
+function addressText({ address, port, protocol, dial }: InstanceDocument): string {
+  const own = `${address.includes(':') ? `[${address}]` : address}:${port}`;
+  return `${dial ?? own}${protocol === 'udp' ? '/udp' : ''}`;
 }
 
 /** Tags, and a weight that is not the usual one. */

@@ -36,6 +36,7 @@ export function resolveLines(document: ResolveDocument, view: View): string[] {
     lines.push(
       ` ${style.paint(style.bad, 'red')} ${name} ${type}: ${status}${meaning === undefined ? '' : `, ${meaning}`}`,
     );
+    if (hint) lines.push(...wrap(hint, view.width - 4).map((line) => `   ${line}`));
   } else if (answers.length === 0) {
     // A sidecar of an earlier version gives no hint.
     const text = `${name} exists, and has no ${type} record now (NODATA)${hint ? `; ${hint}` : ''}`;

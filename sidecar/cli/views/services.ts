@@ -28,7 +28,13 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
       service.balance,
       { text: state, colour: rank === 2 ? undefined : colour },
     ],
-    below: service.faults.map((fault) => ({ text: `${style.bad} ${fault}`, colour: 'red' as const })),
+    below: [
+      ...service.faults.map((fault) => ({ text: `${style.bad} ${fault}`, colour: 'red' as const })),
+      ...unreachableOf(service).map((why) => ({
+        text: `${style.note} not from this host: ${why}`,
+        colour: 'yellow' as const,
+      })),
+    ],
   }));
   const columns = [
     { title: '' },
@@ -41,6 +47,12 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
   ] as const;
   const table = services.length === 0 ? [' no services are registered yet'] : renderTable(columns, rows, view);
   return [...table, ...refusalLines(refused, view)];
+}
+
+/** Why this host can dial none of the usable instances, the first one's reason; empty when it can. */
+function unreachableOf({ usable, usableHere, instances }: ServiceDocument): string[] {
+  if (usable === 0 || usableHere !== 0) return [];
+  return instances.flatMap(({ unreachable }) => unreachable || []).slice(0, 1);
 }
 
 function judge(service: ServiceDocument, nowMs: number): Judged {
@@ -59,15 +71,21 @@ function judge(service: ServiceDocument, nowMs: number): Judged {
   }
   if (service.usable === 0)
     return { service, rank: 0, colour: 'red', state: `nothing usable: ${troubles || 'see instances'}` };
-  // A sidecar of an earlier version knows no brake.
+  // A sidecar of an earlier version does not tell what it can dial, and knows no brake.
+  const { usableHere = service.usable } = service;
+  if (usableHere === 0) {
+    const state = `${troubles === '' ? '' : `${troubles}; `}none usable from here`;
+    return { service, rank: 1, colour: 'yellow', state };
+  }
+  const here = usableHere < service.usable ? `; usable from here: ${usableHere}` : '';
   if (service.brake) {
-    const state = `${troubles}: still used, for at most ${span(Date.parse(service.brake.until) - nowMs)}`;
+    const state = `${troubles}: still used, for at most ${span(Date.parse(service.brake.until) - nowMs)}${here}`;
     return { service, rank: 1, colour: 'yellow', state };
   }
   if (service.faults.length > 0 || service.usable < service.instances.length) {
-    return { service, rank: 1, colour: 'yellow', state: troubles || plural(service.faults.length, 'fault') };
+    return { service, rank: 1, colour: 'yellow', state: (troubles || plural(service.faults.length, 'fault')) + here };
   }
-  return { service, rank: 2, colour: 'green', state: troubles || 'all passing' };
+  return { service, rank: 2, colour: 'green', state: (troubles || 'all passing') + here };
 }
 
 function refusalLines(refused: ServicesDocument['refused'], view: View): string[] {

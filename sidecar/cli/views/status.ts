@@ -6,6 +6,9 @@ import { grouped, plural, since, span } from '../words.ts';
 const labelWidth = 8;
 /** More bridges than these are counted instead of named. */
 const maxBridgesNamed = 4;
+/** Of more lost hosts than these only the first is named. */
+const maxLostNamed = 4;
+const lostPrefix = 'host.lost.';
 
 /** The state of this host on one screen: about five lines, then what to do. */
 export function statusLines(status: StatusDocument, view: View): string[] {
@@ -35,19 +38,31 @@ function field(label: string, parts: readonly string[], view: View, colour?: Col
   });
 }
 
-function storeParts({ store }: StatusDocument, view: View): string[] {
+function storeParts(status: StatusDocument, view: View): string[] {
+  const { store } = status;
   const { style } = view;
   const { origin, ageMs } = store.snapshot;
+  const name = store.wanted ? store.where : store.kind;
   const picture =
     origin === 'none' ? 'nothing is known yet' : `snapshot ${span(ageMs)} old${origin === 'disk' ? ', from disk' : ''}`;
   if (store.state === 'connected') {
-    return [`${store.kind} ${style.good}`, `revision ${grouped(store.revision)}`, picture];
+    return [`${name} ${style.good}`, `revision ${grouped(store.revision)}`, picture, ...wantedParts(status, view)];
   }
   const problem = store.problem === null ? '' : `: ${store.problem}`;
   const going = origin === 'none' ? '' : '; names and links go on from it';
   return [
-    `${style.bad} ${store.kind} ${store.state} for ${since(store.since, view.nowMs)}${problem}; ${picture}${going}`,
+    `${style.bad} ${name} ${store.state} for ${since(store.since, view.nowMs)}${problem}; ${picture}${going}`,
+    ...wantedParts(status, view),
   ];
+}
+
+/** Another store that is to be used; a sidecar of an earlier version does not tell. */
+function wantedParts({ store: { wanted }, todo }: StatusDocument, { style }: View): string[] {
+  if (!wanted) return [];
+  const { where, problem } = wanted;
+  const told = problem !== null && todo.some(({ message }) => message.includes(problem));
+  const why = problem === null ? '' : told ? ' (see todo)' : `: ${problem}`;
+  return [`${style.bad} ${where} is wanted, and not in use yet${why}`];
 }
 
 function hereParts({ here, docker }: StatusDocument, view: View): string[] {
@@ -98,18 +113,22 @@ function linksText({ vip, todo }: StatusDocument, view: View): string {
 /** Whether it is known who calls. */
 function callersText({ callers, vip, todo }: StatusDocument, { style }: View): string {
   const { state, reason, bound } = callers;
-  if (state === 'on') return `${grouped(String(bound))} addresses of containers bound ${style.good}`;
+  if (state === 'on') return `${plural(bound, 'address', 'addresses')} of containers bound ${style.good}`;
   const told = reason === null || reason === vip.reason || todo.some(({ message }) => message.includes(reason));
   return `${style.note} all but the host are anonymous${told ? '' : `: ${reason}`}`;
 }
 
 const colours = { error: 'red', warning: 'yellow', note: 'dim' } as const;
 
-/** What is to be done; of several addresses that the name server lacks for the same reason only the first is told. */
+/**
+ * What is to be done; of several addresses that the name server lacks for the same reason, and of many
+ * lost hosts, only the first is told.
+ */
 function todoLines({ todo }: StatusDocument, view: View): string[] {
   if (todo.length === 0) return field('todo', ['nothing, all is well'], view, 'green');
+  const manyLost = todo.filter(({ id }) => id.startsWith(lostPrefix)).length > maxLostNamed;
   const kindOf = ({ id, severity, hint }: ConditionDocument): string =>
-    id.startsWith('dns.listen.') ? JSON.stringify([severity, hint]) : id;
+    id.startsWith('dns.listen.') || (manyLost && id.startsWith(lostPrefix)) ? JSON.stringify([severity, hint]) : id;
   return grouping(todo, kindOf).flatMap(([first, ...others], index) => {
     const { severity, message, hint, since: begun, count } = first;
     const repeated = count > 1 ? `, ${grouped(String(count))} times` : '';

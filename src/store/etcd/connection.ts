@@ -32,6 +32,8 @@ export class Connection {
   token: string | undefined;
   /** How many messages have come from the member so far, by which others know that it still speaks. */
   heard = 0;
+  /** When the last of them came, on the process's monotonic clock in milliseconds. */
+  heardAtMs = performance.now();
   readonly #client: Client;
   readonly #ended = new AbortController();
   readonly #calls = new Set<ClientUnaryCall>();
@@ -73,7 +75,7 @@ export class Connection {
         (error, answer) => {
           this.#calls.delete(call);
           signal?.removeEventListener('abort', onAbort);
-          if (error === null) this.heard += 1;
+          if (error === null) this.#hear();
           if (error === null && answer !== undefined) resolve(answer);
           else reject(this.#failure ?? failureOf(error ?? { details: 'an answer without content' }));
         },
@@ -94,7 +96,7 @@ export class Connection {
     const stream = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
     this.#streams.add(stream);
     stream.on('data', (message: O) => {
-      this.heard += 1;
+      this.#hear();
       if (!this.#ended.signal.aborted) onMessage(message);
     });
     stream.on('error', (error: Error & { code?: number; details?: string }) => this.end(failureOf(error)));
@@ -112,6 +114,11 @@ export class Connection {
     this.#calls.clear();
     this.#streams.clear();
     this.#client.close();
+  }
+
+  #hear(): void {
+    this.heard += 1;
+    this.heardAtMs = performance.now();
   }
 
   #metadata(): Metadata {

@@ -64,6 +64,8 @@ export class Session {
   #next = 0;
   #renewal: Promise<void> | undefined;
   #lastFailure: EtcdFailure | undefined;
+  /** Wall clock. */
+  #heardAtMs: number | undefined;
 
   constructor(options: SessionOptions) {
     const { clock, metrics } = options;
@@ -222,6 +224,7 @@ export class Session {
       await ended(connection.ended);
       if (this.#current === connection) this.#current = undefined;
       if (this.closed) return;
+      this.#heardAtMs = Math.floor(clock.nowMs() - (performance.now() - connection.heardAtMs));
       const { text } = connection.endpoint;
       this.#options.log.info('store connection is lost', { 'store.endpoint': text, error: connection.failure.message });
       this.#next += 1;
@@ -395,7 +398,10 @@ export class Session {
     const before = this.status.value;
     const same = before.state === state && before.problem === why.problem && before.storeId === this.#clusterId;
     const sinceMs = before.state === state ? before.sinceMs : this.#options.clock.nowMs();
-    if (!same) this.status.set({ state, sinceMs, storeId: this.#clusterId, ...why });
+    if (!same) {
+      const heard = state === 'away' && this.#heardAtMs !== undefined ? { heardAtMs: this.#heardAtMs } : {};
+      this.status.set({ state, sinceMs, storeId: this.#clusterId, ...heard, ...why });
+    }
     this.#waiters.wake();
   }
 }

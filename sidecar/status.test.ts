@@ -1,0 +1,55 @@
+import t from 'tap';
+import { emptySnapshot } from '../src/catalog/snapshot.ts';
+import type { StoreConfig } from '../src/config/config.ts';
+import { parts } from '../test/support/records.ts';
+import { pictureDocument, type StatusParts, statusDocument } from './status.ts';
+
+const embedded: StoreConfig = { kind: 'embedded', listen: undefined, leaseTtlMs: 10_000 } as StoreConfig;
+const other: StoreConfig = { kind: 'embedded', listen: { address: '10.77.0.1', port: 2379 }, leaseTtlMs: 10_000 };
+
+function status(over: Partial<StatusParts>) {
+  const shared = parts();
+  return statusDocument({
+    ...shared,
+    self: { hostId: '1', hostName: 'web-1', address: '10.77.0.1' },
+    ...{ mesh: 'home', version: '0.1.0', startedAtMs: 0, startedMonotonicMs: 0 },
+    snapshot: () => emptySnapshot,
+    confirmedAtMs: () => undefined,
+    stores: { used: embedded, wanted: embedded },
+    store: () => ({ state: 'connected', sinceMs: 0, storeId: undefined }),
+    storeProblem: () => undefined,
+    docker: () => ({ state: 'off', version: null, problem: null, containers: 0 }),
+    vip: () => ({ state: 'off', range: '', reason: null }),
+    callers: () => ({ state: 'off', reason: null, bound: 0 }),
+    links: () => 0,
+    names: () => [],
+    ...over,
+  });
+}
+
+t.test('the store is the one in use, and another that is wanted is said beside it', async (t) => {
+  const wantedText = { kind: 'embedded', where: 'the embedded store' };
+  t.match(status({}).store, { ...wantedText, problem: null, wanted: null });
+  const switching = status({ stores: { used: embedded, wanted: other }, storeProblem: () => 'it does not answer' });
+  t.match(switching.store, { problem: null, wanted: { ...wantedText, problem: 'it does not answer' } });
+  const none = { stores: { used: undefined, wanted: other }, store: () => undefined };
+  const starting = status({ ...none, storeProblem: () => 'it does not answer' });
+  t.match(starting.store, { ...wantedText, state: 'away', problem: 'it does not answer', wanted: null });
+});
+
+t.test('what the store and its session both say is shown once', async (t) => {
+  const { conditions } = parts();
+  const ids = (): string[] => status({ conditions }).todo.map(({ id }) => id);
+  conditions.raise('store.etcd.away', 'error', 'etcd cannot be used: refused', '');
+  conditions.raise('service.db.usable', 'error', 'etcd', '');
+  t.same(ids(), ['store.etcd.away', 'service.db.usable']);
+  conditions.raise('store.open', 'error', 'etcd cannot be used: refused; the embedded store is used until then', '');
+  t.same(ids(), ['service.db.usable', 'store.open']);
+  conditions.raise('store.etcd.away', 'error', 'another matter', '');
+  t.equal(ids().length, 3);
+});
+
+t.test('how old the picture is', async (t) => {
+  t.same(pictureDocument(undefined, undefined, 5), { store: 'away', ageMs: null });
+  t.same(pictureDocument({ state: 'connected', sinceMs: 0, storeId: 'a' }, 3, 5), { store: 'connected', ageMs: 2 });
+});
