@@ -18,7 +18,8 @@ import { numberToIpv4 } from '../src/model/address.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
-import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
+import { openMesh } from '../src/registrar/mesh-identity.ts';
+import { keepMesh, tellRestored } from '../src/registrar/mesh-keeper.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
@@ -226,7 +227,7 @@ export async function startSidecar(
         ...(remembered && { remembered }),
         ...(lastKnown && { saved: lastKnown }),
       };
-      const opened = await openMesh({ ...known, store, signal: until });
+      const opened = await openMesh({ ...known, store, clock, signal: until });
       await dataDir.rememberMesh(opened.meshId);
       if (starting) {
         const { leaseTtlMs } = used;
@@ -236,14 +237,7 @@ export async function startSidecar(
           throw error;
         });
       }
-      if (opened.outcome === 'restored') {
-        conditions.raise(
-          'store.restored',
-          'warning',
-          'the store had come back empty: records, settings and virtual addresses were written back, your own keys (kv) are lost',
-          'restore the keys from where you have them; this is shown until the next start',
-        );
-      }
+      if (opened.outcome === 'restored') tellRestored(conditions);
     };
     const mirrored = {
       mesh: config.mesh,
@@ -341,6 +335,7 @@ export async function startSidecar(
       clearUnderlay,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
+      meshId: () => dataDir.identity.meshId,
       copies,
       clock,
       metrics,

@@ -49,6 +49,8 @@ export interface BackendParts {
   readonly keys: () => Keys;
   /** The mesh's name. */
   readonly mesh: string;
+  /** This host's mesh, once it is known. */
+  readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
   readonly clock: Clock;
   readonly metrics: Metrics;
@@ -154,7 +156,8 @@ export function createBackend(parts: BackendParts): AdminBackend {
     },
     async restore(file, how) {
       const backup = parseBackup(file);
-      return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...how });
+      const known = { meshId: parts.meshId(), clock: parts.clock };
+      return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...known, ...how });
     },
     picture: parts.picture,
     hosts: () => hostDocuments(snapshot(), parts.self.hostId),

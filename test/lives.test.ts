@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { ManualClock } from '../src/base/clock.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
+import { encodeService } from '../src/catalog/codec.ts';
 import { parseSaved, SnapshotFile } from '../src/catalog/disk.ts';
 import { lostLimitMs } from '../src/catalog/lost-hosts.ts';
 import type { SavedState } from '../src/catalog/saved-state.ts';
@@ -10,7 +11,8 @@ import type { Service, Snapshot } from '../src/catalog/snapshot.ts';
 import { parseIpv4Range } from '../src/model/address.ts';
 import type { InstanceRecord } from '../src/model/instance.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
-import { keepMesh, openMesh } from '../src/registrar/mesh-identity.ts';
+import { openMesh } from '../src/registrar/mesh-identity.ts';
+import { keepMesh } from '../src/registrar/mesh-keeper.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { keysOf } from '../src/store/keys.ts';
@@ -487,5 +489,123 @@ t.test('a store that comes back empty gets everything back from all, and nobody 
   );
   const after = mesh.store.dump(keys.root);
   t.same(Object.keys(after).sort(), [...Object.keys(before), keys.instance(hostId(2), 'new')].sort());
-  for (const [key, value] of Object.entries(before)) if (!key.startsWith(keys.alive)) t.equal(after[key], value, key);
+  compare(t, before, after);
+});
+
+/** All that lasts is as it was; `meta` says when it was written back. */
+function compare(t: Test, before: Readonly<Record<string, string>>, after: Readonly<Record<string, string>>): void {
+  for (const [key, value] of Object.entries(before)) {
+    if (key !== keys.meta && !key.startsWith(keys.alive)) t.equal(after[key], value, key);
+  }
+  t.match(after[keys.meta], /"restoredAtMs":\d+/);
+}
+
+const deletionOf = (key: string) => ({ kind: 'delete', key }) as const;
+
+/** How a store is emptied under running sidecars, and keeps its id. */
+const emptyings: Readonly<Record<string, (store: MemoryStore, vip: string) => unknown>> = {
+  'all keys in one deletion': (store) => store.txn([], store.keys(keys.root).map(deletionOf)),
+  'key by key': async (store) => {
+    for (const key of store.keys(keys.root)) await store.delete(key);
+  },
+  'key by key, with pauses': async (store) => {
+    for (const key of store.keys(keys.root)) {
+      await store.delete(key);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  },
+  'wiped and begun anew under the same id': (store) => store.replace({ keepId: true }),
+  'wiped while it was away': async (store) => {
+    store.setAway(true);
+    await new Promise((resolve) => setImmediate(resolve));
+    store.replace({ keepId: true });
+  },
+  'all but the hosts': (store) =>
+    store.txn(
+      [],
+      store
+        .keys(keys.root)
+        .filter((key) => !key.startsWith(keys.hosts) && !key.startsWith(keys.alive))
+        .map(deletionOf),
+    ),
+  'services and claims alone with meta': (store, vip) =>
+    store.txn([], [keys.vip(vip), keys.service('db'), keys.meta].map(deletionOf)),
+  'meta alone': (store) => store.delete(keys.meta),
+};
+
+for (const [what, empty] of Object.entries(emptyings)) {
+  t.test(`a store that is emptied and keeps its id: ${what}`, async (t) => {
+    const mesh = await Mesh.of(t, ['a', 'b'], ['c'], ['d', 'e']);
+    const vip = mesh.all((host) => host.db?.vip ?? '');
+    t.match(vip, /^240\.136\./);
+    const before = mesh.store.dump(keys.root);
+    const all = `${vip} a b c d e`;
+    const seen = new Set<string>();
+    for (const host of mesh.hosts) {
+      host.catalog.snapshots.subscribe(({ services }) => {
+        const db = services.get('db');
+        seen.add(`${db?.vip} ${host.usable}`);
+      });
+    }
+    await empty(mesh.store, vip);
+    for (let ms = 0; ms < 90_000; ms += ms < 2000 ? 50 : 5000) await mesh.clock.advance(ms < 2000 ? 50 : 5000);
+    // Key by key each is a deletion like any other until `meta` is gone: instances then return from their hosts.
+    const withdrawn = [...seen].filter((each) => (what.startsWith('key') ? !each.startsWith(`${vip} `) : each !== all));
+    t.same(withdrawn, [], 'nobody and nothing is withdrawn meanwhile');
+    const after = mesh.store.dump(keys.root);
+    t.same(Object.keys(after).sort(), Object.keys(before).sort());
+    compare(t, before, after);
+    t.equal(
+      mesh.all((host) => host.statuses),
+      'a:passing b:passing c:passing d:passing e:passing',
+    );
+    for (const { parts } of mesh.hosts) t.match(parts.conditions.list(), [{ id: 'store.restored' }], 'told everywhere');
+    mesh.at(0).run('later');
+    await mesh.clock.advance(1000);
+    t.equal(
+      mesh.all((host) => host.usable),
+      'a b c d e later',
+      'and all goes on',
+    );
+  });
+}
+
+t.test('a single deletion is no emptying', async (t) => {
+  const mesh = await Mesh.of(t, ['a'], ['b']);
+  await mesh.store.put(
+    keys.service('old'),
+    encodeService({ name: 'old', port: 1, protocol: 'tcp', balance: 'random' }),
+  );
+  await mesh.clock.advance(1000);
+  t.ok(mesh.hosts.every(({ snapshot }) => snapshot.services.has('old')));
+  await mesh.store.delete(keys.service('old'));
+  await mesh.clock.advance(10_000);
+  t.notOk(mesh.hosts.some(({ snapshot }) => snapshot.services.has('old')));
+  t.notOk(mesh.store.keys().includes(keys.service('old')));
+  t.same(mesh.at(0).parts.conditions.list(), []);
+});
+
+t.test('a meta that cannot be used is told, and is left alone', async (t) => {
+  const mesh = await Mesh.of(t, ['a'], ['b']);
+  const good = mesh.store.dump()[keys.meta] ?? '';
+  const cases: [value: string, id: string, hint: RegExp][] = [
+    ['garbage', 'store.meta', /delete the key \/legate\/test\/meta/],
+    ['{"v":9}', 'store.meta', /install the newer version/],
+    [good.replace(/"meshId":"[^"]*"/, `"meshId":"${'cd'.repeat(16)}"`), 'store.foreign', /check the store settings/],
+  ];
+  for (const [value, id, hint] of cases) {
+    await mesh.store.put(keys.meta, new TextEncoder().encode(value));
+    await mesh.clock.advance(10_000);
+    t.equal(mesh.store.dump()[keys.meta], value);
+    for (const { parts } of mesh.hosts) t.match(parts.conditions.list(), [{ id, hint }], value);
+    await mesh.store.put(keys.meta, new TextEncoder().encode(good));
+    await mesh.clock.advance(10_000);
+    t.same(mesh.at(0).parts.conditions.list(), []);
+  }
+  await mesh.store.put(keys.meta, new TextEncoder().encode('garbage'));
+  await mesh.clock.advance(10_000);
+  await mesh.store.delete(keys.meta);
+  await mesh.clock.advance(10_000);
+  t.match(mesh.store.dump()[keys.meta], /"restoredAtMs"/, 'what the hint says helps');
+  for (const { parts } of mesh.hosts) t.match(parts.conditions.list(), [{ id: 'store.restored' }]);
 });

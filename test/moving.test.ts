@@ -1,5 +1,7 @@
 import { Resolver } from 'node:dns/promises';
+import { rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
 import t from 'tap';
 import type { StoreCopyDocument } from '../sidecar/admin/documents.ts';
 import { Agent, type Teardown } from './support/agent.ts';
@@ -335,4 +337,57 @@ t.test('a copy that cannot be made leaves the mesh where it is', needsEtcd, asyn
   t.equal((await statusOf(agent)).store.kind, 'embedded');
   t.equal((await agent.api('PUT', '/api/kv/a', '1')).status, 200, 'writes go on');
   t.equal(await copy(url), 'done', 'once nothing is in the way it goes');
+});
+
+t.test('etcd is emptied under two sidecars, in every way in which it keeps its id', needsEtcd, async (t) => {
+  const { agent, etcd, link, echo } = await world(t, (cluster) => etcdStore(cluster));
+  const other = new Agent(t, { host: 'web-2', advertise: '127.0.0.2', store: etcdStore(etcd) });
+  await Promise.all([agent.start(), other.start()]);
+  t.equal((await agent.cli('service', 'set', 'db', 'balance=random')).status, 0);
+  const lasting = async (): Promise<string> => {
+    const listed = await etcd.ctl('get', '--prefix', '--keys-only', '/legate/');
+    return listed.stdout
+      .split('\n')
+      .filter((line) => line !== '')
+      .sort()
+      .join(' ');
+  };
+  await waitFor('all that is to be stored', async () => /alive.*alive.*db.*meta.*db.*echo/.test(await lasting()));
+  const before = await lasting();
+  await waitFor('both to be linked', async () => (await ask(link)) === 'db');
+  await used(other, 'etcd');
+  const end = await traffic(t, agent, link, echo);
+  const [member] = etcd.members;
+  const ways: Readonly<Record<string, () => Promise<unknown>>> = {
+    'all its keys are deleted': () => etcd.must('del', '--prefix', '/legate'),
+    'and once more': () => etcd.must('del', '--prefix', '/legate/'),
+    'its data is gone': async () => {
+      await member?.kill();
+      rmSync(join(etcd.folder, member?.name ?? '-'), { recursive: true });
+      member?.start();
+      await etcd.healthy();
+    },
+  };
+  for (const [what, empty] of Object.entries(ways)) {
+    await empty();
+    await waitFor(`everything to be back: ${what}`, async () => (await lasting()) === before, { timeoutMs: 20_000 });
+    const stored = JSON.parse(await etcd.must('get', '--print-value-only', '/legate/legate/services/db'));
+    t.match(stored, { balance: 'random' }, what);
+    for (const each of [agent, other]) await complaint(each, /the store had come back empty/);
+  }
+  t.same(await end(), [], 'no name stopped resolving, no connection failed');
+
+  // With a backup the users' own keys come back, too.
+  t.equal((await agent.api('PUT', '/api/kv/mine', '1')).status, 200);
+  const backup = await agent.api('GET', '/api/store/backup');
+  await etcd.must('del', '--prefix', '/legate/');
+  const restored = await agent.api('POST', '/api/store/restore', backup.text);
+  t.equal(restored.status, 200, restored.text);
+  t.equal((await agent.api('GET', '/api/kv/mine')).text, '1');
+  await waitFor('all', async () => (await lasting()).includes('/legate/legate/meta'));
+
+  await etcd.must('put', '/legate/legate/meta', 'garbage');
+  for (const each of [agent, other]) {
+    t.match((await complaint(each, /\/legate\/legate\/meta in the store cannot be used/)).hint, /delete the key/);
+  }
 });

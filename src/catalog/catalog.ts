@@ -138,10 +138,11 @@ export class Catalog {
     const ended = new AbortController();
     const until = AbortSignal.any([signal, ended.signal]);
     try {
-      await Promise.all([
-        this.#gate.learn(store, until),
-        ...tables.map((table) => this.#followTable(store, table, until)),
-      ]);
+      while (await this.#followUntilEmptied(store, until)) {
+        this.#options.log.warn('the store was emptied; the picture stays until the mesh is written back');
+        await this.#gate.readmit(store, until);
+        this.#meetNewStore();
+      }
     } catch (error) {
       if (!signal.aborted) throw error;
     } finally {
@@ -213,14 +214,53 @@ export class Catalog {
     if (connected && this.#origin === 'store') this.#confirmedAtMs = this.#options.clock.nowMs();
   }
 
-  async #followTable(store: Store, table: Table, signal: AbortSignal): Promise<void> {
+  /**
+   * True when the store was emptied: nothing of that is taken over, and all tables are to begin anew. The tables' watches
+   * tell of an emptying in any order, and others may have written `meta` back before we look; hence its revision decides.
+   */
+  async #followUntilEmptied(store: Store, signal: AbortSignal): Promise<boolean> {
+    const emptied = new AbortController();
+    const until = AbortSignal.any([signal, emptied.signal]);
+    const parts = [
+      this.#gate.learn(store, until),
+      ...tables.map((table) => this.#followTable(store, table, until, () => emptied.abort())),
+    ];
+    try {
+      await Promise.all(parts);
+    } catch (error) {
+      if (!emptied.signal.aborted) throw error;
+    }
+    if (emptied.signal.aborted) await Promise.allSettled(parts);
+    return emptied.signal.aborted && !signal.aborted;
+  }
+
+  async #followTable(store: Store, table: Table, signal: AbortSignal, onEmptied: () => void): Promise<void> {
     await eachChange(store.watch(this.#keys[table], { signal }), async (change) => {
-      if (change.kind === 'reset') {
-        await this.#gate.admit(store, signal, () => this.#meetNewStore());
-        await this.#reset(store, table, change.items, change.revision);
-      } else this.#delta(store, table, change);
+      if (change.kind === 'reset') await this.#gate.admit(store, signal, () => this.#meetNewStore());
+      if (this.#takesMuch(table, change) && !(await this.#gate.isAsAdmitted(store, signal))) onEmptied();
+      if (signal.aborted) return false;
+      if (change.kind === 'delta') this.#delta(store, table, change);
+      else await this.#reset(store, table, change.items, change.revision, signal);
       return !signal.aborted;
     });
+  }
+
+  /**
+   * Whether a change looks like an emptied store, so that `meta` is asked for first. Services and claims hardly ever go,
+   * and the lives of several hosts seldom at once; resets are rare. Of instances one goes every moment.
+   */
+  #takesMuch(table: Table, change: Change<Entry>): boolean {
+    const prefix = this.#keys[table];
+    const shown: ReadonlyMap<string, unknown> = this.#shown[table];
+    if (change.kind === 'reset') {
+      const ids = new Set(change.items.map(({ key }) => key.slice(prefix.length)));
+      for (const id of shown.keys()) if (!ids.has(id)) return true;
+      return false;
+    }
+    if (change.deletes.length === 0) return false;
+    const gone = change.deletes.filter((key) => shown.has(key.slice(prefix.length))).length;
+    if (gone * 2 >= shown.size) return gone > 0;
+    return table !== 'instances' && gone >= (table === 'services' || table === 'vips' ? 1 : 2);
   }
 
   /** A store whose data has nothing to do with what we know: it is gathered whole before any of it is shown. */
@@ -230,11 +270,18 @@ export class Catalog {
     this.#seenRevision = '';
   }
 
-  async #reset(store: Store, table: Table, entries: readonly Entry[], revision: string): Promise<void> {
+  async #reset(
+    store: Store,
+    table: Table,
+    entries: readonly Entry[],
+    revision: string,
+    signal: AbortSignal,
+  ): Promise<void> {
     this.#arriving ??= this.#origin === 'store' ? undefined : new StoredView(this.#shown.epoch);
     const target = this.#arriving ?? this.#shown;
     const prefix = this.#keys[table];
     const read = await target.read(table, entries, prefix, this.#shown);
+    if (signal.aborted) return;
     for (const [key, reason] of read.bad) this.#quarantine.bad(key, reason);
     this.#quarantine.retain(prefix, new Set(read.bad.keys()));
     if (target === this.#arriving) {

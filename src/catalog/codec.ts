@@ -48,6 +48,8 @@ export interface MeshMeta {
   /** 32 hexadecimal digits, made once when the mesh's first store was written. */
   readonly meshId: string;
   readonly format: number;
+  /** When the mesh was last written into a store that had been emptied. */
+  readonly restoredAtMs?: number;
 }
 
 /** Bounds of what is read. An instance that exceeds them is refused where it is registered. */
@@ -158,7 +160,8 @@ export function encodeAlive(record: AliveRecord): Uint8Array {
 }
 
 export function encodeMeta(meta: MeshMeta): Uint8Array {
-  return encode({ v: formatVersion, meshId: meta.meshId, format: meta.format });
+  const { meshId, format, restoredAtMs } = meta;
+  return encode({ v: formatVersion, meshId, format, ...(restoredAtMs !== undefined && { restoredAtMs }) });
 }
 
 function encode(document: object): Uint8Array {
@@ -250,7 +253,11 @@ function readClaim(fields: Fields): HostClaim {
 
 export function readMeta(document: unknown): Decoded<MeshMeta> {
   return reading(document, (fields) =>
-    Object.freeze({ meshId: fields.name('meshId', meshIdFault), format: fields.integer('format', 1, 1_000_000) }),
+    Object.freeze({
+      meshId: fields.name('meshId', meshIdFault),
+      format: fields.integer('format', 1, 1_000_000),
+      ...(fields.has('restoredAtMs') && { restoredAtMs: fields.integer('restoredAtMs', 0, 8.64e15) }),
+    }),
   );
 }
 

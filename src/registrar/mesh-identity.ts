@@ -1,9 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { Backoff } from '../base/backoff.ts';
-import type { Clock } from '../base/clock.ts';
-import type { Conditions } from '../base/conditions.ts';
-import { describeError, isLegateError, LegateError } from '../base/errors.ts';
-import { Bell } from '../catalog/bell.ts';
+import { type Clock, systemClock } from '../base/clock.ts';
+import { LegateError } from '../base/errors.ts';
 import {
   decodeMeta,
   encodeMeta,
@@ -17,8 +14,6 @@ import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, Store, Write } from '../store/store.ts';
 
-const foreignId = 'store.foreign';
-
 export interface OpenMeshOptions {
   readonly store: Store;
   readonly keys: Keys;
@@ -26,6 +21,8 @@ export interface OpenMeshOptions {
   readonly remembered?: string;
   /** What this host knew last. */
   readonly saved?: SavedState;
+  /** Says when a mesh was written back. */
+  readonly clock?: Clock;
   readonly signal?: AbortSignal;
 }
 
@@ -41,15 +38,23 @@ export interface OpenedMesh {
  * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, E_CONFLICT while a mesh is being copied into it, and the
  * store's own.
  */
-export async function openMesh({ store, keys, remembered, saved, signal }: OpenMeshOptions): Promise<OpenedMesh> {
+export async function openMesh({
+  store,
+  keys,
+  remembered,
+  saved,
+  clock = systemClock,
+  signal,
+}: OpenMeshOptions): Promise<OpenedMesh> {
   const known = remembered ?? saved?.meshId;
   const options = signal === undefined ? {} : { signal };
-  const found = await readMeta(store, keys, options);
+  const found = await readMeta(store, keys, known, options);
   if (found !== undefined) return { meshId: checkMesh(found, known), outcome: 'opened' };
   await checkNoCopy(store, keys, options);
   if (known !== undefined && saved !== undefined) await writeBack(store, keys, saved, options);
   const meshId = known ?? randomBytes(16).toString('hex');
-  const value = encodeMeta({ meshId, format: formatVersion });
+  const restored = known === undefined ? {} : { restoredAtMs: Math.trunc(clock.nowMs()) };
+  const value = encodeMeta({ meshId, format: formatVersion, ...restored });
   const result = await store.txn(
     [
       { kind: 'absent', key: keys.meta },
@@ -59,66 +64,27 @@ export async function openMesh({ store, keys, remembered, saved, signal }: OpenM
     options,
   );
   if (result.ok) return { meshId, outcome: known === undefined ? 'created' : 'restored' };
-  const faster = await readMeta(store, keys, options);
+  const faster = await readMeta(store, keys, known, options);
   if (faster === undefined) throw new LegateError('E_CONFLICT', `${keys.meta} comes and goes`, { hint: 'try again' });
   return { meshId: checkMesh(faster, known), outcome: 'opened' };
 }
 
-export interface KeepMeshOptions extends OpenMeshOptions {
-  readonly remembered: string;
-  readonly clock: Clock;
-  readonly conditions: Conditions;
-  readonly signal: AbortSignal;
-}
-
-/**
- * Opens the mesh again whenever the store turns out to be another one (its id changed after a loss of connection), with
- * what is known at that moment. A foreign store raises a condition. Runs until aborted or the store is closed.
- */
-export async function keepMesh(
-  options: Omit<KeepMeshOptions, 'saved'> & { readonly saved: () => SavedState | undefined },
-): Promise<void> {
-  const { store, conditions, clock, signal } = options;
-  const bell = new Bell();
-  const backoff = new Backoff(100, 5000);
-  let storeId = store.status.value.storeId;
-  const unsubscribe = store.status.subscribe(() => bell.ring());
-  try {
-    for (; !signal.aborted; await bell.wait(signal)) {
-      const { state, storeId: present } = store.status.value;
-      if (state !== 'connected' || present === storeId) continue;
-      try {
-        const saved = options.saved();
-        const { saved: _saved, ...rest } = options;
-        await openMesh({ ...rest, ...(saved && { saved }) });
-        storeId = present;
-        backoff.reset();
-        conditions.clear(foreignId);
-      } catch (error) {
-        if (signal.aborted) return;
-        if (!isLegateError(error) || error.code === 'E_CLOSED') throw error;
-        if (error.code !== 'E_STORE_AWAY') {
-          conditions.raise(foreignId, 'error', describeError(error), error.hint ?? 'check the store settings');
-        }
-        await clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
-        bell.ring();
-      }
-    }
-  } finally {
-    unsubscribe();
-    conditions.clear(foreignId);
-  }
-}
-
-async function readMeta(store: Store, keys: Keys, options: { signal?: AbortSignal }): Promise<string | undefined> {
+async function readMeta(
+  store: Store,
+  keys: Keys,
+  known: string | undefined,
+  options: { signal?: AbortSignal },
+): Promise<string | undefined> {
   const entry = await store.get(keys.meta, options);
   if (entry === undefined) return undefined;
   const meta = decodeMeta(entry.value);
   if (meta.ok && meta.value.format <= formatVersion) return meta.value.meshId;
   const reason = meta.ok ? `${newerVersionReason} (${meta.value.format})` : meta.reason;
   const newer = reason.startsWith(newerVersionReason);
+  const own = `delete the key ${keys.meta}: the hosts of this mesh then write it and what they know again`;
+  const hint = known === undefined ? 'restore the store from a backup' : own;
   throw new LegateError('E_STORE_DAMAGED', `${keys.meta} in the store cannot be used: ${reason}`, {
-    hint: newer ? 'install the newer version of Legate on this host too' : 'restore the store from a backup',
+    hint: newer ? 'install the newer version of Legate on this host too' : hint,
   });
 }
 

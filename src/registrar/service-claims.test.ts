@@ -20,7 +20,8 @@ import type { InstanceRecord } from '../model/instance.ts';
 import type { DeclaredPorts } from '../model/link.ts';
 import { keysOf } from '../store/keys.ts';
 import { awaitedGraceMs } from './declared-services.ts';
-import { keepMesh, openMesh } from './mesh-identity.ts';
+import { openMesh } from './mesh-identity.ts';
+import { keepMesh } from './mesh-keeper.ts';
 import { ServiceClaims, type ServiceClaimsOptions } from './service-claims.ts';
 import { withSettings } from './service-record.ts';
 import { chooseVip } from './vip-choice.ts';
@@ -320,7 +321,10 @@ t.test('a store that comes back empty while we run is made ours again', async (t
   });
   store.replace();
   await b.clock.advance(10_000);
-  t.same(decodeMeta(bytes(store.dump()[keys.meta] ?? '')), { ok: true, value: { meshId, format: 1 } });
+  t.same(decodeMeta(bytes(store.dump()[keys.meta] ?? '')), {
+    ok: true,
+    value: { meshId, format: 1, restoredAtMs: clock.nowMs() },
+  });
   t.match(service(store, 'db'), { vip });
   t.match(claim(store, vip), { service: 'db' });
   t.equal(b.catalog.snapshots.value.services.get('db')?.vip, vip);

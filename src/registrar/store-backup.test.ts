@@ -1,5 +1,6 @@
 import t from 'tap';
 import { MemoryStore } from '../../test/support/memory-store.ts';
+import { ManualClock } from '../base/clock.ts';
 import { isLegateError } from '../base/errors.ts';
 import { encodeMeta, formatVersion } from '../catalog/codec.ts';
 import { keysOf } from '../store/keys.ts';
@@ -57,6 +58,16 @@ t.test('what is saved is what is restored', async (t) => {
   await t.rejects(restoring(foreign), { code: 'E_STORE_FOREIGN' });
   t.same(foreign.keys(), [keys.meta]);
   t.match(await restoring(foreign, { foreign: true }), { written: 6 });
+
+  const emptied = new MemoryStore();
+  const known = { store: emptied, keys, backup, overwrite: false, foreign: false, clock: new ManualClock(5) };
+  await t.rejects(restoreBackup(known), { code: 'E_STORE_FOREIGN' }, 'whose store it is nobody knows');
+  await t.rejects(restoreBackup({ ...known, meshId: 'b'.repeat(32) }), { code: 'E_STORE_FOREIGN' });
+  t.same(emptied.keys(), []);
+  t.match(await restoreBackup({ ...known, meshId }), { written: 6 }, 'a store that was emptied takes its own backup');
+  const restored = encodeMeta({ meshId, format: formatVersion, restoredAtMs: 5 });
+  t.equal(emptied.dump()[keys.meta], Buffer.from(restored).toString());
+  t.equal(emptied.writes.at(-1), `put ${keys.meta}`, 'meta comes last');
 
   const moving = await storeOf({ moved: '{"v":1,"state":"moving"}' });
   await t.rejects(restoring(moving), { code: 'E_STORE_AWAY' });

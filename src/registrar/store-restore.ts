@@ -1,4 +1,6 @@
+import { type Clock, systemClock } from '../base/clock.ts';
 import { LegateError } from '../base/errors.ts';
+import { encodeMeta, formatVersion } from '../catalog/codec.ts';
 import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, Store, Write } from '../store/store.ts';
@@ -31,6 +33,9 @@ export interface RestoreOptions {
   readonly overwrite: boolean;
   /** Whether the backup may be of another mesh. */
   readonly foreign: boolean;
+  /** The mesh of this host, where it is known: an emptied store takes a backup of it. */
+  readonly meshId?: string | undefined;
+  readonly clock?: Clock;
 }
 
 /**
@@ -44,10 +49,14 @@ export async function restoreBackup({
   backup,
   overwrite,
   foreign,
+  meshId,
+  clock = systemClock,
 }: RestoreOptions): Promise<RestoreResult> {
   const mesh = await readMesh(store, keys);
-  if (backup.header.meshId !== mesh.meshId && !foreign) {
-    const message = `the backup is of mesh ${backup.header.meshId}, this store holds mesh ${mesh.meshId ?? 'unknown'}`;
+  const isEmptied = mesh.meta === undefined && mesh.copyingMeshId === undefined && meshId !== undefined;
+  const present = isEmptied ? meshId : mesh.meshId;
+  if (backup.header.meshId !== present && !foreign) {
+    const message = `the backup is of mesh ${backup.header.meshId}, this store holds mesh ${present ?? 'unknown'}`;
     throw new LegateError('E_STORE_FOREIGN', message, {
       hint: 'nothing was written; --foreign takes its records over into this mesh',
     });
@@ -70,6 +79,8 @@ export async function restoreBackup({
     }
   }
   await restore.write(wanted);
+  // What was lost is back, and `meta`, by which all hosts recognise the mesh, comes last.
+  if (isEmptied) await restore.writeMeta(meshId, Math.trunc(clock.nowMs()));
   const { written, replaced, same, different, ofLivingHosts, named } = restore;
   return { written, replaced, same, different, ofLivingHosts, named };
 }
@@ -109,6 +120,14 @@ class Restore {
         if (!(await this.#try([write], guards))) this.differs(write.key.slice(this.#keys.root.length));
       }
     }
+  }
+
+  /** Unless somebody was faster. */
+  async writeMeta(meshId: string, restoredAtMs: number): Promise<void> {
+    const { meta, copying } = this.#keys;
+    const guards: Guard[] = [meta, copying].map((key) => ({ kind: 'absent', key }));
+    const value = encodeMeta({ meshId, format: formatVersion, restoredAtMs });
+    await this.#store.txn([notMoving(this.#keys), ...guards], [{ kind: 'put', key: meta, value }]);
   }
 
   async #try(batch: readonly Write[], guards: ReadonlyMap<string, Guard>): Promise<boolean> {

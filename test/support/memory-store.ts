@@ -83,9 +83,9 @@ export class MemoryStore implements Store {
     }
   }
 
-  /** All data is gone and it is another store now. */
-  replace(): void {
-    this.#generation += 1;
+  /** All data is gone and it is another store now, or one with the same id. */
+  replace({ keepId = false } = {}): void {
+    if (!keepId) this.#generation += 1;
     this.#revision = 0;
     this.#entries = new Map();
     for (const lease of this.#leases) lease.end('the store was replaced');
