@@ -79,7 +79,7 @@ function world(t: Tap.Test, file: Config, reread: () => Config | undefined = () 
   t.teardown(async () => {
     stopping.abort();
     await session.close();
-    rmSync(path, { recursive: true });
+    rmSync(path, { recursive: true, force: true, maxRetries: 5 });
   });
   const usedOf = (name: string): Promise<unknown> =>
     waitFor(`${name} to be used: ${events.join(', ')}`, async () => {
