@@ -30,6 +30,8 @@ export type FromHosts =
   | { readonly kind: 'state'; readonly connected: number; readonly alive: number };
 
 const stateEveryMs = 100;
+/** Looking at every change itself would cost more than the change. */
+const lookEveryMs = 5;
 const catalogEvery = 5;
 const keys = keysOf(meshName);
 const forever = new AbortController().signal;
@@ -51,6 +53,8 @@ interface Host {
   readonly catalog: Catalog | undefined;
   /** Rounds that it has not seen yet, by the host that makes them. */
   readonly awaited: Map<number, number[]>;
+  /** Whether it was told something since it was looked at last. */
+  isNews: boolean;
 }
 
 function send(message: FromHosts): void {
@@ -58,7 +62,12 @@ function send(message: FromHosts): void {
 }
 
 const mine: Host[] = [];
-const firstKeys = new Set(Array.from({ length: hosts }, (_, host) => firstKey(host)));
+/** Of each host: the service of its first instance, its id, and that instance's key. */
+const names = Array.from(
+  { length: hosts },
+  (_, host) => [serviceOf(host, 0), idOf(host), keys.instance(idOf(host), recordOf(host, 0, 1).name)] as const,
+);
+const firstKeys: ReadonlySet<string> = new Set(names.map(([, , key]) => key));
 const seen = new Map<number, number[]>();
 
 async function start(from: number, to: number, port: number): Promise<void> {
@@ -80,9 +89,11 @@ async function start(from: number, to: number, port: number): Promise<void> {
     const self = { hostId: idOf(number), hostName: `host-${number}` };
     const catalog = number % catalogEvery === 0 ? new Catalog({ ...common, keys, self }) : undefined;
     const awaited = new Map<number, number[]>();
-    const look = (): void => lookFor(host);
+    const look = (): void => {
+      host.isNews = true;
+    };
     const view = catalog === undefined ? lightView(store, look) : catalogView(catalog);
-    const host: Host = { number, store, view, registrar, catalog, awaited };
+    const host: Host = { number, store, view, registrar, catalog, awaited, isNews: false };
     if (catalog !== undefined) {
       catalog.applyOwn({ kind: 'reset', items, revision: '' });
       catalog.snapshots.subscribe(look);
@@ -92,6 +103,7 @@ async function start(from: number, to: number, port: number): Promise<void> {
     void registrar.run(forever);
     mine.push(host);
   }
+  setInterval(() => mine.forEach(lookFor), lookEveryMs);
   const poll = setInterval(() => {
     if (mine.some(({ view, registrar }) => view.alive() < hosts || !registrar.holdsHostId)) return;
     clearInterval(poll);
@@ -110,8 +122,8 @@ async function start(from: number, to: number, port: number): Promise<void> {
 function catalogView({ snapshots }: Catalog): View {
   return {
     weightOf(host) {
-      const service = snapshots.value.services.get(serviceOf(host, 0));
-      return service?.instances.find(({ hostId }) => hostId === idOf(host))?.weight ?? 0;
+      const [service = '', id = ''] = names[host] ?? [];
+      return snapshots.value.services.get(service)?.instances.find(({ hostId }) => hostId === id)?.weight ?? 0;
     },
     alive() {
       let alive = 0;
@@ -137,15 +149,12 @@ function lightView(store: Store, look: () => void): View {
     look();
   };
   for (const table of tables) void eachChange(store.watch(keys[table], { signal: forever }), (c) => take(table, c));
-  return { weightOf: (host) => weights.get(firstKey(host)) ?? 0, alive: () => living.size };
-}
-
-function firstKey(host: number): string {
-  return keys.instance(idOf(host), recordOf(host, 0, 1).name);
+  return { weightOf: (host) => weights.get(names[host]?.[2] ?? '') ?? 0, alive: () => living.size };
 }
 
 function lookFor(host: Host): void {
-  if (host.awaited.size === 0) return;
+  if (!host.isNews || host.awaited.size === 0) return;
+  host.isNews = false;
   const atMs = monotonicMs();
   for (const [changer, rounds] of host.awaited) {
     // A later round of the same host may have overtaken one: a feed converges.
@@ -175,7 +184,7 @@ function change(changer: number, round: number): void {
     host.catalog?.applyOwn(delta);
     host.registrar.setDesired(delta);
   }
-  for (const each of mine) lookFor(each);
+  for (const each of mine) each.isNews = true;
 }
 
 process.on('message', (message: ToHosts) => {
