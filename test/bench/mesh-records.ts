@@ -14,7 +14,7 @@ import { keysOf } from '../../src/store/keys.ts';
 import type { Store, Write } from '../../src/store/store.ts';
 import { hostId, hostRecord, instanceRecord } from '../support/records.ts';
 
-/** The mesh of this benchmark. */
+/** The mesh of this benchmark; `LEGATE_BENCH_HOSTS` plays fewer of them where the machine cannot do 200. */
 export const hosts = Number(process.env.LEGATE_BENCH_HOSTS || 200);
 export const perHost = 50;
 export const services = 1000;

@@ -134,7 +134,7 @@ async function measure(t: Teardown, store: StoreProcess, say: Say): Promise<Figu
   say(`${on}: the store is killed and started again`);
   const herd = await restart(store, mesh);
   const megabytes = memoryOf(agent.pid).megabytes;
-  const perHost = hosts + 1;
+  const sidecars = hosts + 1;
   const thirds = rest.seconds / (leaseTtlMs / 3000);
   await agent.kill();
   const lower = 'lower' as const;
@@ -143,14 +143,14 @@ async function measure(t: Teardown, store: StoreProcess, say: Say): Promise<Figu
     {
       what: 'requests per host and third of the TTL, at rest',
       unit: '',
-      ours: rest.requests / perHost / thirds,
+      ours: rest.requests / sidecars / thirds,
       better: lower,
       aim: 1,
     },
     {
       what: 'bytes/s per sidecar, both ways, at rest',
       unit: 'B/s',
-      ours: rest.bytes / perHost / rest.seconds,
+      ours: rest.bytes / sidecars / rest.seconds,
       better: lower,
     },
     { what: 'the store’s CPU, at rest', unit: '% of a core', ours: rest.storeCpu, better: lower },
@@ -165,7 +165,7 @@ async function measure(t: Teardown, store: StoreProcess, say: Say): Promise<Figu
     },
     { what: '… p99', unit: 'ms', ours: percentile(sustained, 0.99), better: lower, aim: 1000 },
     { what: '… changes/s that were made', unit: '/s', ours: load.changes / load.seconds, better: 'higher' },
-    { what: '… bytes/s per sidecar', unit: 'B/s', ours: load.bytes / perHost / load.seconds, better: lower },
+    { what: '… bytes/s per sidecar', unit: 'B/s', ours: load.bytes / sidecars / load.seconds, better: lower },
     { what: '… the store’s CPU', unit: '% of a core', ours: load.storeCpu, better: lower },
     { what: '… one sidecar’s CPU', unit: '% of a core', ours: load.agentCpu, better: lower },
     { what: 'store killed: from its answer until all are connected', unit: 's', ours: herd.seconds, better: lower },
