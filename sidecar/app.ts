@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { NameServer } from '../dns/server.ts';
-import { LinkPlane } from '../proxy/link-plane.ts';
+import type { DataPlane } from '../proxy/data-plane.ts';
+import { LocalDataPlane } from '../proxy/local-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
 import { isLegateError, LegateError } from '../src/base/errors.ts';
@@ -15,6 +16,8 @@ import type { Config, StaticInstance, StoreConfig } from '../src/config/config.t
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
+import type { Credentials } from '../src/model/credentials.ts';
+import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
@@ -98,6 +101,10 @@ export async function startSidecar(
     const keys = storeKeys(config.mesh, config.store);
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
+    // Who this host is to others, and what the mesh allows.
+    const credentials = new Latest<Credentials | undefined>(undefined);
+    const policy = new Latest<Policy | undefined>(undefined);
+
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
     closers.push(async () => (await opening).close());
@@ -177,7 +184,7 @@ export async function startSidecar(
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
-    const links: LinkPlane = new LinkPlane({
+    const links: DataPlane = new LocalDataPlane({
       ...common,
       snapshots: catalog.snapshots,
       self,
@@ -188,6 +195,9 @@ export async function startSidecar(
       callers,
       topology: topology.topology,
       vipRange: config.vip.range,
+      tunnel: config.tunnel,
+      credentials,
+      policy,
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
@@ -351,8 +361,8 @@ export async function startSidecar(
         const { state, problem } = docker.state.value;
         return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);
       },
-      links: () => {
-        const all = links.links();
+      links: async () => {
+        const all = await links.links();
         const vip = { on: vips.on.value, reason: vips.reason() };
         const surroundings = { snapshot: catalog.snapshots.value, links: all, vip };
         return { links: all, declared: declaredDocuments(declared.list(), surroundings) };
@@ -366,9 +376,13 @@ export async function startSidecar(
       parseSettings: (body) => givenSettings(parseSettingsValue(body)),
       orders: () => (session.store === undefined ? undefined : orders),
       drain: (chosen, on, wholeHost) => own.drain(chosen, on, wholeHost),
-      connectionsTo: (ids) => [...ids].reduce((sum, instance) => sum + links.activeConnections({ instance }), 0),
-      status: async () =>
-        statusDocument({
+      connectionsTo: async (ids) => {
+        const counts = await Promise.all([...ids].map((instance) => links.activeConnections({ instance })));
+        return counts.reduce((sum, count) => sum + count, 0);
+      },
+      status: async () => {
+        const linkCount = (await links.links()).length;
+        return statusDocument({
           self: { ...self, address: config.advertise },
           mesh: config.mesh,
           version,
@@ -387,9 +401,10 @@ export async function startSidecar(
             const { off, bound } = callers.table.value;
             return { state: off === undefined ? 'on' : 'off', reason: off ?? null, bound: bound.size };
           },
-          links: () => links.links().length,
+          links: () => linkCount,
           names: () => nameServers.documents(),
-        }),
+        });
+      },
     });
     const token = await loadAdminToken(config.admin.tokenFile);
     // The doors open last, so what they are made of is read when names and links already work.

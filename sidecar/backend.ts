@@ -65,7 +65,7 @@ export interface BackendParts {
   readonly picture: () => PictureDocument;
   readonly ready: () => boolean;
   readonly status: () => Promise<StatusDocument>;
-  readonly links: () => LinksDocument;
+  readonly links: () => Promise<LinksDocument>;
   readonly resolve: (name: string, type: string, from: string | undefined) => Promise<ResolveDocument>;
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
   readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
@@ -81,7 +81,7 @@ export interface BackendParts {
   readonly orders: () => ServiceOrders | undefined;
   /** Drains own instances by name; with `host` also those that come later. */
   readonly drain: (names: readonly string[], on: boolean, wholeHost: boolean) => Promise<void>;
-  readonly connectionsTo: (ids: ReadonlySet<string>) => number;
+  readonly connectionsTo: (ids: ReadonlySet<string>) => Promise<number>;
 }
 
 export function createBackend(parts: BackendParts): AdminBackend {
@@ -202,7 +202,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
         body.host === true,
       );
       const ids = chosen.map((instance) => instance.id);
-      return { instances: ids, connections: parts.connectionsTo(new Set(ids)) };
+      return { instances: ids, connections: await parts.connectionsTo(new Set(ids)) };
     },
   };
 }

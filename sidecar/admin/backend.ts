@@ -38,7 +38,7 @@ export interface AdminBackend {
   services(): ServicesDocument;
   service(name: string): ServiceDocument;
   instances(service?: string): readonly InstanceDocument[];
-  links(): LinksDocument;
+  links(): Promise<LinksDocument>;
   /** `from`: the name or id of a container of this host, in whose place the question is asked. */
   resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;
   /** `id` is `host/name` or only the name. A body without an instance refreshes the one that is there. */

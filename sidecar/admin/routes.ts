@@ -79,7 +79,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.get('/api/instances', (context) =>
     context.json({ instances: backend.instances(context.req.query('service')), picture: backend.picture() }),
   );
-  app.get('/api/links', (context) => context.json(backend.links()));
+  app.get('/api/links', async (context) => context.json(await backend.links()));
   app.get('/api/resolve', async (context) => {
     const name = context.req.query('name');
     if (name === undefined) throw new LegateError('E_INVALID', 'resolve needs ?name=');

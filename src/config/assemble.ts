@@ -63,6 +63,11 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
       zones: zones?.map((item) => item.value),
     },
     admin: { listen: adminListen, tokenFile: tokenFile || join(dataDir ?? '/', 'admin.token') },
+    tunnel: { listen: need('tunnel.listen') },
+    zone: need('zone') || undefined,
+    tls: assembleTls(values, faults),
+    authority: { passphraseFile: need('authority.passphrase_file') || undefined },
+    workers: need('workers'),
     network: { underlay: need('network.underlay'), mode: 'off' },
     vip: { mode: need('vip.mode'), range: need('vip.range'), localRange: need('vip.local_range') },
     drainTimeoutMs: need('drain.timeout'),
@@ -72,6 +77,18 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     log: { level: need('log.level'), pretty: need('log.pretty') },
   };
   return complete ? config : undefined;
+}
+
+/** Certificates from outside come as all three files, or not at all. */
+function assembleTls(values: Values, faults: Faults): Config['tls'] {
+  const [ca = '', cert = '', key = ''] = [values.get('tls.ca'), values.get('tls.cert'), values.get('tls.key')];
+  if (ca === '' && cert === '' && key === '') return undefined;
+  const keys = ['tls.ca', 'tls.cert', 'tls.key'] as const;
+  const given = keys.find((name) => values.get(name) !== '') ?? 'tls.ca';
+  for (const name of keys.filter((each) => values.get(each) === '')) {
+    faults.add(values.placeOf(given), name, 'is missing: certificates from outside need ca, cert and key');
+  }
+  return { ca, cert, key };
 }
 
 export function settingsOf(draft: ServiceDraft): ServiceSettings {
@@ -161,6 +178,8 @@ function checkListeners(values: Values, links: readonly LinkDraft[], faults: Fau
     if (value.kind === 'tcp') add('admin.listen', at, value);
   }
   for (const { path, listen } of links) add(`${path}.listen`, listen.at, listen.value);
+  const tunnel = values.get('tunnel.listen');
+  if (tunnel !== undefined) add('tunnel.listen', values.placeOf('tunnel.listen'), tunnel);
 }
 
 /** Whether the kernel would refuse to listen on both (`::` also takes IPv4, as Node opens it). */

@@ -19,6 +19,15 @@ export interface Config {
   readonly docker: DockerConfig;
   readonly dns: DnsConfig;
   readonly admin: AdminConfig;
+  readonly tunnel: { readonly listen: Endpoint };
+  /** Where this host stands; undefined where it does not say. */
+  readonly zone: string | undefined;
+  /** Certificates from outside of the mesh's authority: PEM files, read again when they change; undefined: none. */
+  readonly tls: { readonly ca: string; readonly cert: string; readonly key: string } | undefined;
+  /** Of the authority's host: what opens its keys, where they are encrypted. */
+  readonly authority: { readonly passphraseFile: string | undefined };
+  /** Data-plane processes; 0: links are carried in the sidecar's own process. */
+  readonly workers: number;
   readonly network: { readonly underlay: 'untrusted' | 'trusted' | 'encrypted'; readonly mode: 'off' };
   readonly vip: { readonly mode: 'auto' | 'off'; readonly range: Ipv4Range; readonly localRange: Ipv4Range };
   /** How long a stopping sidecar waits for running connections. */

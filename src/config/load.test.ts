@@ -266,10 +266,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
       'store: {kind: etcd, endpoints: ["http://127.0.0.1:2379"], prefix: "a//b"}',
       '1:67: store.prefix: "a//b" is not a prefix of keys',
     ],
-    [
-      'tunnel: {listen: "0.0.0.0:1"}',
-      '1:18: tunnel.listen: "0.0.0.0:1" is not yet in this version; leave it at "0.0.0.0:7711"',
-    ],
+    ['tls: {ca: /a, key: /b}', '1:11: tls.cert: is missing'],
     ['network: {mode: flat}', '1:17: network.mode: "flat" is not yet in this version; leave it at "off"'],
     [
       'services: {a: {balance: hash}}',

@@ -12,12 +12,14 @@ import {
   listType,
   nameType,
   optionalEndpointType,
+  optionalNameType,
   pathType,
   rangeType,
   storeUrlType,
   textOption,
   type ValueType,
   wordOrListType,
+  workersType,
 } from './value-types.ts';
 
 /** One option: the file's key, flag and variable derive from its key in the table. */
@@ -149,7 +151,25 @@ export const options = {
     '',
     'the token for the admin API over TCP; empty: admin.token in data_dir, made with mode 0600',
   ),
-  'tunnel.listen': notYet(textOption, '0.0.0.0:7711', 'where other sidecars reach this one'),
+  'tunnel.listen': option(
+    endpointType({ zero: true }),
+    '0.0.0.0:7711',
+    'where other sidecars and new hosts reach this one, once it has a certificate',
+  ),
+  'tls.ca': option(pathType(true), '', "roots from outside instead of the mesh's own authority: certificates in PEM"),
+  'tls.cert': option(pathType(true), '', "this host's certificate and those between it and a root, in PEM"),
+  'tls.key': option(pathType(true), '', 'private key of that certificate, readable by its owner only'),
+  'authority.passphrase_file': option(
+    pathType(true),
+    '',
+    "file with the passphrase of the authority's and the policy's keys; empty: they are not encrypted",
+  ),
+  zone: option(optionalNameType, '', 'where this host stands; links prefer instances of their own zone'),
+  workers: option(
+    workersType,
+    '0',
+    'how many processes carry links; auto: one for each core; 0: the sidecar carries them itself',
+  ),
   'network.underlay': option(
     choiceType(['untrusted', 'trusted', 'encrypted']),
     'untrusted',

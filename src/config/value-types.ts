@@ -1,4 +1,5 @@
 import { isIP } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { formatDuration, parseDuration } from '../base/duration.ts';
 import { nearest, printable } from '../base/text.ts';
@@ -68,6 +69,12 @@ export const nameType: ValueType<string> = textType('name', (text) => {
   return { fault: `${fault}${better === undefined || better === text ? '' : `; \`${better}\` would do`}` };
 });
 
+/** A name, or nothing. */
+export const optionalNameType: ValueType<string> = textType('name', (text) => {
+  const fault = text === '' ? undefined : nameFault(text);
+  return fault === undefined ? { value: text } : { fault };
+});
+
 /** Text of at most 512 characters without control characters. */
 export const textOption: ValueType<string> = textType('text', (text) => {
   if (text.length > 512) return { fault: 'is longer than 512 characters' };
@@ -98,6 +105,8 @@ export function durationType(minimumMs: number, maximumMs: number): ValueType<nu
   );
 }
 
+const maxWorkers = 16;
+
 export function integerType(label: string, minimum: number, maximum: number): ValueType<number> {
   return textType(label, (text) => {
     const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
@@ -105,6 +114,13 @@ export function integerType(label: string, minimum: number, maximum: number): Va
     return { fault: `is not ${article(label)} (${minimum} to ${maximum})` };
   });
 }
+
+/** How many processes; `auto` is one for each core of this machine, at most 16. */
+export const workersType: ValueType<number> = textType('auto or number', (text) => {
+  if (text === 'auto') return { value: Math.min(availableParallelism(), maxWorkers) };
+  const number = /^\d{1,3}$/.test(text) ? Number(text) : Number.NaN;
+  return number <= maxWorkers ? { value: number } : { fault: `is neither auto nor 0 to ${maxWorkers}` };
+});
 
 export const portType = integerType('port', 1, 65535);
 

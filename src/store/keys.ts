@@ -14,6 +14,12 @@ export interface Keys {
   readonly copying: string;
   /** Which of the users' own keys vanish by themselves; each of these vanishes with its key. */
   readonly leased: string;
+  /** The signed policy document. */
+  readonly policy: string;
+  /** Prefix of the join tokens' records, each under its hash. */
+  readonly tokens: string;
+  /** Prefix of what hosts in learning mode would have refused, each under its own id. */
+  readonly learned: string;
   host(hostId: string): string;
   aliveOf(hostId: string): string;
   /** Prefix of a host's own instances, with the final slash. */
@@ -38,6 +44,9 @@ export function keysOf(mesh: string, prefix = '/legate'): Keys {
     moved: `${root}moved`,
     copying: `${root}copying`,
     leased: `${root}leased/`,
+    policy: `${root}policy`,
+    tokens: `${root}tokens/`,
+    learned: `${root}learned/`,
     host: (hostId) => `${root}hosts/${hostId}`,
     aliveOf: (hostId) => `${root}alive/${hostId}`,
     instancesOf: (hostId) => `${root}instances/${hostId}/`,

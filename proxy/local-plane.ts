@@ -1,0 +1,63 @@
+import type { Observable } from '../src/base/feed.ts';
+import type { Endpoint } from '../src/model/address.ts';
+import type { Credentials } from '../src/model/credentials.ts';
+import type { Policy } from '../src/model/policy.ts';
+import type { EnrolmentDesk } from '../src/pki/desk.ts';
+import type { DataPlane } from './data-plane.ts';
+import type { LinkDocument } from './link-document.ts';
+import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
+import type { TunnelDocument } from './tunnel/tunnel-document.ts';
+
+/** A caller and what it called, which would have been refused were it not for learning. */
+export interface Learned {
+  readonly consumer: string;
+  readonly service: string;
+}
+
+export interface DataPlaneOptions extends LinkPlaneOptions {
+  readonly tunnel: { readonly listen: Endpoint };
+  /** Undefined on a host that is in no mesh: then there are no tunnels. */
+  readonly credentials: Observable<Credentials | undefined>;
+  /** Undefined where there is none. */
+  readonly policy: Observable<Policy | undefined>;
+  /** On the authority's host: who lets new hosts in. */
+  readonly desk?: EnrolmentDesk;
+  readonly onLearned?: (learned: Learned) => void;
+}
+
+/** The data plane in this very process. */
+export class LocalDataPlane implements DataPlane {
+  readonly #links: LinkPlane;
+
+  constructor(options: DataPlaneOptions) {
+    this.#links = new LinkPlane(options);
+  }
+
+  start(): Promise<void> {
+    return this.#links.start();
+  }
+
+  links(): Promise<readonly LinkDocument[]> {
+    return Promise.resolve(this.#links.links());
+  }
+
+  tunnels(): Promise<readonly TunnelDocument[]> {
+    return Promise.resolve([]);
+  }
+
+  listenerOf(service: string): Endpoint | undefined {
+    return this.#links.listenerOf(service);
+  }
+
+  activeConnections(filter?: ConnectionFilter): Promise<number> {
+    return Promise.resolve(this.#links.activeConnections(filter));
+  }
+
+  drain(timeoutMs: number): Promise<number> {
+    return this.#links.drain(timeoutMs);
+  }
+
+  close(): Promise<void> {
+    return this.#links.close();
+  }
+}

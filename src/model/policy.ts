@@ -1,0 +1,129 @@
+/**
+ * The mesh's one policy document: who may call whom, which hosts may offer and speak for which services, what is outside of
+ * the mesh, whom to believe. It is signed as a whole by the policy key; only its version orders it.
+ */
+export interface Policy {
+  /** The mesh's name and id: a policy of another mesh is refused. */
+  readonly mesh: string;
+  readonly meshId: string;
+  /** Greater than the last one's: max(last + 1, wall clock in milliseconds). */
+  readonly version: number;
+  /** The id of the authority's host: the one that changes settings in the store and removes others' records. */
+  readonly authority: string;
+  /** PEM, each one certificate: the authority's roots; two while they are being rotated. */
+  readonly roots: readonly string[];
+  /** Whether a consumer may call a service where no intent says. */
+  readonly default: 'allow' | 'deny';
+  /** `learn`: what would be refused is carried, and reported. */
+  readonly mode: 'enforce' | 'learn';
+  /** Whether a link that a container declares (`legate.links`) is permission, where no intent denies it by name. */
+  readonly fromLinks: boolean;
+  readonly intents: readonly Intent[];
+  readonly grants: readonly Grant[];
+  /** What links may reach outside of the mesh, by service; hosts that did not get them from their own file need these. */
+  readonly external: readonly ExternalTargets[];
+  /** Hosts that are refused whatever they show, for ever: a host that comes back gets another id. */
+  readonly revoked: readonly RevokedHost[];
+}
+
+/** `*` for any. */
+export interface Intent {
+  readonly consumer: string;
+  readonly service: string;
+  readonly action: 'allow' | 'deny';
+  /** Wall clock, milliseconds. */
+  readonly setAtMs: number;
+}
+
+/** The host may offer the service and speak for it as a consumer. */
+export interface Grant {
+  readonly hostId: string;
+  /** `*` for any. */
+  readonly service: string;
+  readonly setAtMs: number;
+}
+
+export interface ExternalTargets {
+  readonly service: string;
+  /** `host:port`, a name or an address. */
+  readonly targets: readonly string[];
+}
+
+export interface RevokedHost {
+  readonly hostId: string;
+  /** As it was called, for people. */
+  readonly name: string;
+  readonly setAtMs: number;
+}
+
+/** Whether a consumer may call a service, and why. */
+export interface Decision {
+  readonly allowed: boolean;
+  /** What decided; `learning`: it would have been refused. */
+  readonly by: 'intent' | 'link' | 'default' | 'learning' | 'no policy';
+  /** The intent that decided, or would have. */
+  readonly intent?: Intent;
+}
+
+/**
+ * Whether `consumer` may call `service`. The intent that names most decides: a named service before `*`, then a named
+ * consumer before `*`. Without one a declared link is permission where the policy says so, else its default holds.
+ */
+export function decide(
+  policy: Policy | undefined,
+  { consumer, service, declared }: { readonly consumer: string; readonly service: string; readonly declared: boolean },
+): Decision {
+  if (policy === undefined) return { allowed: true, by: 'no policy' };
+  const intent = intentFor(policy, consumer, service);
+  // A denial of everybody is what a default would be; a declared link is more particular than that.
+  if (declared && policy.fromLinks && (intent === undefined || (intent.action === 'deny' && !namesBoth(intent)))) {
+    return { allowed: true, by: 'link' };
+  }
+  const allowed = intent === undefined ? policy.default === 'allow' : intent.action === 'allow';
+  const found = intent === undefined ? {} : { intent };
+  if (!allowed && policy.mode === 'learn') return { allowed: true, by: 'learning', ...found };
+  return { allowed, by: intent === undefined ? 'default' : 'intent', ...found };
+}
+
+function namesBoth({ consumer, service }: Intent): boolean {
+  return consumer !== '*' && service !== '*';
+}
+
+/** The intent that holds for the pair; undefined where none does. */
+export function intentFor(policy: Policy, consumer: string, service: string): Intent | undefined {
+  let best: Intent | undefined;
+  let bestRank = -1;
+  for (const intent of policy.intents) {
+    if (intent.service !== service && intent.service !== '*') continue;
+    if (intent.consumer !== consumer && intent.consumer !== '*') continue;
+    const rank = (intent.service === '*' ? 0 : 2) + (intent.consumer === '*' ? 0 : 1);
+    if (rank > bestRank) {
+      best = intent;
+      bestRank = rank;
+    }
+  }
+  return best;
+}
+
+/** Consumers that are no service: every host may speak for these, of itself. */
+const selfSpoken: ReadonlySet<string> = new Set(['host', 'anonymous']);
+
+/**
+ * Whether a host may offer a service, and speak for it as a consumer. Where no grant names the host or the service, it
+ * may; else a grant has to say so: a granted service is only that of its hosts, and a granted host only offers its services.
+ */
+export function mayOffer(policy: Policy | undefined, hostId: string, service: string): boolean {
+  if (policy === undefined || selfSpoken.has(service)) return true;
+  let isNamed = false;
+  for (const grant of policy.grants) {
+    if (grant.hostId === hostId) {
+      if (grant.service === service || grant.service === '*') return true;
+      isNamed = true;
+    } else if (grant.service === service) isNamed = true;
+  }
+  return !isNamed;
+}
+
+export function isRevoked(policy: Policy | undefined, hostId: string): boolean {
+  return policy?.revoked.some((host) => host.hostId === hostId) === true;
+}

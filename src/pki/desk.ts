@@ -1,0 +1,28 @@
+/** What is spoken on 7711, by TLS's application protocol (RFC 7301). */
+export const applicationProtocols = {
+  /** Links: both sides show certificates of hosts. */
+  tunnel: 'legate-tunnel/1',
+  /** A new host: the token in the request is what it has instead of a certificate. */
+  enrol: 'legate-enrol/1',
+  /** A host that asks for its next certificate, by the present one. */
+  renew: 'legate-renew/1',
+} as const;
+
+/** A request or an answer on 7711 beyond links: its length as 4 bytes, big endian, then as many bytes of JSON. */
+export const maxDeskBytes = 256 * 1024;
+
+/** Who asks. */
+export interface DeskCaller {
+  /** The address that the connection comes from. */
+  readonly address: string;
+  /** The host that the caller's certificate names, authenticated; absent for `enrol`. */
+  readonly hostId?: string;
+}
+
+/**
+ * Where new hosts are let in and certificates are renewed: one request, one answer, on a connection of its own. Requests
+ * are hostile. A refusal is an answer too; it rejects only when there is nothing to say, and the connection is closed then.
+ */
+export interface EnrolmentDesk {
+  answer(kind: 'enrol' | 'renew', request: Uint8Array, from: DeskCaller): Promise<Uint8Array>;
+}
