@@ -1,10 +1,10 @@
+import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
 import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
 import { balances, type ServiceField, type ServiceRecord, serviceFields } from '../model/service.ts';
-import { FieldFault, Fields } from './fields.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are

@@ -2,6 +2,7 @@ import type { CommandTools } from '../session.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
 import { addKvCommands } from './kv.ts';
+import { addMeshCommands } from './mesh.ts';
 import { addRefreshCommand } from './refresh.ts';
 import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
@@ -17,5 +18,6 @@ export function addOtherCommands(tools: CommandTools): void {
   addDrainCommands(tools);
   addKvCommands(tools);
   addStoreCommands(tools);
+  addMeshCommands(tools);
   addConfigCommands(tools);
 }
