@@ -57,6 +57,17 @@ export interface DeclaredLinkDocument {
   readonly since: string | null;
 }
 
+/** Who a host is to the others of its mesh. */
+export interface IdentityDocument {
+  /** `none`: it was never initialised or joined; `outside`: its certificate comes from files of the configuration. */
+  readonly role: 'authority' | 'member' | 'outside' | 'none';
+  readonly certificateUntil: string | null;
+  readonly serial: string | null;
+  /** SHA-256 of the roots that it believes. */
+  readonly roots: readonly string[];
+  readonly problem: string | null;
+}
+
 /** Answer of `GET /api/links`. */
 export interface LinksDocument {
   readonly links: readonly LinkDocument[];
