@@ -105,6 +105,7 @@ t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
     'admin',
     'process',
     'network',
+    'policy',
   ]);
   const units =
     /_(total|count|bytes|seconds|ratio|bool|version|revision|revisions|records|keys|transactions|connections)$/;

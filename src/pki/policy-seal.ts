@@ -1,4 +1,4 @@
-import { createPublicKey, generateKeyPairSync, sign, verify } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
 import { LegateError } from '../base/errors.ts';
 import type { Policy } from '../model/policy.ts';
 import { formatPolicy, parsePolicy, policyLimits } from '../model/policy-document.ts';
@@ -119,8 +119,17 @@ function fromBase64(value: unknown): Uint8Array | undefined {
 }
 
 function isSignedBy(publicKeyPem: string, payload: Uint8Array, signature: Uint8Array): boolean {
-  const key = createPublicKey(publicKeyPem);
+  const key = publicKeyOf(publicKeyPem);
   // Whatever else is in the file, a policy key is of this kind.
   if (key.asymmetricKeyType !== 'ec' || key.asymmetricKeyDetails?.namedCurve !== 'prime256v1') return false;
   return verify('sha256', payload, key, signature);
+}
+
+function publicKeyOf(pem: string): KeyObject {
+  try {
+    return createPublicKey(pem);
+  } catch {
+    const hint = 'restore policy.pub from a backup, or join again';
+    throw new PolicyRefusal('unreadable', 'the key that policies are checked with is not a public key in PEM', hint);
+  }
 }
