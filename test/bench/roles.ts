@@ -14,13 +14,19 @@ export type Say = (line: string) => void;
 
 /**
  * Runs a measuring process to its end, at most `longestMs`. As root with nftables it gets a network namespace of its own,
- * so that virtual addresses can be measured beside a sidecar of this machine; its first argument says `vip` or `plain`.
+ * so that virtual addresses can be measured beside a sidecar of this machine; its first argument says `vip` or `plain`, and
+ * `further` ones follow.
  */
-export function runIsolated(script: string, longestMs: number, say: Say): Promise<readonly Figure[]> {
+export function runIsolated(
+  script: string,
+  longestMs: number,
+  say: Say,
+  further: readonly string[] = [],
+): Promise<readonly Figure[]> {
   const noNamespace = unless('root', 'nft', 'command:unshare', 'command:ip');
   if (noNamespace !== false) say(`without virtual addresses: ${noNamespace}`);
   const isolated = ['--net', '--', 'sh', '-c', 'ip link set lo up && exec "$0" "$@"', process.execPath];
-  const child = fork(script, [noNamespace === false ? 'vip' : 'plain'], {
+  const child = fork(script, [noNamespace === false ? 'vip' : 'plain', ...further], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     ...(noNamespace === false && { execPath: 'unshare', execArgv: isolated }),
   });
