@@ -54,10 +54,16 @@ export async function serveRole(
 ): Promise<void> {
   const tell = process.send?.bind(process);
   if (tell === undefined) return;
-  const send = (message: RoleMessage): void => void tell(message);
+  const send = (message: RoleMessage): void => void (process.connected && tell(message));
   const ends: (() => unknown)[] = [];
-  const cleanUp = async (): Promise<void> => {
+  const takeBack = async (): Promise<void> => {
     for (const end of ends.splice(0).reverse()) await end();
+  };
+  // Whoever asks, and be it the second time, waits until all is taken back.
+  let cleaned: Promise<void> = Promise.resolve();
+  const cleanUp = (): Promise<void> => {
+    cleaned = cleaned.then(takeBack);
+    return cleaned;
   };
   // The parent has gone: whatever was started goes as well.
   process.on('disconnect', () => void cleanUp().finally(() => process.exit(1)));
@@ -72,5 +78,5 @@ export async function serveRole(
     send({ kind: 'failed', problem: `${describeError(error)}${cause}` });
   }
   // Probes of a measurement that failed may still run; the process ends when the parent has heard how it went.
-  process.disconnect();
+  if (process.connected) process.disconnect();
 }

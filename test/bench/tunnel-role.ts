@@ -24,6 +24,7 @@ const besideConnections = 16;
 /** More than any could send meanwhile: it is stopped. */
 const endlessMib = 1_000_000;
 const wholeMib = 1024;
+const bytesPerMib = 1_048_576;
 const verifiedMib = 64;
 
 interface Sizes {
@@ -179,7 +180,9 @@ class Bench {
   async #wholes(pair: Pair): Promise<void> {
     let completed = 0;
     for (let index = 0; index < this.#sizes.wholes; index += 1) {
-      completed += (await this.#load(pair, 'fetch', 1, wholeMib)).complete;
+      const { complete, bytes } = await this.#load(pair, 'fetch', 1, wholeMib);
+      completed += complete;
+      if (complete === 0) this.#say(`${pair.name} lost the last ${wholeMib * bytesPerMib - bytes} bytes of 1 GiB`);
     }
     this.#completed.set(pair.name, completed);
     this.#say(`${pair.name}: 1 GiB arrived whole ${completed} of ${this.#sizes.wholes} times`);
