@@ -6,6 +6,7 @@ import type { EnrolmentDesk } from '../src/pki/desk.ts';
 import type { DataPlane } from './data-plane.ts';
 import type { LinkDocument } from './link-document.ts';
 import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
+import { Permission } from './permission.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 
 /** A caller and what it called, which would have been refused were it not for learning. */
@@ -30,7 +31,8 @@ export class LocalDataPlane implements DataPlane {
   readonly #links: LinkPlane;
 
   constructor(options: DataPlaneOptions) {
-    this.#links = new LinkPlane(options);
+    const permission = new Permission(options);
+    this.#links = new LinkPlane({ ...options, permission });
   }
 
   start(): Promise<void> {

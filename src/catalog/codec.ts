@@ -1,3 +1,4 @@
+import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
 import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
@@ -14,7 +15,6 @@ import {
   proxyProtocols,
   type ServiceRecord,
 } from '../model/service.ts';
-import { FieldFault, Fields } from './fields.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
