@@ -239,7 +239,9 @@ export class Backends {
     const calm =
       suspects.version === 0 && this.#tunnelledHosts.size === 0
         ? backends
-        : backends.filter((backend) => suspects.untilMs(backend.instance.hostId) === undefined && this.#tunnelIs(backend, 'ready'));
+        : backends.filter(
+            (backend) => suspects.untilMs(backend.instance.hostId) === undefined && this.#tunnelIs(backend, 'ready'),
+          );
     const best = calm.filter((backend) => backend.ejectedUntilMs === undefined);
     if (best.length > 0) return best;
     return calm.length > 0 ? calm : backends;

@@ -55,7 +55,9 @@ export class LinkMetrics {
       'legate_link_held_over_limit_total',
       'Connections that were reset because too many wait for an instance already.',
     );
-    metrics.gauge('legate_link_held_connections', 'Connections that wait for an instance now.', [], () => [[[], held()]]);
+    metrics.gauge('legate_link_held_connections', 'Connections that wait for an instance now.', [], () => [
+      [[], held()],
+    ]);
     metrics.gauge('legate_link_read_buffers_bytes', 'Large read buffers, in use and spare.', [], () => [
       [[], bufferBytes()],
     ]);
@@ -85,7 +87,10 @@ export class LinkMetrics {
       connections: counter('connections', 'Connections of consumers that were accepted.'),
       failures: counter('connect_failures', 'Attempts to connect to an instance that failed.'),
       refused: counter('connections_refused', 'Connections of consumers that were reset because no instance answered.'),
-      denied: counter('connections_denied', 'Connections of consumers that the instance’s host did not let in.'),
+      denied: counter(
+        'connections_denied_by_hosts',
+        'Connections of consumers that the instance’s host did not let in.',
+      ),
       retries: counter('retries', 'Failed attempts that were repeated, unnoticed by the consumer.'),
       ejections: counter('ejections', 'Instances that were left out for a while after repeated connect failures.'),
       received: counter('received_bytes', 'Bytes from consumers.'),

@@ -64,6 +64,12 @@ export class LinkTarget {
     if (this.backends.size > 0) this.#lobby.wake(this.name);
   }
 
+  /** What is dialled, or how far away hosts are, may have changed for every instance. */
+  review(): void {
+    this.backends.reviewAll();
+    if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
   /** How long from its start a connection waits for something to connect to. */
   get holdMs(): number {
     return Math.max(this.#service?.parkMs ?? 0, this.backends.waiting === undefined ? 0 : tunnelWaitMs);

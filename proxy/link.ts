@@ -112,7 +112,7 @@ export class Link implements Route {
     if (problem !== undefined) this.#told(problem);
   }
 
-  denied(backend: Backend, problem: string): void {
+  refusedByHost(backend: Backend, problem: string): void {
     this.target.cells.denied.value += 1;
     this.#told(`${backend.instance.host} does not let it in: ${problem}`);
   }

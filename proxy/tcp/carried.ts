@@ -1,5 +1,7 @@
+import type { Asked, DenialDocument } from '../permission.ts';
+
 /** A connection that this process carries, whichever way. */
-export interface Carried {
+export interface CarriedConnection {
   /** Begins to connect. */
   start(): void;
   /** Resets both sides. */
@@ -10,17 +12,12 @@ export interface Carried {
   readonly backendId: string | undefined;
 }
 
-/** What a connection is counted under. */
-export interface Account {
-  /** The service's name. */
-  readonly service: string;
+/** What a connection is known by to policy, and counted under; one for all connections of which both are the same. */
+export interface Account extends Asked {
+  /** The host whose sidecar asked for it; undefined for this host's own consumers. */
+  readonly peer: string | undefined;
   begin(): void;
   end(): void;
-}
-
-/** Who a connection stands for. */
-export interface Consumer {
-  readonly name: string;
-  /** Whether it declares a link to the service. */
-  readonly declared: boolean;
+  /** Policy cut it. */
+  denied(denial: DenialDocument): void;
 }

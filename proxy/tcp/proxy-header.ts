@@ -42,5 +42,5 @@ function writeAddress(header: Buffer, offset: number, address: string): void {
   const before = head === '' ? [] : head.split(':');
   const after = tail === undefined || tail === '' ? [] : tail.split(':');
   const groups = [...before, ...Array<string>(8 - before.length - after.length).fill('0'), ...after];
-  groups.forEach((group, index) => header.writeUInt16BE(Number.parseInt(group, 16), offset + index * 2));
+  for (const [index, group] of groups.entries()) header.writeUInt16BE(Number.parseInt(group, 16), offset + index * 2);
 }

@@ -7,7 +7,7 @@ import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.t
 import type { ResetReason, Tunnels } from '../tunnel/tunnels.ts';
 import type { AcceptGate } from './accept-gate.ts';
 import { Attempts } from './attempts.ts';
-import type { Carried, Consumer } from './carried.ts';
+import type { Account, CarriedConnection } from './carried.ts';
 import { proxyHeader } from './proxy-header.ts';
 import type { ReadBuffers } from './read-buffers.ts';
 import { keepAliveMs, lingerMs, maxReplayBytes, ownLimits, silences, writeHighWaterMark } from './relay-bounds.ts';
@@ -33,10 +33,10 @@ export interface RelayEnvironment {
  * resets are passed on as they come. At most one read of each direction is held in memory: while the kernel has not taken
  * it, that side is not read; a tunnel's stream may hand over as much as its credit.
  */
-export class RelayConnection implements Carried, StreamListener {
+export class RelayConnection implements CarriedConnection, StreamListener {
   readonly #client: Socket;
   readonly #route: Route;
-  readonly #consumer: Consumer;
+  readonly #account: Account;
   readonly #environment: RelayEnvironment;
   readonly #attempts: Attempts;
   #upstream: Upstream | undefined;
@@ -65,10 +65,10 @@ export class RelayConnection implements Carried, StreamListener {
   #keptAlive = false;
   #buffer: Buffer | undefined;
 
-  constructor(client: Socket, route: Route, consumer: Consumer, environment: RelayEnvironment) {
+  constructor(client: Socket, route: Route, account: Account, environment: RelayEnvironment) {
     this.#client = client;
     this.#route = route;
-    this.#consumer = consumer;
+    this.#account = account;
     this.#environment = environment;
     this.#attempts = new Attempts(route, environment.clock);
     client.on('end', () => this.#onClientEnd());
@@ -130,7 +130,7 @@ export class RelayConnection implements Carried, StreamListener {
     const client = peerOf(this.#client);
     if (tunnels === undefined || client === undefined) return 'there is no tunnel';
     const { hostId, service, name } = backend.instance;
-    const { name: consumer, declared } = this.#consumer;
+    const { consumer, declared } = this.#account;
     const head = { consumer, declared, service, instance: name, client, traceId: traceId() };
     return StreamUpstream.open(tunnels, hostId, head, this);
   }
@@ -367,7 +367,7 @@ export class RelayConnection implements Carried, StreamListener {
     if (this.#open) this.#onBroken(upstream, problem);
     else if (reason === 'denied') {
       this.#cancelTimer?.();
-      this.#route.denied(this.#backend, problem);
+      this.#route.refusedByHost(this.#backend, problem);
       this.#giveUp(undefined);
     } else this.#failAttempt(upstream, problem, streamFaults[reason].blame);
   }
@@ -413,7 +413,8 @@ export class RelayConnection implements Carried, StreamListener {
     else if (code !== undefined && ownLimits.has(code)) {
       this.#route.exhausted(error);
       this.#giveUp(undefined);
-    } else this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code) ? 'host' : 'instance');
+    } else
+      this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code) ? 'host' : 'instance');
   }
 
   /** The upstream was reset or lost after it had been connected. */

@@ -59,7 +59,7 @@ export interface Route {
   /** The client was reset because nothing could be connected to; `problem` says why where no attempt has failed. */
   refused(problem: string | undefined): void;
   /** The client was reset because the instance's host does not let this consumer in. */
-  denied(backend: Backend, problem: string): void;
+  refusedByHost(backend: Backend, problem: string): void;
   /** This machine, not the instance, is at its limit. */
   exhausted(error: unknown): void;
   ended(backend: Backend): void;

@@ -1,5 +1,5 @@
 import type { Upstream } from '../tcp/upstream.ts';
-import type { ResetReason, StreamEvents, StreamHead, Tunnels, TunnelStream } from './tunnels.ts';
+import type { ResetReason, StreamEvents, StreamHead, TunnelStream, Tunnels } from './tunnels.ts';
 
 /** What the relay hears of a stream; each call names the stream, so that those of one it has given up can be ignored. */
 export interface StreamListener {

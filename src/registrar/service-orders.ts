@@ -65,7 +65,9 @@ export class ServiceOrders {
   async set(name: string, settings: ServiceSettings): Promise<Service> {
     checkName(name);
     if (serviceFields.every((field) => settings[field] === undefined)) {
-      throw new LegateError('E_INVALID', 'there is nothing to set', { hint: `give ${serviceFields.map(settingWord).join(', ')}` });
+      throw new LegateError('E_INVALID', 'there is nothing to set', {
+        hint: `give ${serviceFields.map(settingWord).join(', ')}`,
+      });
     }
     const record = await this.#persist(name, () => this.#trySet(name, settings));
     this.#options.adopt(name);

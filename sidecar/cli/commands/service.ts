@@ -18,7 +18,9 @@ export function addServiceCommands({ program, session, register }: CommandTools)
 
   const setting = service
     .command('set')
-    .description(`sets ${serviceFields.map(settingWord).join(', ')} of a service for the whole mesh; running links follow`)
+    .description(
+      `sets ${serviceFields.map(settingWord).join(', ')} of a service for the whole mesh; running links follow`,
+    )
     .argument('<name>', 'a service; one that does not exist yet is made, and needs a port')
     .argument('<settings...>', 'key=value, as in `services:` of the configuration')
     .addHelpText(
