@@ -1,11 +1,12 @@
 import type { Clock } from '../src/base/clock.ts';
 import { formatEndpoint } from '../src/model/address.ts';
-import type { Identity } from '../src/model/caller.ts';
+import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
+import type { Asked, DenialDocument } from './permission.ts';
 import type { TcpListener } from './tcp/listener.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
@@ -41,6 +42,8 @@ export class Link implements Route {
   readonly #clock: Clock;
   readonly #onExhausted: (error: unknown) => void;
   #lastError: LinkDocument['lastError'] = null;
+  #denied = 0;
+  #lastDenial: DenialDocument | null = null;
 
   constructor(options: LinkOptions) {
     this.kind = options.kind;
@@ -56,8 +59,28 @@ export class Link implements Route {
     this.target.links.add(this);
   }
 
+  get service(): string {
+    return this.target.name;
+  }
+
   get size(): number {
     return this.target.backends.size;
+  }
+
+  get announcesClient(): boolean {
+    return this.target.service?.proxyProtocol === 'v2';
+  }
+
+  get problemToPick(): string | undefined {
+    return this.target.problem;
+  }
+
+  get holdMs(): number {
+    return this.target.holdMs;
+  }
+
+  hold(resume: () => void): (() => void) | undefined {
+    return this.target.hold(resume);
   }
 
   pick(tried: readonly Backend[]): Backend | undefined {
@@ -73,20 +96,35 @@ export class Link implements Route {
     this.target.connectSeconds.observe(elapsedMs / 1000);
   }
 
-  attemptFailed(backend: Backend, { problem, silent, retried }: AttemptFailure): void {
+  attemptFailed(backend: Backend, { problem, blame, retried }: AttemptFailure): void {
     this.target.cells.failures.value += 1;
     if (retried) {
       this.traffic.retried += 1;
       this.target.cells.retries.value += 1;
     }
-    const where = `${backend.id} at ${formatEndpoint(backend.endpoint)}`;
-    this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message: `${where}: ${problem}` };
-    this.target.backends.failed(backend, silent);
+    this.#told(`${backend.id} ${at(backend)}: ${problem}`);
+    if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
   }
 
-  refused(): void {
+  refused(problem?: string): void {
     this.traffic.failed += 1;
     this.target.cells.refused.value += 1;
+    if (problem !== undefined) this.#told(problem);
+  }
+
+  refusedByHost(backend: Backend, problem: string): void {
+    this.target.cells.denied.value += 1;
+    this.#told(`${backend.instance.host} does not let it in: ${problem}`);
+  }
+
+  #told(message: string): void {
+    this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message };
+  }
+
+  /** Policy refused a connection, or cut it. */
+  denied(denial: DenialDocument): void {
+    this.#denied += 1;
+    this.#lastDenial = denial;
   }
 
   exhausted(error: unknown): void {
@@ -112,10 +150,23 @@ export class Link implements Route {
     );
   }
 
+  /** What policy is asked about a connection of this identity. */
+  asks(identity: Identity): Asked {
+    const service = this.target.name;
+    const declared = identity.kind === 'container' && identity.caller.links.some((link) => link.service === service);
+    return { consumer: consumerName(identity), service, declared };
+  }
+
   /** What consumers dial; for a VIP the service's own port. */
   get dialled(): string {
     const port = this.kind === 'listen' ? this.listener.bound?.port : this.mappedPort;
     return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
+  }
+
+  #state(): LinkDocument['state'] {
+    if (this.listener.bound === undefined) return 'down';
+    if (this.size > 0) return 'open';
+    return this.target.isOpen ? 'holding' : 'refusing';
   }
 
   document(): LinkDocument {
@@ -124,15 +175,16 @@ export class Link implements Route {
       service: this.target.name,
       kind: this.kind,
       address: this.dialled,
-      state: this.listener.bound === undefined ? 'down' : this.size === 0 ? 'refusing' : 'open',
+      state: this.#state(),
       problem: this.problem,
       balance: this.target.service?.balance ?? defaultBalance,
       instances: this.target.service?.instances.length ?? 0,
-      connections: { active, total, failed, retried },
+      connections: { active, total, failed, retried, held: this.target.held },
       consumers: this.consumers.documents(),
       bytes: { received, sent },
       backends: this.target.backendDocuments(),
       lastError: this.#lastError,
+      denied: { total: this.#denied, last: this.#lastDenial },
     };
   }
 
@@ -141,4 +193,9 @@ export class Link implements Route {
     this.target.links.delete(this);
     return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
   }
+}
+
+/** Where a backend was tried, for people. */
+function at({ dial, place }: Backend): string {
+  return dial.via === 'direct' ? `at ${place}` : place;
 }

@@ -6,6 +6,7 @@ import type { EnrolmentDesk } from '../src/pki/desk.ts';
 import type { DataPlane } from './data-plane.ts';
 import type { LinkDocument } from './link-document.ts';
 import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
+import { Permission } from './permission.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 import { TunnelPlane } from './tunnel/tunnel-plane.ts';
 
@@ -35,9 +36,10 @@ export class LocalDataPlane implements DataPlane {
     this.#tunnels = new TunnelPlane({
       ...options,
       listen: options.tunnel.listen,
-      accept: () => ({ refused: 'gone', detail: 'this host takes no streams yet' }),
+      accept: (head, hostId, stream) => this.#links.acceptStream(head, hostId, stream),
     });
-    this.#links = new LinkPlane({ ...options, tunnels: this.#tunnels });
+    const permission = new Permission(options);
+    this.#links = new LinkPlane({ ...options, permission, tunnels: this.#tunnels });
   }
 
   async start(): Promise<void> {

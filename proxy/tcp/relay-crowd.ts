@@ -3,11 +3,14 @@ import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
-import { consumerName, type Identity } from '../../src/model/caller.ts';
-import type { ConsumerTraffic } from '../consumers.ts';
+import type { Identity } from '../../src/model/caller.ts';
 import type { Link } from '../link.ts';
+import type { Asked, Permission } from '../permission.ts';
+import { TraceIds } from '../trace-ids.ts';
+import type { Tunnels } from '../tunnel/tunnels.ts';
 import { AcceptGate } from './accept-gate.ts';
 import type { CallerGate } from './caller-gate.ts';
+import type { Account, CarriedConnection } from './carried.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
 import { keepAliveSweepMs } from './relay-bounds.ts';
@@ -21,8 +24,19 @@ export interface RelayCrowdOptions {
   readonly overLimit: CounterCell;
   /** Tells who calls. */
   readonly gate: CallerGate;
-  /** A connection of the link has ended. */
-  readonly ended: (link: Link) => void;
+  /** Tells who may call whom. */
+  readonly permission: Permission;
+  readonly tunnels: Tunnels | undefined;
+  /** A connection has ended. */
+  readonly ended: (account: Account) => void;
+}
+
+/** What connections of every kind are given. */
+export interface CarriedEnvironment {
+  readonly clock: Clock;
+  readonly gate: AcceptGate;
+  readonly exhausted: (error: unknown) => void;
+  readonly ended: (connection: CarriedConnection) => void;
 }
 
 /** All connections of this process: their number is bounded, and they can be counted, waited for and cut. */
@@ -32,12 +46,16 @@ export class RelayCrowd {
   /** How long after the last connection that failed for lack of descriptors that condition ends. */
   static readonly descriptorsQuietMs = 10_000;
   readonly #options: RelayCrowdOptions;
+  /** How much of all connections those of other hosts may be. */
+  static readonly peersShare = 0.75;
   readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
-  /** Each with what it is counted under, which knows its link. */
-  readonly #connections = new Map<RelayConnection, ConsumerTraffic>();
+  readonly #traceIds = new TraceIds();
+  /** Each with what it is counted under. */
+  readonly #connections = new Map<CarriedConnection, Account>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
+  readonly #endReviews: () => void;
   #atLimit = false;
   #cancelQuiet: (() => void) | undefined;
   #sweeping = false;
@@ -46,11 +64,15 @@ export class RelayCrowd {
     this.#options = options;
     const { clock } = options;
     this.#gate = new AcceptGate(() => clock.monotonicMs());
+    this.#endReviews = options.permission.onChange(() => this.#review());
     this.#environment = {
       clock,
       gate: this.#gate,
       buffers: this.#buffers,
-      ended: (connection: RelayConnection) => this.#ended(connection),
+      tunnels: options.tunnels,
+      traceId: () => this.#traceIds.next(),
+      exhausted: (error: unknown) => this.exhausted(error),
+      ended: (connection: CarriedConnection) => this.#ended(connection),
     };
   }
 
@@ -65,26 +87,59 @@ export class RelayCrowd {
     }
     if (link.consumer === undefined) {
       this.#options.gate.identify(client, (identity) => this.#identified(client, link, identity));
-    } else this.#carry(client, link, link.consumer);
+    } else this.#permit(client, link, { consumer: link.consumer, service: target.name, declared: false });
   }
 
   #identified(client: Socket, link: Link, identity: Identity | undefined): void {
     if (client.destroyed) link.refused();
     else if (identity === undefined || !link.admits(identity)) this.#refuse(client, link);
-    else this.#carry(client, link, consumerName(identity));
+    else this.#permit(client, link, link.asks(identity));
   }
 
-  #carry(client: Socket, link: Link, consumer: string): void {
-    const counted = link.consumers.of(consumer);
-    link.traffic.active += 1;
-    link.target.active += 1;
-    counted.active += 1;
-    counted.total += 1;
-    counted.cell.value += 1;
-    const connection = new RelayConnection(client, link, this.#environment);
-    this.#connections.set(connection, counted);
-    if (!this.#sweeping) this.#sweepLater();
+  #permit(client: Socket, link: Link, asked: Asked): void {
+    const decision = this.#options.permission.permits(asked);
+    if (decision.allowed) this.#carry(client, link, link.consumers.account(asked));
+    else {
+      link.denied(this.#options.permission.denied(asked, decision));
+      reset(client);
+    }
+  }
+
+  /** Cuts what a new policy forbids. */
+  #review(): void {
+    const { permission } = this.#options;
+    for (const [connection, account] of [...this.#connections]) {
+      const { peer } = account;
+      const decision = peer === undefined ? permission.permits(account) : permission.permitsFrom(peer, account);
+      if (decision.allowed) continue;
+      account.denied(permission.denied(account, decision, peer));
+      connection.cut();
+    }
+  }
+
+  #carry(client: Socket, link: Link, account: Account): void {
+    const connection = new RelayConnection(client, link, account, this.#environment);
+    this.#add(connection, account);
     this.#gate.accepted(() => connection.start());
+  }
+
+  /** Whether connections of other hosts are refused, so that some room is left to this host's own consumers. */
+  get isFullForPeers(): boolean {
+    return this.#connections.size >= this.#options.maxConnections * RelayCrowd.peersShare;
+  }
+
+  /** Takes a connection of another host over. */
+  take<T extends CarriedConnection>(create: (environment: CarriedEnvironment) => T, account: Account): T {
+    const connection = create(this.#environment);
+    this.#add(connection, account);
+    connection.start();
+    return connection;
+  }
+
+  #add(connection: CarriedConnection, account: Account): void {
+    account.begin();
+    this.#connections.set(connection, account);
+    if (!this.#sweeping) this.#sweepLater();
   }
 
   /** Bytes of all large read buffers. */
@@ -95,8 +150,8 @@ export class RelayCrowd {
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {
     if (service === undefined && instance === undefined) return this.#connections.size;
     let count = 0;
-    for (const [connection, { link }] of this.#connections) {
-      if (service !== undefined && link.target.name !== service) continue;
+    for (const [connection, account] of this.#connections) {
+      if (service !== undefined && account.service !== service) continue;
       if (instance === undefined || connection.backendId === instance) count += 1;
     }
     return count;
@@ -121,6 +176,7 @@ export class RelayCrowd {
   /** Resets all; resolves with their number when they are closed. */
   async cutAll(): Promise<number> {
     this.#options.gate.close();
+    this.#endReviews();
     const count = this.#connections.size;
     for (const connection of [...this.#connections.keys()]) connection.cut();
     if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
@@ -154,8 +210,7 @@ export class RelayCrowd {
 
   #refuse(client: Socket, link: Link): void {
     link.refused();
-    client.on('error', () => undefined);
-    abort(client, true);
+    reset(client);
   }
 
   #refuseBeyond(client: Socket, link: Link): void {
@@ -172,15 +227,12 @@ export class RelayCrowd {
     );
   }
 
-  #ended(connection: RelayConnection): void {
-    const counted = this.#connections.get(connection);
-    if (counted === undefined) return;
-    const { link } = counted;
+  #ended(connection: CarriedConnection): void {
+    const account = this.#connections.get(connection);
+    if (account === undefined) return;
     this.#connections.delete(connection);
-    counted.active -= 1;
-    link.traffic.active -= 1;
-    link.target.active -= 1;
-    this.#options.ended(link);
+    account.end();
+    this.#options.ended(account);
     if (this.#atLimit && this.#connections.size < this.#options.maxConnections * 0.9) {
       this.#atLimit = false;
       this.#options.conditions.clear(RelayCrowd.limitCondition);
@@ -189,4 +241,9 @@ export class RelayCrowd {
     for (const waiter of [...this.#waiters]) waiter();
     this.#waiters.clear();
   }
+}
+
+function reset(client: Socket): void {
+  client.on('error', () => undefined);
+  abort(client, true);
 }
