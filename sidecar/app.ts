@@ -104,6 +104,7 @@ export async function startSidecar(
     // Who this host is to others, and what the mesh allows.
     const credentials = new Latest<Credentials | undefined>(undefined);
     const policy = new Latest<Policy | undefined>(undefined);
+    const tunnels = (): boolean => credentials.value !== undefined;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
@@ -181,6 +182,7 @@ export async function startSidecar(
       vipsOn: vips.on,
       vipRange: config.vip.range,
       clearUnderlay,
+      tunnels,
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
@@ -188,6 +190,7 @@ export async function startSidecar(
       ...common,
       snapshots: catalog.snapshots,
       self,
+      zone: config.zone,
       clearUnderlay,
       links: config.links,
       declared: declared.ports,
@@ -343,6 +346,7 @@ export async function startSidecar(
     const backend = createBackend({
       self,
       clearUnderlay,
+      tunnels,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
       meshId: () => dataDir.identity.meshId,

@@ -11,11 +11,23 @@ export interface Figure {
   readonly aim?: number;
 }
 
+/** What was asked for on the command line, for the benches that can do more than one thing. */
+export interface BenchOptions {
+  /** Interleaved rounds; the bench's own number by default. */
+  readonly rounds?: number;
+  /** Smaller loads, for a look. */
+  readonly quick: boolean;
+  /** Parts of a bench; empty: all of them. */
+  readonly only: readonly string[];
+  /** How often a GiB is fetched to its last byte; the bench's own number by default. */
+  readonly whole?: number;
+}
+
 export interface Bench {
   /** The word after `npm run bench --`. */
   readonly name: string;
   /** Why it cannot run here (a peer is not installed), or false. */
   readonly skip: () => false | string;
   /** Every load inside is bounded in time. `say` shows progress. */
-  readonly run: (say: (line: string) => void) => Promise<readonly Figure[]>;
+  readonly run: (say: (line: string) => void, options: BenchOptions) => Promise<readonly Figure[]>;
 }

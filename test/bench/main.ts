@@ -5,16 +5,17 @@
 import { parseArgs } from 'node:util';
 import { Terminal } from '../../sidecar/cli/terminal.ts';
 import { describeError } from '../../src/base/errors.ts';
-import type { Bench, Figure } from './bench.ts';
+import type { Bench, BenchOptions, Figure } from './bench.ts';
 import { dnsBench } from './dns.ts';
 import { lifecycleBench } from './lifecycle.ts';
 import { meshBench } from './mesh.ts';
 import { judge, type Machine, machineLine, tableOf, thisMachine } from './report.ts';
 import { scaleBench } from './scale.ts';
 import { tcpBench } from './tcp.ts';
+import { tunnelBench } from './tunnel.ts';
 
-const benches: readonly Bench[] = [tcpBench, dnsBench, lifecycleBench, scaleBench, meshBench];
-const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]...`;
+const benches: readonly Bench[] = [tcpBench, dnsBench, lifecycleBench, scaleBench, meshBench, tunnelBench];
+const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] [--whole N] (these for tunnel)`;
 
 interface Outcome {
   readonly bench: string;
@@ -25,7 +26,7 @@ interface Outcome {
   readonly failed?: string;
 }
 
-async function runBench(bench: Bench, say: (line: string) => void): Promise<Outcome> {
+async function runBench(bench: Bench, options: BenchOptions, say: (line: string) => void): Promise<Outcome> {
   const startedMs = performance.now();
   const outcome = (parts: Partial<Outcome>): Outcome => {
     const seconds = Math.round((performance.now() - startedMs) / 100) / 10;
@@ -34,7 +35,7 @@ async function runBench(bench: Bench, say: (line: string) => void): Promise<Outc
   try {
     const reason = bench.skip();
     if (reason !== false) return outcome({ skipped: reason });
-    return outcome({ figures: await bench.run((line) => say(`${bench.name}: ${line}`)) });
+    return outcome({ figures: await bench.run((line) => say(`${bench.name}: ${line}`), options) });
   } catch (error) {
     const cause = error instanceof Error && error.cause !== undefined ? ` (${describeError(error.cause)})` : '';
     return outcome({ failed: `${describeError(error)}${cause}` });
@@ -59,19 +60,38 @@ function documentOf(machine: Machine, outcomes: readonly Outcome[]): object {
   return { machine, benches: outcomes.map((outcome) => ({ ...outcome, figures: outcome.figures.map(judged) })) };
 }
 
+function countOf(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 1000) throw new Error(`${text} is not a count from 1 to 1000`);
+  return count;
+}
+
 async function main(args: string[], terminal: Terminal): Promise<number> {
   let chosen: readonly Bench[];
   let json: boolean;
+  let options: BenchOptions;
   try {
     const { values, positionals } = parseArgs({
       args,
-      options: { json: { type: 'boolean', default: false } },
+      options: {
+        json: { type: 'boolean', default: false },
+        rounds: { type: 'string' },
+        quick: { type: 'boolean', default: false },
+        only: { type: 'string', default: '' },
+        whole: { type: 'string' },
+      },
       allowPositionals: true,
     });
     const unknown = positionals.find((name) => benches.every((bench) => bench.name !== name));
     if (unknown !== undefined) throw new Error(`there is no bench ${unknown}`);
     chosen = positionals.length === 0 ? benches : benches.filter(({ name }) => positionals.includes(name));
     json = values.json;
+    options = {
+      quick: values.quick,
+      only: values.only.split(',').filter((part) => part !== ''),
+      ...(values.rounds !== undefined && { rounds: countOf(values.rounds) }),
+      ...(values.whole !== undefined && { whole: countOf(values.whole) }),
+    };
   } catch (error) {
     terminal.error(`${describeError(error)}; ${usage}`);
     return 2;
@@ -80,7 +100,7 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
   if (!json) terminal.lines([machineLine(machine), '']);
   const outcomes: Outcome[] = [];
   for (const bench of chosen) {
-    const outcome = await runBench(bench, (line) => terminal.error(line));
+    const outcome = await runBench(bench, options, (line) => terminal.error(line));
     outcomes.push(outcome);
     if (!json) show(outcome, terminal);
   }

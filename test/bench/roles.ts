@@ -14,13 +14,19 @@ export type Say = (line: string) => void;
 
 /**
  * Runs a measuring process to its end, at most `longestMs`. As root with nftables it gets a network namespace of its own,
- * so that virtual addresses can be measured beside a sidecar of this machine; its first argument says `vip` or `plain`.
+ * so that virtual addresses can be measured beside a sidecar of this machine; its first argument says `vip` or `plain`, and
+ * `further` ones follow.
  */
-export function runIsolated(script: string, longestMs: number, say: Say): Promise<readonly Figure[]> {
+export function runIsolated(
+  script: string,
+  longestMs: number,
+  say: Say,
+  further: readonly string[] = [],
+): Promise<readonly Figure[]> {
   const noNamespace = unless('root', 'nft', 'command:unshare', 'command:ip');
   if (noNamespace !== false) say(`without virtual addresses: ${noNamespace}`);
   const isolated = ['--net', '--', 'sh', '-c', 'ip link set lo up && exec "$0" "$@"', process.execPath];
-  const child = fork(script, [noNamespace === false ? 'vip' : 'plain'], {
+  const child = fork(script, [noNamespace === false ? 'vip' : 'plain', ...further], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     ...(noNamespace === false && { execPath: 'unshare', execArgv: isolated }),
   });
@@ -48,10 +54,16 @@ export async function serveRole(
 ): Promise<void> {
   const tell = process.send?.bind(process);
   if (tell === undefined) return;
-  const send = (message: RoleMessage): void => void tell(message);
+  const send = (message: RoleMessage): void => void (process.connected && tell(message));
   const ends: (() => unknown)[] = [];
-  const cleanUp = async (): Promise<void> => {
+  const takeBack = async (): Promise<void> => {
     for (const end of ends.splice(0).reverse()) await end();
+  };
+  // Whoever asks, and be it the second time, waits until all is taken back.
+  let cleaned: Promise<void> = Promise.resolve();
+  const cleanUp = (): Promise<void> => {
+    cleaned = cleaned.then(takeBack);
+    return cleaned;
   };
   // The parent has gone: whatever was started goes as well.
   process.on('disconnect', () => void cleanUp().finally(() => process.exit(1)));
@@ -66,5 +78,5 @@ export async function serveRole(
     send({ kind: 'failed', problem: `${describeError(error)}${cause}` });
   }
   // Probes of a measurement that failed may still run; the process ends when the parent has heard how it went.
-  process.disconnect();
+  if (process.connected) process.disconnect();
 }
