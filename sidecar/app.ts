@@ -31,6 +31,7 @@ import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { declaredDocuments } from './admin/declared-views.ts';
+import type { PictureDocument } from './admin/documents.ts';
 import { createBackend } from './backend.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
@@ -52,6 +53,7 @@ import { StoreMoves } from './store-moves.ts';
 import { StoreSession } from './store-session.ts';
 import { storeKeys } from './store-target.ts';
 import { watchUsable } from './usable-watch.ts';
+import { Why } from './why/why.ts';
 
 /** Loops that end with the sidecar; more would be a leak. */
 const maxLoops = 256;
@@ -340,6 +342,29 @@ export async function startSidecar(
     for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
+    const picture = (): PictureDocument =>
+      pictureDocument(session.store?.status.value, catalog.confirmedAtMs, clock.nowMs());
+    const why = new Why({
+      ...common,
+      self,
+      domain: config.domain,
+      clearUnderlay,
+      configured: config.links,
+      snapshots: catalog.snapshots,
+      picture,
+      store: () => session.store?.status.value,
+      storeProblem: () => session.problem,
+      docker,
+      callers: callers.table,
+      resolve: (name, from) => names.resolve({ name, type: 'A' }, from),
+      nameServers: () => nameServers.documents(),
+      vip: () => ({ on: vips.on.value, reason: vips.reason() }),
+      plane: links,
+      policy,
+      credentials,
+      health: (name) => own.details(name),
+    });
+    closers.push(() => why.close());
     const backend = createBackend({
       self,
       clearUnderlay,
@@ -356,7 +381,8 @@ export async function startSidecar(
       health: (name) => own.details(name),
       store: () => session.store,
       storeProblem: () => session.problem,
-      picture: () => pictureDocument(session.store?.status.value, catalog.confirmedAtMs, clock.nowMs()),
+      picture,
+      why: (name, consumer) => why.ask(name, consumer),
       ready: () => {
         const { state, problem } = docker.state.value;
         return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);

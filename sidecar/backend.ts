@@ -67,6 +67,7 @@ export interface BackendParts {
   readonly status: () => Promise<StatusDocument>;
   readonly links: () => Promise<LinksDocument>;
   readonly resolve: (name: string, type: string, from: string | undefined) => Promise<ResolveDocument>;
+  readonly why: AdminBackend['why'];
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
   readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
   /** Keeps it on disk and registers it. */
@@ -146,6 +147,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     status: parts.status,
     links: parts.links,
     resolve: parts.resolve,
+    why: parts.why,
     userKeys() {
       return { store: opened(parts.store()), keys: parts.keys() };
     },

@@ -21,6 +21,7 @@ import type {
   StoreCopyRequest,
   StoreRestoreDocument,
 } from './documents.ts';
+import type { WhyDocument } from './why-document.ts';
 
 /** What the admin API asks of the sidecar. Failures are LegateErrors; their code decides the HTTP status. */
 export interface AdminBackend {
@@ -41,6 +42,8 @@ export interface AdminBackend {
   links(): Promise<LinksDocument>;
   /** `from`: the name or id of a container of this host, in whose place the question is asked. */
   resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;
+  /** The way of a connection; `consumer`: a container, service or listener of this host, which itself is the default. */
+  why(name: string, consumer: string | undefined): Promise<WhyDocument>;
   /** `id` is `host/name` or only the name. A body without an instance refreshes the one that is there. */
   register(id: string, body: RegisterDocument | RefreshDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;

@@ -85,6 +85,11 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     if (name === undefined) throw new LegateError('E_INVALID', 'resolve needs ?name=');
     return context.json(await backend.resolve(name, context.req.query('type') ?? 'A', context.req.query('from')));
   });
+  app.get('/api/why', async (context) => {
+    const name = context.req.query('name');
+    if (name === undefined) throw new LegateError('E_INVALID', 'why needs ?name=');
+    return context.json(await backend.why(name, context.req.query('consumer')));
+  });
   app.put('/api/instances/:id{.+}', async (context) =>
     context.json(await backend.register(context.req.param('id'), await jsonObject(context))),
   );

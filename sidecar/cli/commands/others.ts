@@ -7,10 +7,12 @@ import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
 import { addShowCommands } from './show.ts';
 import { addStoreCommands } from './store.ts';
+import { addWhyCommand } from './why.ts';
 
 /** All commands but `agent`, which is to come up quickly and comes without them and their views. */
 export function addOtherCommands(tools: CommandTools): void {
   addShowCommands(tools);
+  addWhyCommand(tools);
   addRegisterCommands(tools);
   addRefreshCommand(tools);
   addServiceCommands(tools);
