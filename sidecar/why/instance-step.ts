@@ -72,7 +72,7 @@ function fixOf({ instance, own }: InstanceFacts, { code }: ProbeFacts & { ok: fa
     return `${there}let ${container} listen at 0.0.0.0:${port} instead of loopback, or correct legate.port; ${check}`;
   }
   if (code === 'denied')
-    return `on ${host} the policy differs: legate policy versions are shown by legate status there`;
+    return `${host} has another policy than this host: legate status there says whether it reaches the store`;
   if (code === 'gone') return `${id} has just ended: ask again`;
   if (code === 'busy') return `${host} takes no new connections: legate status there says why`;
   return `${there}does a firewall or the application itself keep port ${port} from answering? ${check}`;

@@ -3,6 +3,8 @@ import { isUsableStatus } from '../../src/model/instance.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
 
+/** What is said of the instances of a container that `docker pause` stopped. */
+const pausedOutput = 'the container is paused';
 /** Of a check's output, in characters. */
 const maxOutput = 120;
 
@@ -25,7 +27,7 @@ export interface LeftOut extends Detail {
 }
 
 /** Undefined for candidates. */
-export function leftOut(facts: InstanceFacts, { self, target }: WhyFacts): LeftOut | undefined {
+export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyFacts): LeftOut | undefined {
   const { instance, own, usable, granted, revoked, path, sinceMs } = facts;
   const { id, host, draining, status, source, protocol } = instance;
   const service = target.view?.name ?? instance.service;
@@ -40,7 +42,11 @@ export function leftOut(facts: InstanceFacts, { self, target }: WhyFacts): LeftO
     const fix = `on the authority's host: legate host allow ${host} ${service}`;
     return { text: `${id}: host ${host} may not offer ${service}: no grant names it`, fix };
   }
-  if (draining) return { text: `${id} drains`, sinceMs, fix: `${there}legate undrain ${id}` };
+  const paused = source.startsWith('docker:') && instance.output === pausedOutput;
+  if (paused) {
+    return { text: `${id} is paused`, sinceMs, fix: `${there}docker unpause ${source.slice('docker:'.length)}` };
+  }
+  if (draining) return drains(facts, conditions, there);
   if (!usable && isUsableStatus(status)) {
     const fix = `${there}correct its protocol, or: legate service set ${service} protocol=${protocol}`;
     return { text: `${id} speaks ${protocol}, unlike the service`, fix };
@@ -50,6 +56,12 @@ export function leftOut(facts: InstanceFacts, { self, target }: WhyFacts): LeftO
   const join = `join ${self.hostName} and ${host} to one mesh (legate init, legate join)`;
   const fix = `${join}, or publish its port (-p) and declare network.underlay`;
   return { text: `${id} cannot be dialled from here: ${path.reason}`, fix: source === '' ? join : fix };
+}
+
+function drains({ instance, own, sinceMs }: InstanceFacts, conditions: WhyFacts['conditions'], there: string): LeftOut {
+  const whole = own && conditions.some(({ id, hint }) => id === 'drain.operator' && hint.includes('--host'));
+  const fix = `${there}legate undrain ${whole ? '--host' : instance.id}`;
+  return { text: `${instance.id} drains`, sinceMs, fix };
 }
 
 function unhealthy({ instance, sinceMs }: InstanceFacts, there: string): LeftOut {

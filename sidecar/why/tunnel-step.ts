@@ -1,5 +1,4 @@
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
-import type { Host } from '../../src/model/host.ts';
 import type { WhyFacts } from './facts.ts';
 import { candidatesOf } from './left-out.ts';
 import { conditionOf, listed, type Step, stepOf } from './step.ts';
