@@ -52,6 +52,7 @@ export interface BackendParts {
   /** This host's mesh, once it is known. */
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
+  readonly policy: AdminBackend['policy'];
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
@@ -150,6 +151,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return { store: opened(parts.store()), keys: parts.keys() };
     },
     copies: parts.copies,
+    policy: parts.policy,
     async backup() {
       const { mesh, keys, clock, store } = parts;
       return (await makeBackup(opened(store()), keys(), { mesh, nowMs: clock.nowMs() })).parts;

@@ -128,7 +128,8 @@ function beforeText(
 /** `10.77.0.1`, `10.77.0.1:7711`, `[2001:db8::1]`. E_USAGE when it is none. */
 export function parseJoinAddress(text: string): Endpoint {
   const bare = text.replace(/^\[(.*)\]$/, '$1');
-  const wrapped = bare.includes(':') && !text.startsWith('[') && /^[0-9a-fA-F:]+$/.test(bare) && bare.split(':').length > 2;
+  const wrapped =
+    bare.includes(':') && !text.startsWith('[') && /^[0-9a-fA-F:]+$/.test(bare) && bare.split(':').length > 2;
   const whole = wrapped || (text.startsWith('[') && text.endsWith(']')) ? `[${bare}]:${defaultTunnelPort}` : text;
   const endpoint = parseEndpoint(whole) ?? parseEndpoint(`${whole}:${defaultTunnelPort}`);
   if (endpoint !== undefined && endpoint.port > 0) return endpoint;

@@ -7,6 +7,7 @@ import { printable, truncate } from '../../src/base/text.ts';
 import type { AdminBackend } from './backend.ts';
 import type { ErrorDocument } from './documents.ts';
 import { keyValueRoutes } from './key-value.ts';
+import { policyRoutes } from './policy-routes.ts';
 import { storeRoutes } from './store-routes.ts';
 
 /** Longest body of a request, in bytes: a value of the store and its wrapping. */
@@ -95,6 +96,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.post('/api/drain', async (context) => context.json(await backend.drain(await jsonObject(context))));
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
+  app.route('/api', policyRoutes(backend, jsonObject));
   eventRoute(app, backend);
   return app;
 }
