@@ -53,6 +53,7 @@ export interface BackendParts {
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
   readonly policy: AdminBackend['policy'];
+  readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
@@ -152,6 +153,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     },
     copies: parts.copies,
     policy: parts.policy,
+    authority: parts.authority,
     async backup() {
       const { mesh, keys, clock, store } = parts;
       return (await makeBackup(opened(store()), keys(), { mesh, nowMs: clock.nowMs() })).parts;

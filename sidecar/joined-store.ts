@@ -20,7 +20,10 @@ export function storeTextFor(store: StoreConfig, { hostId, advertise }: { hostId
   const listen = store.kind === 'embedded' ? store.listen : undefined;
   const isAny = listen?.address === '0.0.0.0' || listen?.address === '::';
   const reached = isAny && store.kind === 'embedded' ? { ...store, listen: { ...listen, address: advertise } } : store;
-  return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: movedTo(reached, hostId) })).toString('utf8');
+  const to = movedTo(reached, hostId);
+  // A host of a mesh with an authority offers its store over TLS alone.
+  const endpoints = store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
+  return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: { ...to, endpoints } })).toString('utf8');
 }
 
 /** E_INVALID when it is none. */

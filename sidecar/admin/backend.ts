@@ -3,6 +3,7 @@ import type { Metrics } from '../../src/base/metrics.ts';
 import type { Keys } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import type {
+  AuthorityDocument,
   DrainDocument,
   DrainResultDocument,
   ForgottenDocument,
@@ -20,6 +21,8 @@ import type {
   StoreCopyDocument,
   StoreCopyRequest,
   StoreRestoreDocument,
+  TokenDocument,
+  TokenRequest,
 } from './documents.ts';
 import type {
   GrantChangeDocument,
@@ -69,6 +72,12 @@ export interface AdminBackend {
     file: Uint8Array,
     how: { readonly overwrite: boolean; readonly foreign: boolean },
   ): Promise<StoreRestoreDocument>;
+  /** The mesh's authority; E_NOT_FOUND on a host that is not its host, with where that is. */
+  readonly authority: {
+    document(): AuthorityDocument;
+    giveToken(body: TokenRequest): Promise<TokenDocument>;
+    rotate(body: { readonly finish?: boolean }): Promise<AuthorityDocument>;
+  };
   drain(body: DrainDocument): Promise<DrainResultDocument>;
   /** Who may call whom, and which hosts may offer what. */
   readonly policy: {

@@ -110,8 +110,8 @@ export function instanceDocument(record: InstanceRecord): object {
 }
 
 export function hostDocument(record: HostRecord): object {
-  const { id, name, address, version } = record;
-  return { v: formatVersion, id, name, address, version };
+  const { id, name, address, version, zone, tunnelPort } = record;
+  return { v: formatVersion, id, name, address, version, zone, tunnelPort };
 }
 
 export function serviceDocument(record: ServiceRecord): object {
@@ -200,6 +200,8 @@ export function readHost(document: unknown, id: string): Decoded<HostRecord> {
       name: fields.name('name', nameFault),
       address: fields.address('address'),
       version: fields.text('version', 60, 1),
+      ...(fields.has('zone') && { zone: fields.name('zone', nameFault) }),
+      ...(fields.has('tunnelPort') && { tunnelPort: fields.integer('tunnelPort', 1, 65535) }),
     }),
   );
 }

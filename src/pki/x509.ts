@@ -6,6 +6,6 @@ export type X509 = typeof Library;
 export async function loadX509(): Promise<X509> {
   await import('reflect-metadata');
   // CommonJS: in a bundle its exports come as one, else also by their names.
-  const library = await import('@peculiar/x509');
+  const library = (await import('@peculiar/x509')) as unknown as X509 & { readonly default?: X509 };
   return library.default ?? library;
 }
