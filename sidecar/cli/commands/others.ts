@@ -1,4 +1,5 @@
 import type { CommandTools } from '../session.ts';
+import { addAuthorityCommands } from './authority.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
 import { addKvCommands } from './kv.ts';
@@ -19,5 +20,6 @@ export function addOtherCommands(tools: CommandTools): void {
   addKvCommands(tools);
   addStoreCommands(tools);
   addMeshCommands(tools);
+  addAuthorityCommands(tools);
   addConfigCommands(tools);
 }
