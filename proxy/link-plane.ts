@@ -27,6 +27,7 @@ import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
+import type { Tunnels } from './tunnel/tunnels.ts';
 
 /** Services whose links are made at the start before the event loop gets its turn, in which names are answered. */
 const startSlice = 25;
@@ -59,6 +60,8 @@ export interface LinkPlaneOptions {
   readonly maxConnections?: number;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
+  /** What reaches instances of other hosts; without it only what can be dialled is used. */
+  readonly tunnels?: Tunnels;
 }
 
 /** Which connections: all when nothing is named. */

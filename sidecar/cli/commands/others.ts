@@ -1,4 +1,5 @@
 import type { CommandTools } from '../session.ts';
+import { addAuthorityCommands } from './authority.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
 import { addHostCommands } from './host.ts';
@@ -23,5 +24,6 @@ export function addOtherCommands(tools: CommandTools): void {
   addKvCommands(tools);
   addStoreCommands(tools);
   addMeshCommands(tools);
+  addAuthorityCommands(tools);
   addConfigCommands(tools);
 }
