@@ -1,4 +1,5 @@
 import type { Balance } from '../src/model/service.ts';
+import type { DenialDocument } from './permission.ts';
 
 /** One place on this host where consumers reach a service, as the admin API shows it. Times are RFC 3339. */
 export interface LinkDocument {
@@ -28,6 +29,8 @@ export interface LinkDocument {
   readonly backends: readonly LinkBackendDocument[];
   /** The last connect failure, with its time; null when there was none. */
   readonly lastError: { readonly at: string; readonly message: string } | null;
+  /** Connections that policy refused or cut; `last` is null when there were none. */
+  readonly denied: { readonly total: number; readonly last: DenialDocument | null };
 }
 
 export interface LinkConsumerDocument {

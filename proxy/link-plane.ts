@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { describeError, type LegateError } from '../src/base/errors.ts';
-import type { Observable } from '../src/base/feed.ts';
+import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
@@ -21,11 +21,13 @@ import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
+import { Permission } from './permission.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
+import type { Tunnels } from './tunnel/tunnels.ts';
 
 /** Services whose links are made at the start before the event loop gets its turn, in which names are answered. */
 const startSlice = 25;
@@ -48,6 +50,8 @@ export interface LinkPlaneOptions {
   readonly random?: () => number;
   /** Who has which address; without it only the host is told from others. */
   readonly callers?: Callers;
+  /** Who may call whom; without it everybody may. */
+  readonly permission?: Permission;
   /** Which addresses are the host's own and which are containers'. */
   readonly topology?: Observable<Topology>;
   /** The range of virtual addresses, from which the host itself connects to them. */
@@ -56,6 +60,8 @@ export interface LinkPlaneOptions {
   readonly maxConnections?: number;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
+  /** What reaches instances of other hosts; without it only what can be dialled is used. */
+  readonly tunnels?: Tunnels;
 }
 
 /** Which connections: all when nothing is named. */
@@ -108,6 +114,7 @@ export class LinkPlane {
         clock,
         metrics: options.metrics,
       }),
+      permission: options.permission ?? new Permission({ ...options, policy: new Latest(undefined) }),
       maxConnections: options.maxConnections ?? connectionLimit(),
       ended: (link) => this.#forgetUnused(link.target),
     });

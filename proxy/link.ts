@@ -1,11 +1,12 @@
 import type { Clock } from '../src/base/clock.ts';
 import { formatEndpoint } from '../src/model/address.ts';
-import type { Identity } from '../src/model/caller.ts';
+import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
+import type { Asked, DenialDocument } from './permission.ts';
 import type { TcpListener } from './tcp/listener.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
@@ -41,6 +42,8 @@ export class Link implements Route {
   readonly #clock: Clock;
   readonly #onExhausted: (error: unknown) => void;
   #lastError: LinkDocument['lastError'] = null;
+  #denied = 0;
+  #lastDenial: DenialDocument | null = null;
 
   constructor(options: LinkOptions) {
     this.kind = options.kind;
@@ -89,6 +92,12 @@ export class Link implements Route {
     this.target.cells.refused.value += 1;
   }
 
+  /** Policy refused a connection, or cut it. */
+  denied(denial: DenialDocument): void {
+    this.#denied += 1;
+    this.#lastDenial = denial;
+  }
+
   exhausted(error: unknown): void {
     this.#onExhausted(error);
   }
@@ -112,6 +121,13 @@ export class Link implements Route {
     );
   }
 
+  /** What policy is asked about a connection of this identity. */
+  asks(identity: Identity): Asked {
+    const service = this.target.name;
+    const declared = identity.kind === 'container' && identity.caller.links.some((link) => link.service === service);
+    return { consumer: consumerName(identity), service, declared };
+  }
+
   /** What consumers dial; for a VIP the service's own port. */
   get dialled(): string {
     const port = this.kind === 'listen' ? this.listener.bound?.port : this.mappedPort;
@@ -133,6 +149,7 @@ export class Link implements Route {
       bytes: { received, sent },
       backends: this.target.backendDocuments(),
       lastError: this.#lastError,
+      denied: { total: this.#denied, last: this.#lastDenial },
     };
   }
 

@@ -3,6 +3,7 @@ import { describeError, isLegateError } from '../src/base/errors.ts';
 import { createLog } from '../src/base/log.ts';
 import type { Config } from '../src/config/config.ts';
 import { startSidecar } from './app.ts';
+import { withJoinedStore } from './joined-store.ts';
 import type { ReloadFaults } from './reload-report.ts';
 import { ownVersion } from './version.ts';
 
@@ -33,9 +34,9 @@ export async function runAgent(
   try {
     const reread = (): Config | undefined => {
       const next = options.reload();
-      return 'config' in next ? next.config : undefined;
+      return 'config' in next ? withJoinedStore(next.config) : undefined;
     };
-    sidecar = await startSidecar(config, { log, clock: systemClock, version: ownVersion(), reread });
+    sidecar = await startSidecar(withJoinedStore(config), { log, clock: systemClock, version: ownVersion(), reread });
   } catch (error) {
     const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';
     process.stderr.write(`legate agent: ${describeError(error)}${hint}\n`);
@@ -47,7 +48,7 @@ export async function runAgent(
   }
   process.on('SIGHUP', () => {
     const next = options.reload();
-    if ('config' in next) sidecar.reload(next.config);
+    if ('config' in next) sidecar.reload(withJoinedStore(next.config));
     else sidecar.reloadFailed(next);
   });
   const signal = await stopping;

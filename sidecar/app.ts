@@ -1,4 +1,6 @@
 import { setMaxListeners } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { NameServer } from '../dns/server.ts';
 import type { DataPlane } from '../proxy/data-plane.ts';
 import { LocalDataPlane } from '../proxy/local-plane.ts';
@@ -17,8 +19,10 @@ import { type InstancesResult, parseInstanceValue } from '../src/config/instance
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
-import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { hostFiles } from '../src/pki/host-files.ts';
+import { PolicyAuthority } from '../src/pki/policy-authority.ts';
+import { policySigner } from '../src/pki/policy-signer.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
 import { openMesh } from '../src/registrar/mesh-identity.ts';
@@ -38,6 +42,7 @@ import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { watchHostNames } from './host-names-watch.ts';
+import { LearnedPairs } from './learned-pairs.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
@@ -45,7 +50,10 @@ import { TopologyWatcher } from './network/topology.ts';
 import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { PolicyKeeper } from './policy-keeper.ts';
+import { PolicyOrders, policyStatus } from './policy-orders.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
+import { watchRights } from './rights-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
@@ -105,14 +113,32 @@ export async function startSidecar(
 
     // Who this host is to others, and what the mesh allows.
     const credentials = new Latest<Credentials | undefined>(undefined);
-    const policy = new Latest<Policy | undefined>(undefined);
+    const files = hostFiles(config.dataDir);
+    const policies = new PolicyKeeper({
+      ...common,
+      folder: files.folder,
+      mesh: config.mesh,
+      meshId: () => dataDir.identity.meshId,
+    });
+    closers.push(() => policies.close());
+    await policies.load();
+    const { policy } = policies;
+    const policyKey = join(files.authority, 'policy.key');
+    const authority = existsSync(policyKey)
+      ? new PolicyAuthority({
+          ...common,
+          signer: policySigner(policyKey, config.authority.passphraseFile),
+          book: policies,
+        })
+      : undefined;
+    const learned = new LearnedPairs({ ...common, hostId: self.hostId });
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
     closers.push(async () => (await opening).close());
 
     // The catalog begins with what the last run knew.
-    const catalog = new Catalog({ ...common, keys, self });
+    const catalog = new Catalog({ ...common, keys, self, policy });
     const meshId = dataDir.identity.meshId;
     const snapshotFile = new SnapshotFile({ ...common, path: dataDir.snapshotFile, ...(meshId && { meshId }) });
     const saved = await snapshotFile.load();
@@ -121,6 +147,7 @@ export async function startSidecar(
     closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
     closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
+    closers.push(watchRights({ ...common, self, policy, snapshots: catalog.snapshots, ungranted: catalog.ungranted }));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -200,6 +227,7 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
+      onLearned: (pair) => learned.note(pair),
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
@@ -301,6 +329,9 @@ export async function startSidecar(
         sweeper.run(until),
         keepMirror({ ...common, ...mirrored, config: used, signal: until }),
         keepMesh({ ...on, ...mesh }),
+        policies.follow(store, on.keys, until),
+        authority?.keep({ store, keys: on.keys, signal: until }) ?? Promise.resolve(),
+        learned.keep(store, on.keys, until),
         moves.watch(store, used, until),
       ];
     };
@@ -339,7 +370,7 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table]) {
+    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table, policy]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
     const picture = (): PictureDocument =>
@@ -365,8 +396,20 @@ export async function startSidecar(
       health: (name) => own.details(name),
     });
     closers.push(() => why.close());
+    const policyOrders = new PolicyOrders({
+      self,
+      policy,
+      authority,
+      clock,
+      snapshots: catalog.snapshots,
+      ungranted: catalog.ungranted,
+      declares: (consumer, service) =>
+        declared.list().some(({ caller, link }) => caller.consumer === consumer && link.service === service),
+      learned: () => learned.all(session.store, storeKeys(config.mesh, session.config ?? config.store)),
+    });
     const backend = createBackend({
       self,
+      policy: policyOrders,
       clearUnderlay,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
@@ -429,6 +472,7 @@ export async function startSidecar(
           },
           links: () => linkCount,
           names: () => nameServers.documents(),
+          policy: () => policyStatus(policy.value),
         });
       },
     });

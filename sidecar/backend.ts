@@ -52,6 +52,8 @@ export interface BackendParts {
   /** This host's mesh, once it is known. */
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
+  readonly policy: AdminBackend['policy'];
+  readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
@@ -152,6 +154,8 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return { store: opened(parts.store()), keys: parts.keys() };
     },
     copies: parts.copies,
+    policy: parts.policy,
+    authority: parts.authority,
     async backup() {
       const { mesh, keys, clock, store } = parts;
       return (await makeBackup(opened(store()), keys(), { mesh, nowMs: clock.nowMs() })).parts;

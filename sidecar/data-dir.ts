@@ -33,7 +33,11 @@ export interface DataDir {
   readonly storePath: string;
   /** Where the mesh has moved to from the store that the configuration names. */
   readonly movedFile: string;
+  /** What a host that joined a mesh was told of it. */
+  readonly joinedFile: string;
   rememberMesh(meshId: string): Promise<void>;
+  /** Makes this directory that of another host, of another mesh or of the same: what was known of the mesh is forgotten. */
+  becomeHost(identity: { readonly hostId: string; readonly meshId: string }): Promise<void>;
   release(): void;
 }
 
@@ -61,9 +65,16 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       claimsFile: join(path, 'claims.json'),
       storePath: join(path, 'store'),
       movedFile: join(path, 'moved.json'),
+      joinedFile: join(path, 'joined.json'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };
+        await saveIdentity(file, identity);
+      },
+      async becomeHost(next) {
+        if (identity?.hostId === next.hostId && identity.meshId === next.meshId) return;
+        for (const name of ['snapshot.json', 'moved.json', 'claims.json']) rmSync(join(path, name), { force: true });
+        identity = { hostId: next.hostId, meshId: next.meshId };
         await saveIdentity(file, identity);
       },
       release: () => rmSync(lock, { force: true }),

@@ -23,6 +23,7 @@ function status(over: Partial<StatusParts>) {
     callers: () => ({ state: 'off', reason: null, bound: 0 }),
     links: () => 0,
     names: () => [],
+    policy: () => null,
     ...over,
   });
 }

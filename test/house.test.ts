@@ -100,11 +100,13 @@ t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
     'docker',
     'dns',
     'link',
+    'tunnel',
     'callers',
     'vip',
     'admin',
     'process',
     'network',
+    'policy',
   ]);
   const units =
     /_(total|count|bytes|seconds|ratio|bool|version|revision|revisions|records|keys|transactions|connections)$/;

@@ -3,9 +3,11 @@ import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
-import { consumerName, type Identity } from '../../src/model/caller.ts';
-import type { ConsumerTraffic } from '../consumers.ts';
+import type { Identity } from '../../src/model/caller.ts';
+import type { Decision } from '../../src/model/policy.ts';
+import type { Carried } from '../consumers.ts';
 import type { Link } from '../link.ts';
+import type { Asked, Permission } from '../permission.ts';
 import { AcceptGate } from './accept-gate.ts';
 import type { CallerGate } from './caller-gate.ts';
 import { ReadBuffers } from './read-buffers.ts';
@@ -21,6 +23,8 @@ export interface RelayCrowdOptions {
   readonly overLimit: CounterCell;
   /** Tells who calls. */
   readonly gate: CallerGate;
+  /** Tells who may call whom. */
+  readonly permission: Permission;
   /** A connection of the link has ended. */
   readonly ended: (link: Link) => void;
 }
@@ -35,9 +39,10 @@ export class RelayCrowd {
   readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
   /** Each with what it is counted under, which knows its link. */
-  readonly #connections = new Map<RelayConnection, ConsumerTraffic>();
+  readonly #connections = new Map<RelayConnection, Carried>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
+  readonly #endReviews: () => void;
   #atLimit = false;
   #cancelQuiet: (() => void) | undefined;
   #sweeping = false;
@@ -46,6 +51,7 @@ export class RelayCrowd {
     this.#options = options;
     const { clock } = options;
     this.#gate = new AcceptGate(() => clock.monotonicMs());
+    this.#endReviews = options.permission.onChange(() => this.#review());
     this.#environment = {
       clock,
       gate: this.#gate,
@@ -65,24 +71,47 @@ export class RelayCrowd {
     }
     if (link.consumer === undefined) {
       this.#options.gate.identify(client, (identity) => this.#identified(client, link, identity));
-    } else this.#carry(client, link, link.consumer);
+    } else this.#permit(client, link, { consumer: link.consumer, service: target.name, declared: false });
   }
 
   #identified(client: Socket, link: Link, identity: Identity | undefined): void {
     if (client.destroyed) link.refused();
     else if (identity === undefined || !link.admits(identity)) this.#refuse(client, link);
-    else this.#carry(client, link, consumerName(identity));
+    else this.#permit(client, link, link.asks(identity));
   }
 
-  #carry(client: Socket, link: Link, consumer: string): void {
-    const counted = link.consumers.of(consumer);
+  #permit(client: Socket, link: Link, asked: Asked): void {
+    const decision = this.#options.permission.permits(asked);
+    if (decision.allowed) this.#carry(client, link, link.consumers.carried(asked));
+    else {
+      this.#deny(link, asked, decision);
+      reset(client);
+    }
+  }
+
+  #deny(link: Link, asked: Asked, decision: Decision): void {
+    link.denied(this.#options.permission.denied(asked, decision));
+  }
+
+  /** Cuts what a new policy forbids. */
+  #review(): void {
+    for (const [connection, carried] of this.#connections) {
+      const decision = this.#options.permission.permits(carried);
+      if (decision.allowed) continue;
+      this.#deny(carried.counted.link, carried, decision);
+      connection.cut();
+    }
+  }
+
+  #carry(client: Socket, link: Link, carried: Carried): void {
+    const { counted } = carried;
     link.traffic.active += 1;
     link.target.active += 1;
     counted.active += 1;
     counted.total += 1;
     counted.cell.value += 1;
     const connection = new RelayConnection(client, link, this.#environment);
-    this.#connections.set(connection, counted);
+    this.#connections.set(connection, carried);
     if (!this.#sweeping) this.#sweepLater();
     this.#gate.accepted(() => connection.start());
   }
@@ -95,8 +124,8 @@ export class RelayCrowd {
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {
     if (service === undefined && instance === undefined) return this.#connections.size;
     let count = 0;
-    for (const [connection, { link }] of this.#connections) {
-      if (service !== undefined && link.target.name !== service) continue;
+    for (const [connection, { counted }] of this.#connections) {
+      if (service !== undefined && counted.link.target.name !== service) continue;
       if (instance === undefined || connection.backendId === instance) count += 1;
     }
     return count;
@@ -121,6 +150,7 @@ export class RelayCrowd {
   /** Resets all; resolves with their number when they are closed. */
   async cutAll(): Promise<number> {
     this.#options.gate.close();
+    this.#endReviews();
     const count = this.#connections.size;
     for (const connection of [...this.#connections.keys()]) connection.cut();
     if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
@@ -154,8 +184,7 @@ export class RelayCrowd {
 
   #refuse(client: Socket, link: Link): void {
     link.refused();
-    client.on('error', () => undefined);
-    abort(client, true);
+    reset(client);
   }
 
   #refuseBeyond(client: Socket, link: Link): void {
@@ -173,7 +202,7 @@ export class RelayCrowd {
   }
 
   #ended(connection: RelayConnection): void {
-    const counted = this.#connections.get(connection);
+    const counted = this.#connections.get(connection)?.counted;
     if (counted === undefined) return;
     const { link } = counted;
     this.#connections.delete(connection);
@@ -189,4 +218,9 @@ export class RelayCrowd {
     for (const waiter of [...this.#waiters]) waiter();
     this.#waiters.clear();
   }
+}
+
+function reset(client: Socket): void {
+  client.on('error', () => undefined);
+  abort(client, true);
 }

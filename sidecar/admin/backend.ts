@@ -3,6 +3,7 @@ import type { Metrics } from '../../src/base/metrics.ts';
 import type { Keys } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import type {
+  AuthorityDocument,
   DrainDocument,
   DrainResultDocument,
   ForgottenDocument,
@@ -20,7 +21,17 @@ import type {
   StoreCopyDocument,
   StoreCopyRequest,
   StoreRestoreDocument,
+  TokenDocument,
+  TokenRequest,
 } from './documents.ts';
+import type {
+  GrantChangeDocument,
+  IntentCheckDocument,
+  LearnedDocument,
+  PolicyDocument,
+  PolicySettingsDocument,
+  RevocationDocument,
+} from './policy-documents.ts';
 import type { WhyDocument } from './why-document.ts';
 
 /** What the admin API asks of the sidecar. Failures are LegateErrors; their code decides the HTTP status. */
@@ -64,5 +75,23 @@ export interface AdminBackend {
     file: Uint8Array,
     how: { readonly overwrite: boolean; readonly foreign: boolean },
   ): Promise<StoreRestoreDocument>;
+  /** The mesh's authority; E_NOT_FOUND on a host that is not its host, with where that is. */
+  readonly authority: {
+    document(): AuthorityDocument;
+    giveToken(body: TokenRequest): Promise<TokenDocument>;
+    rotate(body: { readonly finish?: boolean }): Promise<AuthorityDocument>;
+  };
   drain(body: DrainDocument): Promise<DrainResultDocument>;
+  /** Who may call whom, and which hosts may offer what. */
+  readonly policy: {
+    document(): PolicyDocument;
+    set(body: PolicySettingsDocument): Promise<PolicyDocument>;
+    check(consumer: string, service: string): IntentCheckDocument;
+    setIntent(consumer: string, service: string, action: unknown): Promise<PolicyDocument>;
+    removeIntent(consumer: string, service: string): Promise<PolicyDocument>;
+    learned(): Promise<LearnedDocument>;
+    /** `host` is a name or an id. */
+    grant(host: string, service: string, on: boolean): Promise<GrantChangeDocument>;
+    revoke(host: string): Promise<RevocationDocument>;
+  };
 }

@@ -3,6 +3,7 @@ export type { LinkDocument } from '../../proxy/link-document.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
 import type { Balance } from '../../src/model/service.ts';
+import type { PolicyStatusDocument } from './policy-documents.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
 
@@ -55,6 +56,60 @@ export interface DeclaredLinkDocument {
   readonly problem: string | null;
   /** Since when it waits; null when it does not. */
   readonly since: string | null;
+}
+
+/** Who a host is to the others of its mesh. */
+export interface IdentityDocument {
+  /** `none`: it was never initialised or joined; `outside`: its certificate comes from files of the configuration. */
+  readonly role: 'authority' | 'member' | 'outside' | 'none';
+  readonly certificateUntil: string | null;
+  readonly serial: string | null;
+  /** SHA-256 of the roots that it believes. */
+  readonly roots: readonly string[];
+  readonly problem: string | null;
+}
+
+/** Answer of `POST /api/tokens`. */
+export interface TokenDocument {
+  readonly token: string;
+  readonly expiresAt: string;
+  readonly uses: number;
+  /** What the new host names: `10.77.0.1`. */
+  readonly address: string;
+}
+
+/** Body of `POST /api/tokens`. */
+export interface TokenRequest {
+  readonly ttlMs?: number;
+  readonly uses?: number;
+}
+
+/** Answer of `GET /api/ca` and `POST /api/ca/rotate`. */
+export interface AuthorityDocument {
+  /** The authority's host. */
+  readonly host: string;
+  /** `announcing`: hosts hear of a new root; `replacing`: it issues, and the old one is still believed. */
+  readonly phase: 'none' | 'announcing' | 'replacing';
+  readonly since: string | null;
+  /** Names of the hosts that the phase waits for. */
+  readonly waitingFor: readonly string[];
+  readonly certificateLifeMs: number;
+  readonly roots: readonly {
+    readonly fingerprint: string;
+    readonly state: 'issuing' | 'next' | 'old';
+    readonly until: string;
+  }[];
+  readonly hosts: readonly {
+    readonly id: string;
+    readonly name: string;
+    readonly address: string;
+    readonly alive: boolean;
+    readonly serial: string;
+    readonly root: string;
+    readonly rootState: 'issuing' | 'old' | 'gone';
+    readonly issuedAt: string;
+    readonly until: string;
+  }[];
 }
 
 /** Answer of `GET /api/links`. */
@@ -138,6 +193,8 @@ export interface NameServerDocument {
 export interface StatusDocument {
   readonly host: { readonly id: string; readonly name: string; readonly address: string };
   readonly mesh: string;
+  /** Null on a host that is in no mesh with an authority. */
+  readonly policy: PolicyStatusDocument | null;
   readonly version: string;
   readonly pid: number;
   readonly startedAt: string;

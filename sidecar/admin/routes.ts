@@ -4,9 +4,11 @@ import { streamSSE } from 'hono/streaming';
 import { describeError, type ErrorCode, isLegateError, LegateError } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { printable, truncate } from '../../src/base/text.ts';
+import { authorityRoutes } from './authority-routes.ts';
 import type { AdminBackend } from './backend.ts';
 import type { ErrorDocument } from './documents.ts';
 import { keyValueRoutes } from './key-value.ts';
+import { policyRoutes } from './policy-routes.ts';
 import { storeRoutes } from './store-routes.ts';
 
 /** Longest body of a request, in bytes: a value of the store and its wrapping. */
@@ -98,8 +100,10 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     return context.json({ deregistered: context.req.param('id') });
   });
   app.post('/api/drain', async (context) => context.json(await backend.drain(await jsonObject(context))));
+  app.route('/api', authorityRoutes(backend, jsonObject));
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
+  app.route('/api', policyRoutes(backend, jsonObject));
   eventRoute(app, backend);
   return app;
 }

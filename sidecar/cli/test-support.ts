@@ -295,6 +295,7 @@ const links: readonly LinkDocument[] = [
       },
     ],
     lastError: null,
+    denied: { total: 0, last: null },
   },
   {
     service: 'db',
@@ -309,6 +310,7 @@ const links: readonly LinkDocument[] = [
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
+    denied: { total: 0, last: null },
   },
   {
     service: 'db',
@@ -342,6 +344,7 @@ const links: readonly LinkDocument[] = [
       },
     ],
     lastError: { at: new Date(nowMs - 3000).toISOString(), message: '172.17.0.5:5432: connection refused' },
+    denied: { total: 0, last: null },
   },
   {
     service: 'mail',
@@ -356,6 +359,7 @@ const links: readonly LinkDocument[] = [
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
+    denied: { total: 0, last: null },
   },
   {
     service: 'web',
@@ -370,12 +374,14 @@ const links: readonly LinkDocument[] = [
     bytes: { received: 0, sent: 0 },
     backends: [],
     lastError: null,
+    denied: { total: 0, last: null },
   },
 ];
 
 const status: StatusDocument = {
   host: { id: '0011223344556677', name: 'web-1', address: '10.77.0.1' },
   mesh: 'home',
+  policy: null,
   version: '0.1.0',
   pid: 4711,
   startedAt: '2029-12-29T23:04:05Z',

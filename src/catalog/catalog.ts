@@ -4,12 +4,14 @@ import { type Change, eachChange, Latest, type Observable } from '../base/feed.t
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
 import type { InstanceRecord } from '../model/instance.ts';
+import type { Policy } from '../model/policy.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Store } from '../store/store.ts';
 import type { Moment } from './brake.ts';
 import { Fold } from './fold.ts';
 import { LostHosts } from './lost-hosts.ts';
 import { Quarantine } from './quarantine.ts';
+import { Rights, type Ungranted } from './rights.ts';
 import type { SavedState } from './saved-state.ts';
 import { emptySnapshot, type Snapshot } from './snapshot.ts';
 import { StoreGate } from './store-gate.ts';
@@ -24,6 +26,8 @@ const replacedGraceMs = 60_000;
 export interface CatalogOptions {
   readonly keys: Keys;
   readonly self: { readonly hostId: string; readonly hostName: string };
+  /** Which hosts are in the mesh still, and may offer what; without it all are and may. */
+  readonly policy?: Observable<Policy | undefined>;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -37,12 +41,15 @@ export interface CatalogOptions {
  */
 export class Catalog {
   readonly snapshots: Observable<Snapshot>;
+  /** What other hosts offer without the right to, and is in no snapshot. */
+  readonly ungranted: Observable<readonly Ungranted[]>;
   readonly #latest = new Latest<Snapshot>(emptySnapshot);
   readonly #options: CatalogOptions;
   readonly #fold: Fold;
   readonly #quarantine: Quarantine;
   readonly #gate: StoreGate;
   readonly #lost: LostHosts;
+  readonly #rights: Rights;
   /** What is shown. */
   #shown: StoredView;
   /** What a store that we have just met has told so far; shown when every table has had its reset. */
@@ -73,6 +80,9 @@ export class Catalog {
     this.#gate = new StoreGate(options);
     this.#lost = new LostHosts({ clock: options.clock, onExpired: (hostIds) => this.#refold(hostIds) });
     this.#shown = new StoredView(0);
+    this.#rights = new Rights(options.self.hostId, options.policy?.value);
+    this.ungranted = this.#rights.ungranted;
+    options.policy?.subscribe((policy) => this.#regrant(policy));
     this.#addMetrics(options.metrics);
   }
 
@@ -87,9 +97,10 @@ export class Catalog {
     return this.#confirmedAtMs === 0 ? undefined : this.#confirmedAtMs;
   }
 
-  /** Hosts that have been lost for so long that they are no longer shown, and whose records may be deleted. */
+  /** Hosts that were lost for so long, or revoked, that they are no longer shown and their records may be deleted. */
   get forgotten(): ReadonlySet<string> {
-    return this.#lost.expired;
+    const revoked = this.#rights.revoked.filter((id) => this.#shown.hosts.has(id) || this.#shown.hasInstances(id));
+    return revoked.length === 0 ? this.#lost.expired : new Set([...this.#lost.expired, ...revoked]);
   }
 
   /** Whether any host is lost: for how long is then to be saved now and then. */
@@ -403,8 +414,15 @@ export class Catalog {
     this.#schedule();
   }
 
+  #regrant(policy: Policy | undefined): void {
+    const { hosts, instances } = this.#rights.change(policy, this.#shown.hostIds(), this.#shown.instances);
+    for (const id of instances) this.#foldInstance(id);
+    this.#refold(hosts);
+  }
+
   #foldHost(hostId: string): void {
-    const stored = this.#lost.expired.has(hostId) ? undefined : this.#shown.hosts.get(hostId);
+    const isHidden = this.#lost.expired.has(hostId) || this.#rights.isRevoked(hostId);
+    const stored = isHidden ? undefined : this.#shown.hosts.get(hostId);
     this.#fold.setHost(hostId, stored?.record, stored?.revision ?? '');
   }
 
@@ -414,7 +432,7 @@ export class Catalog {
     const name = stored?.record.name ?? id.slice(hostId.length + 1);
     const own = hostId === this.#options.self.hostId ? this.#own : undefined;
     const shown = this.#lost.expired.has(hostId) ? undefined : stored?.record;
-    const record = own === undefined ? shown : own.get(name);
+    const record = own === undefined ? this.#rights.admit(id, hostId, shown) : own.get(name);
     this.#fold.setInstance(hostId, name, record, stored?.revision ?? '');
   }
 
@@ -425,6 +443,7 @@ export class Catalog {
     queueMicrotask(() => {
       this.#scheduled = false;
       const previous = this.#latest.value;
+      this.#rights.publish((hostId) => this.#shown.hosts.get(hostId)?.record.name ?? hostId);
       const same = previous.origin === this.#origin && previous.revision === this.#revision;
       if (same && !this.#fold.dirty) return;
       this.#latest.set(this.#fold.next(previous, this.#origin, this.#revision, this.#now()));
@@ -481,6 +500,12 @@ export class Catalog {
       'Hosts that this host knows and that show no sign of life.',
       [],
       () => [[[], this.#lost.size]],
+    );
+    metrics.gauge(
+      'legate_catalog_ungranted_count',
+      'Instances of other hosts that are left out because no grant lets their host offer the service.',
+      [],
+      () => [[[], this.ungranted.value.length]],
     );
   }
 }

@@ -1,10 +1,10 @@
+import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
 import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
 import { balances, type ServiceField, type ServiceRecord, serviceFields } from '../model/service.ts';
-import { FieldFault, Fields } from './fields.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
@@ -110,8 +110,8 @@ export function instanceDocument(record: InstanceRecord): object {
 }
 
 export function hostDocument(record: HostRecord): object {
-  const { id, name, address, version } = record;
-  return { v: formatVersion, id, name, address, version };
+  const { id, name, address, version, zone, tunnelPort } = record;
+  return { v: formatVersion, id, name, address, version, zone, tunnelPort };
 }
 
 export function serviceDocument(record: ServiceRecord): object {
@@ -200,6 +200,8 @@ export function readHost(document: unknown, id: string): Decoded<HostRecord> {
       name: fields.name('name', nameFault),
       address: fields.address('address'),
       version: fields.text('version', 60, 1),
+      ...(fields.has('zone') && { zone: fields.name('zone', nameFault) }),
+      ...(fields.has('tunnelPort') && { tunnelPort: fields.integer('tunnelPort', 1, 65535) }),
     }),
   );
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
 import { describeError, systemCode } from '../base/errors.ts';
+import { FieldFault, Fields } from '../base/fields.ts';
 import { readBounded, writeFileAtomically } from '../base/files.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
@@ -22,7 +23,6 @@ import {
   serviceDocument,
   vipClaimDocument,
 } from './codec.ts';
-import { FieldFault, Fields } from './fields.ts';
 import type { SavedState, Stamped } from './saved-state.ts';
 
 const fileVersion = 1;

@@ -50,6 +50,7 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     dataDir,
     domain: need('domain'),
     store: assembleStore(values, need, faults),
+    storeNamed: (['store.kind', 'store.listen', 'store.endpoints'] as const).some((key) => values.placeOf(key).text !== ''),
     docker: {
       socket: need('docker.socket'),
       expose: need('docker.expose'),

@@ -16,6 +16,8 @@ export interface Config {
   readonly dataDir: string;
   readonly domain: string;
   readonly store: StoreConfig;
+  /** Whether the store is named; else a host that joined a mesh uses that one's. */
+  readonly storeNamed: boolean;
   readonly docker: DockerConfig;
   readonly dns: DnsConfig;
   readonly admin: AdminConfig;

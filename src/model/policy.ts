@@ -59,8 +59,11 @@ export interface RevokedHost {
 /** Whether a consumer may call a service, and why. */
 export interface Decision {
   readonly allowed: boolean;
-  /** What decided; `learning`: it would have been refused. */
-  readonly by: 'intent' | 'link' | 'default' | 'learning' | 'no policy';
+  /**
+   * What decided; `learning`: it would have been refused; `grant`: the host that speaks for the consumer may not;
+   * `locked`: this host has no policy that it can read.
+   */
+  readonly by: 'intent' | 'link' | 'default' | 'learning' | 'no policy' | 'grant' | 'locked';
   /** The intent that decided, or would have. */
   readonly intent?: Intent;
 }
@@ -74,6 +77,7 @@ export function decide(
   { consumer, service, declared }: { readonly consumer: string; readonly service: string; readonly declared: boolean },
 ): Decision {
   if (policy === undefined) return { allowed: true, by: 'no policy' };
+  if (isLocked(policy)) return { allowed: false, by: 'locked' };
   const intent = intentFor(policy, consumer, service);
   // A denial of everybody is what a default would be; a declared link is more particular than that.
   if (declared && policy.fromLinks && (intent === undefined || (intent.action === 'deny' && !namesBoth(intent)))) {
@@ -83,6 +87,41 @@ export function decide(
   const found = intent === undefined ? {} : { intent };
   if (!allowed && policy.mode === 'learn') return { allowed: true, by: 'learning', ...found };
   return { allowed, by: intent === undefined ? 'default' : 'intent', ...found };
+}
+
+/** What holds on a host of a mesh that cannot read the policy: nothing is allowed. It has no roots, and was never signed. */
+export function lockedPolicy(mesh: string): Policy {
+  const nothing = { roots: [], intents: [], grants: [], external: [], revoked: [] };
+  const mode = { default: 'deny', mode: 'enforce', fromLinks: false } as const;
+  return { mesh, meshId: '', version: 0, authority: '', ...mode, ...nothing };
+}
+
+export function isLocked(policy: Policy): boolean {
+  return policy.version === 0;
+}
+
+/** Why, for people: `no intent allows web to call db, and the default is deny`. */
+export function decisionText(
+  { allowed, by, intent }: Decision,
+  { consumer, service }: { readonly consumer: string; readonly service: string },
+): string {
+  const rule = intent === undefined ? '' : `the intent ${intent.action} ${intent.consumer} ${intent.service}`;
+  switch (by) {
+    case 'intent':
+      return `${rule} ${allowed ? 'allows' : 'forbids'} ${consumer} to call ${service}`;
+    case 'link':
+      return `${consumer} declares a link to ${service} (legate.links), which is permission`;
+    case 'default':
+      return `no intent names ${consumer} and ${service}, and the default is ${allowed ? 'allow' : 'deny'}`;
+    case 'learning':
+      return `${rule === '' ? 'the default deny' : rule} would forbid ${consumer} to call ${service}, but the mode is learn`;
+    case 'grant':
+      return `the host that speaks for ${consumer} has no grant for it`;
+    case 'locked':
+      return 'this host has no policy that it can read, and allows nothing until it gets one';
+    case 'no policy':
+      return 'there is no policy: this host is in no mesh with an authority';
+  }
 }
 
 function namesBoth({ consumer, service }: Intent): boolean {
@@ -122,6 +161,25 @@ export function mayOffer(policy: Policy | undefined, hostId: string, service: st
     } else if (grant.service === service) isNamed = true;
   }
   return !isNamed;
+}
+
+/** `mayOffer` for those who ask of many: what the policy says is sorted once. */
+export function grantBook(policy: Policy | undefined): (hostId: string, service: string) => boolean {
+  if (policy === undefined || policy.grants.length === 0) return () => true;
+  const byHost = new Map<string, Set<string>>();
+  const services = new Set<string>();
+  for (const { hostId, service } of policy.grants) {
+    services.add(service);
+    const granted = byHost.get(hostId);
+    if (granted === undefined) byHost.set(hostId, new Set([service]));
+    else granted.add(service);
+  }
+  return (hostId, service) => {
+    if (selfSpoken.has(service)) return true;
+    const granted = byHost.get(hostId);
+    if (granted === undefined) return !services.has(service);
+    return granted.has(service) || granted.has('*');
+  };
 }
 
 export function isRevoked(policy: Policy | undefined, hostId: string): boolean {

@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import { parts } from '../../test/support/records.ts';
 import type { Change } from '../base/feed.ts';
-import { FieldFault } from '../catalog/fields.ts';
+import { FieldFault } from '../base/fields.ts';
 import type { StaticInstance } from '../config/config.ts';
 import type { DesiredInstance } from '../model/instance.ts';
 import { ApiInstances } from './api-instances.ts';

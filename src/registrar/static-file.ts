@@ -1,5 +1,5 @@
+import { FieldFault, Fields } from '../base/fields.ts';
 import { recordLimits } from '../catalog/codec.ts';
-import { FieldFault, Fields } from '../catalog/fields.ts';
 import type { StaticInstance } from '../config/config.ts';
 import { type CheckSpec, checkKinds, initialStatuses } from '../model/check.ts';
 import { protocols } from '../model/instance.ts';

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { LegateError } from '../base/errors.ts';
+import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
-import { FieldFault, Fields } from '../catalog/fields.ts';
 import type { Keys } from '../store/keys.ts';
 import { maxKeyBytes, type Store } from '../store/store.ts';
 import { readMesh } from './mesh-records.ts';

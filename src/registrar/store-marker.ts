@@ -1,6 +1,6 @@
 import { LegateError } from '../base/errors.ts';
+import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
-import { FieldFault, Fields } from '../catalog/fields.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, OperationOptions, Store } from '../store/store.ts';
 

@@ -1,7 +1,11 @@
 import type { CommandTools } from '../session.ts';
+import { addAuthorityCommands } from './authority.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
+import { addHostCommands } from './host.ts';
+import { addIntentCommands } from './intent.ts';
 import { addKvCommands } from './kv.ts';
+import { addMeshCommands } from './mesh.ts';
 import { addRefreshCommand } from './refresh.ts';
 import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
@@ -16,8 +20,12 @@ export function addOtherCommands(tools: CommandTools): void {
   addRegisterCommands(tools);
   addRefreshCommand(tools);
   addServiceCommands(tools);
+  addIntentCommands(tools);
+  addHostCommands(tools);
   addDrainCommands(tools);
   addKvCommands(tools);
   addStoreCommands(tools);
+  addMeshCommands(tools);
+  addAuthorityCommands(tools);
   addConfigCommands(tools);
 }

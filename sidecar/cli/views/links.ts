@@ -86,6 +86,15 @@ function troubles(link: LinkDocument, view: View): Cell[] {
     const { at, message } = link.lastError;
     lines.push({ text: `${style.note} last failure ${since(at, view.nowMs)} ago: ${message}`, colour: 'dim' });
   }
+  // A sidecar of an earlier version knows no policy.
+  const last = link.denied?.last ?? null;
+  if (last !== null) {
+    const count = `${grouped(String(link.denied.total))} refused by policy`;
+    lines.push({
+      text: `${style.note} ${count}, last ${since(last.at, view.nowMs)} ago: ${last.message}`,
+      colour: 'dim',
+    });
+  }
   return lines;
 }
 

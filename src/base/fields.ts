@@ -1,5 +1,5 @@
 import { isIP, isIPv4 } from 'node:net';
-import { isPlain, printable, truncate } from '../base/text.ts';
+import { isPlain, printable, truncate } from './text.ts';
 
 /** Thrown while a stored document is read and caught where reading begins: its message says which field and why. */
 export class FieldFault extends Error {}

@@ -1,0 +1,120 @@
+import type { Clock } from '../base/clock.ts';
+import type { Conditions } from '../base/conditions.ts';
+import { describeError, isLegateError, LegateError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { isLocked, isRevoked, type Policy } from '../model/policy.ts';
+import type { Authority, RotationPhase } from './authority.ts';
+import type { LedgerEntry } from './ledger.ts';
+
+const stepEveryMs = 250;
+const restEveryMs = 5000;
+const problemId = 'pki.rotation';
+
+export interface RootRotationOptions {
+  readonly authority: Authority;
+  readonly self: { readonly hostId: string };
+  readonly policy: () => Policy | undefined;
+  /** Changes the policy for the whole mesh. */
+  readonly change: (by: (policy: Policy) => Policy) => Promise<unknown>;
+  /** The ids of the hosts that live. */
+  readonly alive: () => ReadonlySet<string>;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly conditions: Conditions;
+}
+
+/**
+ * Replaces the authority's root without a moment in which a host shows what another does not believe: the new root is
+ * announced in the policy beside the present one; when every living host has said that it believes it, it issues, all
+ * hosts renew, and when nobody has a certificate of the old one any more, the policy drops that. Where it stands is on
+ * disk, so that each step is taken once, whatever ends in between. It also keeps the policy's roots what they should be.
+ */
+export class RootRotation {
+  readonly #options: RootRotationOptions;
+  #wake = new AbortController();
+
+  constructor(options: RootRotationOptions) {
+    this.#options = options;
+  }
+
+  get phase(): RotationPhase {
+    return this.#options.authority.phase;
+  }
+
+  /** Begins it. E_CONFLICT while one runs. */
+  async begin(): Promise<void> {
+    await this.#options.authority.beginRotation();
+    this.#options.log.info('the root is being replaced', { 'pki.phase': this.phase });
+    this.#wake.abort();
+  }
+
+  /** Drops the old root although hosts that are away have certificates of it; they have to join again. E_CONFLICT. */
+  async finish(): Promise<void> {
+    if (this.phase !== 'replacing') {
+      const hint = 'legate ca status shows what it waits for';
+      throw new LegateError('E_CONFLICT', 'the old root is not to be dropped now', { hint });
+    }
+    const waiting = this.waitingFor().filter(({ hostId }) => this.#options.alive().has(hostId));
+    if (waiting.length > 0) {
+      throw new LegateError('E_CONFLICT', `${waiting.map(({ name }) => name).join(', ')} still show a certificate of the old root`, {
+        hint: 'they renew by themselves within seconds; legate ca status tells',
+      });
+    }
+    await this.#options.authority.dropOld();
+    this.#wake.abort();
+  }
+
+  /** The hosts that the present phase waits for. */
+  waitingFor(): readonly LedgerEntry[] {
+    const { authority, self, policy, alive, clock } = this.#options;
+    const { next, issuing } = authority.settings;
+    const nowMs = clock.nowMs();
+    const living = alive();
+    const isCounted = ({ hostId, notAfterMs }: LedgerEntry): boolean =>
+      notAfterMs > nowMs && !isRevoked(policy(), hostId);
+    const hosts = authority.ledger.entries().filter(isCounted);
+    if (this.phase === 'announcing') {
+      return hosts.filter(
+        ({ hostId, trusts }) => hostId !== self.hostId && living.has(hostId) && !trusts.includes(next ?? ''),
+      );
+    }
+    return this.phase === 'replacing' ? hosts.filter(({ root }) => root !== issuing) : [];
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, conditions } = this.#options;
+    while (!signal.aborted) {
+      try {
+        await this.#step();
+        conditions.clear(problemId);
+      } catch (error) {
+        if (!isLegateError(error)) throw error;
+        const text = `the policy's roots could not be changed: ${describeError(error)}`;
+        conditions.raise(problemId, 'warning', text, error.hint ?? 'it is tried again');
+      }
+      this.#wake = new AbortController();
+      const until = AbortSignal.any([signal, this.#wake.signal]);
+      await clock.sleep(this.phase === 'none' ? restEveryMs : stepEveryMs, until).catch(() => undefined);
+    }
+  }
+
+  async #step(): Promise<void> {
+    const { authority, self, policy, change, log } = this.#options;
+    const present = policy();
+    if (present === undefined || isLocked(present)) return;
+    const { roots } = authority;
+    if (present.authority !== self.hostId || !isSame(present.roots, roots)) {
+      await change((before) => ({ ...before, roots, authority: self.hostId }));
+      return;
+    }
+    if (this.phase === 'none' || this.waitingFor().length > 0) return;
+    if (this.phase === 'announcing') await authority.issueByNext();
+    else await authority.dropOld();
+    log.info('the replacement of the root went on', { 'pki.phase': this.phase });
+    this.#wake.abort();
+  }
+}
+
+function isSame(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((each, index) => each === b[index]);
+}
