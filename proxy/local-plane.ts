@@ -8,6 +8,7 @@ import type { LinkDocument } from './link-document.ts';
 import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
 import { Permission } from './permission.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
+import { TunnelPlane } from './tunnel/tunnel-plane.ts';
 
 /** A caller and what it called, which would have been refused were it not for learning. */
 export interface Learned {
@@ -29,14 +30,20 @@ export interface DataPlaneOptions extends LinkPlaneOptions {
 /** The data plane in this very process. */
 export class LocalDataPlane implements DataPlane {
   readonly #links: LinkPlane;
+  readonly #tunnels: TunnelPlane;
 
   constructor(options: DataPlaneOptions) {
     const permission = new Permission(options);
-    this.#links = new LinkPlane({ ...options, permission });
+    this.#tunnels = new TunnelPlane({
+      ...options,
+      listen: options.tunnel.listen,
+      accept: (...asked) => this.#links.acceptStream(...asked),
+    });
+    this.#links = new LinkPlane({ ...options, permission, tunnels: this.#tunnels });
   }
 
-  start(): Promise<void> {
-    return this.#links.start();
+  async start(): Promise<void> {
+    await Promise.all([this.#tunnels.start(), this.#links.start()]);
   }
 
   links(): Promise<readonly LinkDocument[]> {
@@ -44,7 +51,7 @@ export class LocalDataPlane implements DataPlane {
   }
 
   tunnels(): Promise<readonly TunnelDocument[]> {
-    return Promise.resolve([]);
+    return Promise.resolve(this.#tunnels.documents());
   }
 
   listenerOf(service: string): Endpoint | undefined {
@@ -55,11 +62,13 @@ export class LocalDataPlane implements DataPlane {
     return Promise.resolve(this.#links.activeConnections(filter));
   }
 
-  drain(timeoutMs: number): Promise<number> {
+  async drain(timeoutMs: number): Promise<number> {
+    await this.#tunnels.leave();
     return this.#links.drain(timeoutMs);
   }
 
-  close(): Promise<void> {
-    return this.#links.close();
+  async close(): Promise<void> {
+    await this.#links.close();
+    await this.#tunnels.close();
   }
 }

@@ -40,7 +40,7 @@ class End implements TunnelStream {
   /** The most bytes that were ever written and not yet taken by the other side. */
   mostHeld = 0;
   #queue: Buffer[] = [];
-  #queued = 0;
+  queuedBytes = 0;
   #onTheWay = 0;
   #wasFull = false;
   #ends = false;
@@ -58,10 +58,10 @@ class End implements TunnelStream {
     if (this.#ends) throw new Error('a stream was written to after its end');
     if (this.#dead) return true;
     this.#queue.push(chunk);
-    this.#queued += chunk.length;
+    this.queuedBytes += chunk.length;
     this.#flush();
-    this.mostHeld = Math.max(this.mostHeld, this.#queued + this.#onTheWay);
-    this.#wasFull = this.#queued > 0;
+    this.mostHeld = Math.max(this.mostHeld, this.queuedBytes + this.#onTheWay);
+    this.#wasFull = this.queuedBytes > 0;
     return !this.#wasFull;
   }
 
@@ -100,7 +100,7 @@ class End implements TunnelStream {
   #die(): void {
     this.#dead = true;
     this.#queue = [];
-    this.#queued = 0;
+    this.queuedBytes = 0;
     this.#onGone();
   }
 
@@ -108,7 +108,7 @@ class End implements TunnelStream {
     this.#onTheWay -= bytes;
     if (this.#onTheWay < 0) throw new Error('more was consumed than was sent');
     this.#flush();
-    if (!this.#wasFull || this.#queued > 0) return;
+    if (!this.#wasFull || this.queuedBytes > 0) return;
     this.#wasFull = false;
     this.hear((events) => events.drained());
   }
@@ -117,7 +117,7 @@ class End implements TunnelStream {
     while (!this.#dead && this.#onTheWay < credit) {
       const chunk = this.#queue.shift();
       if (chunk === undefined) break;
-      this.#queued -= chunk.length;
+      this.queuedBytes -= chunk.length;
       this.#onTheWay += chunk.length;
       this.#line.send(() => this.other?.hear((events) => events.data(chunk)));
     }
