@@ -49,6 +49,8 @@ export interface NameServerOptions {
   readonly vipRange: Ipv4Range;
   /** Whether links to other hosts may go in the clear. */
   readonly clearUnderlay: boolean;
+  /** Whether links reach other hosts through tunnels; default not. */
+  readonly tunnels?: () => boolean;
   /** The address of this host's listener for a service, if it has one. Called for each such answer: it must be quick. */
   readonly listenerOf: (service: string) => Endpoint | undefined;
   readonly clock: Clock;
@@ -293,7 +295,8 @@ export class NameServer {
     const { name, usable, instances } = service;
     const counted = `${name}: ${usable.length} of ${instances.length} instances usable`;
     if (usable.length === 0) return counted;
-    const found = usable.map((instance) => dialOf(instance, { hostId: self.hostId, clearUnderlay }));
+    const dialler = { hostId: self.hostId, clearUnderlay, tunnels: this.#options.tunnels?.() ?? false };
+    const found = usable.map((instance) => dialOf(instance, dialler));
     const [reason] = found;
     return found.every((each) => typeof each === 'string') ? `${counted}, none from here: ${String(reason)}` : null;
   }

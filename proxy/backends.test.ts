@@ -1,5 +1,6 @@
 import t from 'tap';
 import { ManualClock } from '../src/base/clock.ts';
+import type { Dial } from '../src/model/dial.ts';
 import type { Instance } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
 import { Backends } from './backends.ts';
@@ -16,12 +17,15 @@ function randomFrom(seed: number): () => number {
   };
 }
 
+const direct = (endpoint: Instance): Dial => ({ via: 'direct', endpoint });
+
 function set(weights: Readonly<Record<string, number>>, balance: Balance = 'round-robin') {
   const clock = new ManualClock();
   const ejections = { value: 0 };
-  const dial = (instance: Instance) => (instance.port === 9 ? undefined : instance);
+  const dial = (instance: Instance) => (instance.port === 9 ? undefined : direct(instance));
+  const distance = () => 0 as const;
   const suspects = new Suspects({ clock, selfId: ownHost });
-  const backends = new Backends({ clock, random: randomFrom(7), ejections, suspects, dial });
+  const backends = new Backends({ clock, random: randomFrom(7), ejections, suspects, dial, distance });
   const update = (to: Readonly<Record<string, number>>, fields: Partial<Instance> = {}): void => {
     const instances = Object.entries(to).map(([name, weight]) => instanceOf({ name, weight, ...fields }));
     backends.update(serviceOf(instances, { balance }));
@@ -186,7 +190,7 @@ t.test('one change among many keeps everyone else as he was', async (t) => {
   const asked: string[] = [];
   const dial = (instance: Instance) => {
     asked.push(instance.name);
-    return instance.port === 9 ? undefined : instance;
+    return instance.port === 9 ? undefined : direct(instance);
   };
   const backends = new Backends({
     clock,
@@ -194,6 +198,7 @@ t.test('one change among many keeps everyone else as he was', async (t) => {
     ejections: { value: 0 },
     suspects: new Suspects({ clock, selfId: ownHost }),
     dial,
+    distance: () => 0,
   });
   let instances = names.map((name) => instanceOf({ name }));
   const update = (next: Instance[]): string => {
@@ -265,7 +270,9 @@ t.test('instances of a host that does not answer are tried last, whatever the se
   const clock = new ManualClock();
   const suspects = new Suspects({ clock, selfId: ownHost });
   const make = (hosts: readonly string[]) => {
-    const made = new Backends({ clock, random: randomFrom(5), ejections: { value: 0 }, suspects, dial: (one) => one });
+    const distance = () => 0 as const;
+    const random = randomFrom(5);
+    const made = new Backends({ clock, random, ejections: { value: 0 }, suspects, dial: direct, distance });
     const of = (numbers: readonly string[]) =>
       made.update(
         serviceOf(

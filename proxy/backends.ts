@@ -2,13 +2,14 @@ import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import { compareInstances } from '../src/catalog/members.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
-import type { Endpoint } from '../src/model/address.ts';
+import type { Dial } from '../src/model/dial.ts';
 import type { Instance } from '../src/model/instance.ts';
-import type { Balance } from '../src/model/service.ts';
-import { Backend } from './balance/backend.ts';
+import { type Balance, defaultPreference } from '../src/model/service.ts';
+import { Backend, type Distance } from './balance/backend.ts';
 import { type Balancer, createBalancer } from './balance/balancer.ts';
 import { Outlier } from './outlier.ts';
 import type { Suspects } from './suspects.ts';
+import type { TunnelState } from './tunnel/tunnels.ts';
 
 export interface BackendsOptions {
   readonly clock: Clock;
@@ -18,16 +19,28 @@ export interface BackendsOptions {
   /** Hosts whose instances are tried last. */
   readonly suspects: Suspects;
   /** What this host dials for an instance; undefined when it cannot or should not. */
-  readonly dial: (instance: Instance) => Endpoint | undefined;
+  readonly dial: (instance: Instance) => Dial | undefined;
+  /** How far away a host is. */
+  readonly distance: (hostId: string) => Distance;
+  readonly tunnels?: TunnelStates | undefined;
+}
+
+/** Which hosts are reached through tunnels now. */
+export interface TunnelStates {
+  /** Counts the changes. */
+  readonly version: number;
+  state(hostId: string): TunnelState;
 }
 
 const noInstances: readonly Instance[] = [];
+const noHosts: ReadonlySet<string> = new Set();
 
 /** The instances of one service as this host's links see them: who may get the next connection, and who had how many. */
 export class Backends {
   readonly #options: BackendsOptions;
   readonly #outlier: Outlier;
   #balance: Balance | undefined;
+  #prefersNear = true;
   #balancer: Balancer;
   /** The service's usable instances as last taken over, and the backend of each; undefined where it cannot be dialled. */
   #instances: readonly Instance[] = [];
@@ -38,6 +51,8 @@ export class Backends {
   readonly #ejected = new Set<Backend>();
   /** Usable and dialable. */
   #usable: readonly Backend[] = [];
+  /** Those of them that a connection can be tried to now: all but those behind a tunnel that is not there. */
+  #openable: readonly Backend[] = [];
   readonly #byId = new Map<string, Backend>();
   /** No longer usable, with connections that still run. */
   readonly #leaving = new Map<string, Backend>();
@@ -45,8 +60,12 @@ export class Backends {
   #preferred: readonly Backend[] = [];
   /** Monotonic; when the first ejection or suspicion ends. */
   #reviewAtMs = Number.POSITIVE_INFINITY;
-  /** The version of the suspects that `#preferred` knows. */
+  /** The versions of the suspects and of the tunnels that `#preferred` knows. */
   #suspectsVersion = 0;
+  #tunnelsVersion = 0;
+  /** Whether a usable one is reached through a tunnel, and whether some are nearer than others. */
+  #tunnelledHosts: ReadonlySet<string> = noHosts;
+  #hasTiers = false;
 
   constructor(options: BackendsOptions) {
     this.#options = options;
@@ -65,9 +84,26 @@ export class Backends {
       this.#balance = service.balance;
       this.#balancer = createBalancer(service.balance, this.#options.random);
     }
+    const prefersNear = (service?.prefer ?? defaultPreference) === 'near';
     const instances = service?.usable ?? noInstances;
-    if (instances === this.#instances) return;
-    this.#takeOver(instances);
+    if (instances === this.#instances && prefersNear === this.#prefersNear) return;
+    this.#prefersNear = prefersNear;
+    if (instances !== this.#instances) this.#takeOver(instances);
+    this.#arrange();
+  }
+
+  /** What is dialled, or how far away hosts are, has changed for all of them. */
+  reviewAll(): void {
+    this.#weightless = 0;
+    const slots: (Backend | undefined)[] = [];
+    for (const instance of this.#instances) {
+      const backend = this.#take(instance);
+      slots.push(backend);
+      if (backend === undefined) this.#drop(this.#byId.get(instance.id));
+      else if (instance.weight === 0) this.#weightless += 1;
+    }
+    this.#slots = slots;
+    this.#usable = slots.filter((backend) => backend !== undefined);
     this.#arrange();
   }
 
@@ -110,23 +146,28 @@ export class Backends {
     }
     while (next < before.length) skip();
     for (const backend of gone) {
-      if (taken.has(backend)) continue;
-      this.#byId.delete(backend.id);
-      this.#ejected.delete(backend);
-      if (backend.active > 0) this.#leaving.set(backend.id, backend);
+      if (!taken.has(backend)) this.#drop(backend);
     }
     this.#instances = instances;
     this.#slots = slots;
     this.#usable = complete ? (slots as Backend[]) : slots.filter((backend) => backend !== undefined);
   }
 
+  #drop(backend: Backend | undefined): void {
+    if (backend === undefined) return;
+    this.#byId.delete(backend.id);
+    this.#ejected.delete(backend);
+    if (backend.active > 0) this.#leaving.set(backend.id, backend);
+  }
+
   #take(instance: Instance): Backend | undefined {
-    const endpoint = this.#options.dial(instance);
-    if (endpoint === undefined) return undefined;
+    const dial = this.#options.dial(instance);
+    if (dial === undefined) return undefined;
     const left = this.#leaving.get(instance.id);
     // Connections to a host that lost power seem to run for a while: what they remember of it is from before.
     if (left !== undefined && this.#options.suspects.isOther(instance.hostId)) Outlier.forgive(left);
-    const backend = adopt(this.#byId.get(instance.id) ?? left, instance, endpoint);
+    const distance = this.#options.distance(instance.hostId);
+    const backend = adopt(this.#byId.get(instance.id) ?? left, instance, dial, distance);
     this.#leaving.delete(instance.id);
     this.#byId.set(instance.id, backend);
     return backend;
@@ -134,18 +175,31 @@ export class Backends {
 
   /**
    * The next one to try, or undefined when each has been tried. Ejected ones come after all others, and those of suspect
-   * hosts last: they cost more than a refusal.
+   * hosts and tunnels last: they cost more than a refusal. Those without a tunnel are not tried. Among equally good ones the nearest come
+   * first, and among these the service's balance decides.
    */
   pick(tried: readonly Backend[]): Backend | undefined {
     this.#refresh();
     if (tried.length === 0) return this.#balancer.pick(this.#preferred);
-    const untried = this.#usable.filter((backend) => !tried.includes(backend));
-    return this.#balancer.pick(heaviest(this.#best(untried)));
+    const untried = this.#openable.filter((backend) => !tried.includes(backend));
+    return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))));
   }
 
   /** Whether another one is left to try beside these. */
   hasOther(tried: readonly Backend[]): boolean {
-    return this.#usable.some((backend) => !tried.includes(backend));
+    this.#refresh();
+    return this.#openable.some((backend) => !tried.includes(backend));
+  }
+
+  /** One that cannot be tried now because there is no tunnel to its host at present. */
+  get waiting(): Backend | undefined {
+    this.#refresh();
+    return this.#openable === this.#usable ? undefined : this.#usable.find((each) => !this.#openable.includes(each));
+  }
+
+  /** The hosts that usable ones are reached at through tunnels. */
+  get tunnelledHosts(): ReadonlySet<string> {
+    return this.#tunnelledHosts;
   }
 
   /** A connect failure, or a reset before the first byte; `silent` when its host gave no sign of life. */
@@ -171,27 +225,59 @@ export class Backends {
 
   /** Arranges anew when an ejection or a suspicion has ended, or a suspicion has begun. */
   #refresh(): void {
-    const { clock, suspects } = this.#options;
-    if (clock.monotonicMs() >= this.#reviewAtMs || suspects.version !== this.#suspectsVersion) this.#arrange();
+    const { clock, suspects, tunnels } = this.#options;
+    const isStale =
+      clock.monotonicMs() >= this.#reviewAtMs ||
+      suspects.version !== this.#suspectsVersion ||
+      (this.#tunnelledHosts.size > 0 && tunnels?.version !== this.#tunnelsVersion);
+    if (isStale) this.#arrange();
   }
 
   /** Those that are neither ejected nor of a suspect host; where there are none, those of other hosts; else all. */
   #best(backends: readonly Backend[]): readonly Backend[] {
     const { suspects } = this.#options;
     const calm =
-      suspects.version === 0
+      suspects.version === 0 && this.#tunnelledHosts.size === 0
         ? backends
-        : backends.filter(({ instance }) => suspects.untilMs(instance.hostId) === undefined);
+        : backends.filter(
+            (backend) => suspects.untilMs(backend.instance.hostId) === undefined && this.#tunnelIs(backend, 'ready'),
+          );
     const best = calm.filter((backend) => backend.ejectedUntilMs === undefined);
     if (best.length > 0) return best;
     return calm.length > 0 ? calm : backends;
   }
 
+  /** Whether it is dialled itself, or the tunnel to its host is in one of these states. */
+  #tunnelIs({ dial, instance }: Backend, ...states: readonly string[]): boolean {
+    return dial.via === 'direct' || states.includes(this.#options.tunnels?.state(instance.hostId).state ?? '');
+  }
+
+  #arrangeTunnels(): void {
+    const hosts = new Set<string>();
+    for (const { dial, instance } of this.#usable) if (dial.via === 'tunnel') hosts.add(instance.hostId);
+    this.#tunnelledHosts = hosts.size === 0 ? noHosts : hosts;
+    this.#openable = this.#usable;
+    if (hosts.size === 0) return;
+    const openable = this.#usable.filter((backend) => this.#tunnelIs(backend, 'ready', 'suspect'));
+    if (openable.length < this.#usable.length) this.#openable = openable;
+  }
+
+  #nearest(backends: readonly Backend[]): readonly Backend[] {
+    if (!this.#hasTiers) return backends;
+    let nearest: Distance = 2;
+    for (const { distance } of backends) if (distance < nearest) nearest = distance;
+    return backends.filter(({ distance }) => distance === nearest);
+  }
+
   #arrange(): void {
-    const { suspects } = this.#options;
+    const { suspects, tunnels } = this.#options;
     this.#suspectsVersion = suspects.version;
+    this.#tunnelsVersion = tunnels?.version ?? 0;
+    const [first] = this.#usable;
+    this.#arrangeTunnels();
+    this.#hasTiers = this.#prefersNear && this.#usable.some(({ distance }) => distance !== first?.distance);
     this.#reviewAtMs = Number.POSITIVE_INFINITY;
-    this.#preferred = this.#usable;
+    this.#preferred = this.#openable;
     if (this.#ejected.size > 0) {
       this.#outlier.review(this.#usable);
       for (const backend of this.#ejected) {
@@ -203,17 +289,20 @@ export class Backends {
       for (const { instance } of this.#usable) {
         this.#reviewAtMs = Math.min(this.#reviewAtMs, suspects.untilMs(instance.hostId) ?? this.#reviewAtMs);
       }
-      this.#preferred = this.#best(this.#usable);
-    } else if (this.#ejected.size > 0) this.#preferred = this.#best(this.#usable);
+    }
+    const hasTroubled = suspects.count > 0 || this.#ejected.size > 0 || this.#tunnelledHosts.size > 0;
+    if (hasTroubled) this.#preferred = this.#best(this.#openable);
     if (this.#weightless > 0) this.#preferred = heaviest(this.#preferred);
+    this.#preferred = this.#nearest(this.#preferred);
   }
 }
 
-function adopt(known: Backend | undefined, instance: Instance, endpoint: Endpoint): Backend {
-  if (known === undefined) return new Backend(instance, endpoint);
+function adopt(known: Backend | undefined, instance: Instance, dial: Dial, distance: Distance): Backend {
+  if (known === undefined) return new Backend(instance, dial, distance);
   if (known.instance.incarnation !== instance.incarnation) Outlier.forgive(known);
   known.instance = instance;
-  known.endpoint = endpoint;
+  known.dial = dial;
+  known.distance = distance;
   return known;
 }
 

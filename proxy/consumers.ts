@@ -1,7 +1,8 @@
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Link } from './link.ts';
 import type { LinkConsumerDocument } from './link-document.ts';
-import type { Asked } from './permission.ts';
+import type { Asked, DenialDocument } from './permission.ts';
+import type { Account } from './tcp/carried.ts';
 
 /** The connections of one consumer over one link; plain numbers that the relay adds to. */
 export interface ConsumerTraffic {
@@ -13,9 +14,44 @@ export interface ConsumerTraffic {
   readonly cell: CounterCell;
 }
 
-/** What a connection is known by to policy, and counted under; one for all connections of which both are the same. */
-export interface Carried extends Asked {
-  readonly counted: ConsumerTraffic;
+/** The account of connections over a link. */
+export class LinkAccount implements Account {
+  readonly consumer: string;
+  readonly service: string;
+  readonly declared: boolean;
+  readonly peer = undefined;
+  readonly #counted: ConsumerTraffic;
+
+  constructor({ consumer, service, declared }: Asked, counted: ConsumerTraffic) {
+    this.consumer = consumer;
+    this.service = service;
+    this.declared = declared;
+    this.#counted = counted;
+  }
+
+  get link(): Link {
+    return this.#counted.link;
+  }
+
+  begin(): void {
+    const { link, cell } = this.#counted;
+    link.traffic.active += 1;
+    link.target.active += 1;
+    this.#counted.active += 1;
+    this.#counted.total += 1;
+    cell.value += 1;
+  }
+
+  end(): void {
+    const { link } = this.#counted;
+    this.#counted.active -= 1;
+    link.traffic.active -= 1;
+    link.target.active -= 1;
+  }
+
+  denied(denial: DenialDocument): void {
+    this.#counted.link.denied(denial);
+  }
 }
 
 /** Who uses a link, by name; bounded. */
@@ -25,7 +61,7 @@ export class Consumers {
   readonly #link: Link;
   readonly #cellOf: (consumer: string) => CounterCell;
   readonly #byName = new Map<string, ConsumerTraffic>();
-  readonly #carried = new Map<string, Carried>();
+  readonly #accounts = new Map<string, LinkAccount>();
 
   constructor(link: Link, cellOf: (consumer: string) => CounterCell) {
     this.#link = link;
@@ -42,14 +78,14 @@ export class Consumers {
     return traffic;
   }
 
-  carried(asked: Asked): Carried {
+  account(asked: Asked): LinkAccount {
     const key = asked.declared ? `+${asked.consumer}` : asked.consumer;
-    let carried = this.#carried.get(key);
-    if (carried === undefined) {
-      carried = { ...asked, counted: this.of(asked.consumer) };
-      if (this.#carried.size < 2 * Consumers.maxNames) this.#carried.set(key, carried);
+    let account = this.#accounts.get(key);
+    if (account === undefined) {
+      account = new LinkAccount(asked, this.of(asked.consumer));
+      if (this.#accounts.size < 2 * Consumers.maxNames) this.#accounts.set(key, account);
     }
-    return carried;
+    return account;
   }
 
   /** Those with the most connections first. */

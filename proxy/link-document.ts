@@ -1,3 +1,4 @@
+import type { Status } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
 import type { DenialDocument } from './permission.ts';
 
@@ -11,8 +12,11 @@ export interface LinkDocument {
   readonly kind: 'vip' | 'alias' | 'listen';
   /** What consumers dial: `240.77.118.4:5432`. */
   readonly address: string;
-  /** `open`; `refusing`: nothing usable behind it; `down`: it cannot listen, `problem` says why. */
-  readonly state: 'open' | 'refusing' | 'down';
+  /**
+   * `open`; `refusing`: nothing usable behind it; `holding`: neither, and connections wait for it for a while (`park`);
+   * `down`: it cannot listen, `problem` says why.
+   */
+  readonly state: 'open' | 'refusing' | 'holding' | 'down';
   readonly problem: string | null;
   readonly balance: Balance;
   /** How many the service has, usable or not: without any it is refused as a matter of course. */
@@ -22,6 +26,8 @@ export interface LinkDocument {
     readonly total: number;
     readonly failed: number;
     readonly retried: number;
+    /** Wait now until there is something to connect to. */
+    readonly held: number;
   };
   /** Who connected, those with the most connections first; `host` and `anonymous` among them. */
   readonly consumers: readonly LinkConsumerDocument[];
@@ -43,7 +49,19 @@ export interface LinkConsumerDocument {
 export interface LinkBackendDocument {
   /** The instance's id. */
   readonly id: string;
+  /** What is dialled: `10.77.0.2:8080`, or `db-2 via tunnel`. */
   readonly address: string;
+  /** The host's name. */
+  readonly host: string;
+  readonly via: 'direct' | 'tunnel';
+  /** On this host, in its zone, or elsewhere. */
+  readonly near: 'host' | 'zone' | 'other';
+  readonly status: Status;
+  /** How the tunnel to its host is; null where none is needed. */
+  readonly tunnel: {
+    readonly state: 'ready' | 'suspect' | 'connecting' | 'idle';
+    readonly problem: string | null;
+  } | null;
   readonly active: number;
   readonly total: number;
   /** Until when it is ejected for repeated failures; null when it is not. */

@@ -5,6 +5,7 @@ export interface LinkCells {
   readonly connections: CounterCell;
   readonly failures: CounterCell;
   readonly refused: CounterCell;
+  readonly denied: CounterCell;
   readonly retries: CounterCell;
   readonly ejections: CounterCell;
   readonly received: CounterCell;
@@ -19,6 +20,8 @@ export interface LinkSamples {
   readonly suspects: () => number;
   /** Bytes of all large read buffers. */
   readonly bufferBytes: () => number;
+  /** Connections that wait until there is something to connect to. */
+  readonly held: () => number;
 }
 
 /** The metrics of all links; `legate_link_…`. */
@@ -27,9 +30,11 @@ export class LinkMetrics {
   readonly #metrics: Metrics;
   readonly connectSeconds: { observe(value: number): void };
   readonly overLimit: CounterCell;
+  /** Connections that found no room to wait. */
+  readonly lobbyFull: CounterCell;
 
   /** A registry takes one `LinkMetrics`. */
-  constructor(metrics: Metrics, { active, suspects, bufferBytes }: LinkSamples) {
+  constructor(metrics: Metrics, { active, suspects, bufferBytes, held }: LinkSamples) {
     this.#metrics = metrics;
     this.connectSeconds = metrics.histogram(
       'legate_link_connect_seconds',
@@ -46,6 +51,13 @@ export class LinkMetrics {
       [],
       () => [[[], suspects()]],
     );
+    this.lobbyFull = metrics.counter(
+      'legate_link_held_over_limit_total',
+      'Connections that were reset because too many wait for an instance already.',
+    );
+    metrics.gauge('legate_link_held_connections', 'Connections that wait for an instance now.', [], () => [
+      [[], held()],
+    ]);
     metrics.gauge('legate_link_read_buffers_bytes', 'Large read buffers, in use and spare.', [], () => [
       [[], bufferBytes()],
     ]);
@@ -75,6 +87,10 @@ export class LinkMetrics {
       connections: counter('connections', 'Connections of consumers that were accepted.'),
       failures: counter('connect_failures', 'Attempts to connect to an instance that failed.'),
       refused: counter('connections_refused', 'Connections of consumers that were reset because no instance answered.'),
+      denied: counter(
+        'connections_denied_by_hosts',
+        'Connections of consumers that the instance’s host did not let in.',
+      ),
       retries: counter('retries', 'Failed attempts that were repeated, unnoticed by the consumer.'),
       ejections: counter('ejections', 'Instances that were left out for a while after repeated connect failures.'),
       received: counter('received_bytes', 'Bytes from consumers.'),

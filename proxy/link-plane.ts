@@ -9,11 +9,14 @@ import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range } from '../src/model/address.ts';
 import { type Callers, noCallers } from '../src/model/caller.ts';
-import { dialOf } from '../src/model/dial.ts';
+import type { Credentials } from '../src/model/credentials.ts';
+import { type Dial, dialOf } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
 import { emptyTopology, type Topology } from '../src/model/topology.ts';
 import { AliasLinks, type OwnPlace } from './alias-links.ts';
+import type { Distance } from './balance/backend.ts';
+import { LinkAccount } from './consumers.ts';
 import type { PortMap } from './kernel/port-map.ts';
 import { Link } from './link.ts';
 import type { LinkDocument } from './link-document.ts';
@@ -21,13 +24,16 @@ import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
 import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
+import { Lobby } from './lobby.ts';
 import { Permission } from './permission.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
 import { TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
-import type { Tunnels } from './tunnel/tunnels.ts';
+import { Acceptor } from './tunnel/acceptor.ts';
+import { TunnelWants } from './tunnel/tunnel-wants.ts';
+import type { AcceptStream, Tunnels } from './tunnel/tunnels.ts';
 
 /** Services whose links are made at the start before the event loop gets its turn, in which names are answered. */
 const startSlice = 25;
@@ -35,6 +41,8 @@ const startSlice = 25;
 export interface LinkPlaneOptions {
   readonly snapshots: Observable<Snapshot>;
   readonly self: { readonly hostId: string };
+  /** Where this host stands, where it says so. */
+  readonly zone?: string | undefined;
   /** Whether links to other hosts may go in the clear (`network.underlay` trusted or encrypted). */
   readonly clearUnderlay: boolean;
   /** Listeners of the configuration. */
@@ -58,10 +66,12 @@ export interface LinkPlaneOptions {
   readonly vipRange?: Ipv4Range;
   /** Connections at a time; the default is what this process has descriptors for. */
   readonly maxConnections?: number;
+  /** The ways to other hosts; without them links reach only what can be dialled. */
+  readonly tunnels?: Tunnels;
+  /** Without a certificate tunnels lead nowhere. */
+  readonly credentials?: Observable<Credentials | undefined>;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
-  /** What reaches instances of other hosts; without it only what can be dialled is used. */
-  readonly tunnels?: Tunnels;
 }
 
 /** Which connections: all when nothing is named. */
@@ -83,6 +93,9 @@ export class LinkPlane {
   readonly #publisher: LinkPublisher;
   readonly #suspects: Suspects;
   readonly #crowd: RelayCrowd;
+  readonly #lobby: Lobby;
+  readonly #acceptor: Acceptor;
+  readonly #wants: TunnelWants | undefined;
   readonly #targets = new Map<string, LinkTarget>();
   readonly #configured: Link[] = [];
   readonly #vips = new Map<string, Link>();
@@ -102,7 +115,10 @@ export class LinkPlane {
       suspects: () => this.#suspects.count,
       active: () => this.#activeByService(),
       bufferBytes: () => this.#crowd.bufferBytes,
+      held: () => this.#lobby.count,
     });
+    this.#lobby = new Lobby(this.#metrics.lobbyFull);
+    const permission = options.permission ?? new Permission({ ...options, policy: new Latest(undefined) });
     this.#crowd = new RelayCrowd({
       clock,
       conditions,
@@ -114,10 +130,17 @@ export class LinkPlane {
         clock,
         metrics: options.metrics,
       }),
-      permission: options.permission ?? new Permission({ ...options, policy: new Latest(undefined) }),
+      permission,
+      tunnels: options.tunnels,
       maxConnections: options.maxConnections ?? connectionLimit(),
-      ended: (link) => this.#forgetUnused(link.target),
+      ended: (account) => {
+        if (account instanceof LinkAccount) this.#forgetUnused(account.link.target);
+      },
     });
+    const { hostId } = options.self;
+    const snapshot = (): Snapshot => options.snapshots.value;
+    this.#acceptor = new Acceptor({ hostId, snapshot, permission, crowd: this.#crowd, metrics: options.metrics });
+    this.#wants = options.tunnels && new TunnelWants(options.tunnels);
     this.#aliases = new AliasLinks({
       conditions,
       create: (name, address, port) => this.#createLink('alias', this.#target(name), { address, port: 0 }, { port }),
@@ -145,6 +168,7 @@ export class LinkPlane {
     }
     const { snapshots, declared } = this.#options;
     this.#declared = declared?.value ?? this.#declared;
+    this.#followTunnels();
     this.#unsubscribe.push(snapshots.subscribe((snapshot) => this.#apply(snapshot)));
     if (declared !== undefined) this.#unsubscribe.push(declared.subscribe((ports) => this.#want(ports)));
     // Whatever changes meanwhile is taken over as a change; to take a service over twice changes nothing.
@@ -160,6 +184,11 @@ export class LinkPlane {
     if (this.#phase !== 'starting') return;
     this.#phase = 'running';
     await this.#publisher.publish();
+  }
+
+  /** The receiving side of the tunnels: where streams of other hosts go. */
+  get acceptStream(): AcceptStream {
+    return this.#acceptor.accept;
   }
 
   /** All links, by service; those of a virtual address first. */
@@ -201,6 +230,7 @@ export class LinkPlane {
     if (this.#phase === 'leaving') return;
     const told = this.#phase === 'running';
     this.#phase = 'leaving';
+    this.#acceptor.leave();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.
     if (told) await this.#publisher.publish();
@@ -213,9 +243,12 @@ export class LinkPlane {
     if (this.#phase === 'leaving') return;
     const before = this.#snapshot;
     this.#snapshot = snapshot;
+    let moved = false;
     for (const { key, before: was, after: is } of snapshot.hosts.changesSince(before.hosts)) {
       if (was?.alive !== true && is?.alive === true) this.#suspects.forgive(key);
+      if (was?.zone !== is?.zone) moved = true;
     }
+    if (moved) this.#reviewAll();
     for (const { key } of snapshot.services.changesSince(before.services)) void this.#take(key);
     if (this.#phase === 'running') void this.#publisher.publish();
   }
@@ -255,6 +288,7 @@ export class LinkPlane {
     const known = this.#vips.get(name);
     const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
     target?.update(service);
+    if (target !== undefined) this.#wants?.set(name, target.backends.tunnelledHosts);
     if (known?.address === vip) return undefined;
     if (vip === undefined || target === undefined) {
       this.#vips.delete(name);
@@ -270,20 +304,65 @@ export class LinkPlane {
   #target(name: string): LinkTarget {
     let target = this.#targets.get(name);
     if (target === undefined) {
-      const { clock } = this.#options;
-      const dial = (instance: Instance): Endpoint | undefined => this.#dial(instance);
-      const shared = { clock, random: this.#random, metrics: this.#metrics, suspects: this.#suspects };
-      target = new LinkTarget({ name, ...shared, dial });
+      const { clock, tunnels } = this.#options;
+      target = new LinkTarget({
+        name,
+        clock,
+        random: this.#random,
+        metrics: this.#metrics,
+        suspects: this.#suspects,
+        lobby: this.#lobby,
+        tunnels,
+        dial: (instance) => this.#dial(instance),
+        distance: (hostId) => this.#distance(hostId),
+      });
       this.#targets.set(name, target);
     }
     return target;
   }
 
   /** What this host dials for an instance, or undefined when it cannot or should not. */
-  #dial(instance: Instance): Endpoint | undefined {
-    const { self, clearUnderlay } = this.#options;
-    const found = dialOf(instance, { hostId: self.hostId, clearUnderlay });
+  #dial(instance: Instance): Dial | undefined {
+    const { self, clearUnderlay, credentials } = this.#options;
+    const tunnels = this.#wants !== undefined && (credentials === undefined || credentials.value !== undefined);
+    const found = dialOf(instance, { hostId: self.hostId, clearUnderlay, tunnels });
     return typeof found === 'string' ? undefined : found;
+  }
+
+  #distance(hostId: string): Distance {
+    const { self, zone } = this.#options;
+    if (hostId === self.hostId) return 0;
+    return zone !== undefined && this.#snapshot.hosts.get(hostId)?.zone === zone ? 1 : 2;
+  }
+
+  /** What is dialled, or how far away hosts are, may have changed for every instance. */
+  #reviewAll(): void {
+    for (const target of this.#targets.values()) {
+      target.review();
+      this.#wants?.set(target.name, target.backends.tunnelledHosts);
+    }
+    if (this.#phase === 'running') void this.#publisher.publish();
+  }
+
+  /** Connections that wait for a tunnel go on when it is there; all is dialled anew when this host joins a mesh. */
+  #followTunnels(): void {
+    const { tunnels, credentials } = this.#options;
+    if (tunnels === undefined) return;
+    this.#unsubscribe.push(
+      tunnels.onChange((hostId) => {
+        if (this.#lobby.count === 0 || tunnels.state(hostId).state !== 'ready') return;
+        for (const service of [...(this.#wants?.servicesOf(hostId) ?? [])]) this.#lobby.wake(service);
+      }),
+    );
+    let had = credentials?.value !== undefined;
+    if (credentials === undefined) return;
+    this.#unsubscribe.push(
+      credentials.subscribe((now) => {
+        if ((now !== undefined) === had) return;
+        had = now !== undefined;
+        this.#reviewAll();
+      }),
+    );
   }
 
   #createLink(
@@ -354,7 +433,9 @@ export class LinkPlane {
   }
 
   #forgetUnused(target: LinkTarget): void {
-    if (target.links.size === 0 && target.active === 0) this.#targets.delete(target.name);
+    if (target.links.size > 0 || target.active > 0) return;
+    this.#targets.delete(target.name);
+    this.#wants?.set(target.name, new Set());
   }
 
   *#activeByService(): Iterable<readonly [string, number]> {

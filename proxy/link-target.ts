@@ -1,13 +1,16 @@
 import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
-import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
+import type { Dial } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
-import { Backends } from './backends.ts';
+import { Backends, type TunnelStates } from './backends.ts';
+import { type Distance, distances } from './balance/backend.ts';
 import type { Link } from './link.ts';
 import type { LinkBackendDocument } from './link-document.ts';
 import type { LinkCells, LinkMetrics } from './link-metrics.ts';
+import type { Lobby } from './lobby.ts';
 import type { Suspects } from './suspects.ts';
+import { tunnelWaitMs } from './tcp/relay-bounds.ts';
 
 export interface LinkTargetOptions {
   readonly name: string;
@@ -15,7 +18,10 @@ export interface LinkTargetOptions {
   readonly random: () => number;
   readonly metrics: LinkMetrics;
   readonly suspects: Suspects;
-  readonly dial: (instance: Instance) => Endpoint | undefined;
+  readonly lobby: Lobby;
+  readonly dial: (instance: Instance) => Dial | undefined;
+  readonly distance: (hostId: string) => Distance;
+  readonly tunnels: TunnelStates | undefined;
 }
 
 /** A service that this host has links to: its instances with their state, shared by all of its links. */
@@ -32,14 +38,18 @@ export class LinkTarget {
   #service: Service | undefined;
   readonly suspects: Suspects;
   readonly #clock: Clock;
+  readonly #lobby: Lobby;
+  readonly #tunnels: TunnelStates | undefined;
 
-  constructor({ name, clock, random, metrics, suspects, dial }: LinkTargetOptions) {
+  constructor({ name, clock, random, metrics, suspects, lobby, dial, distance, tunnels }: LinkTargetOptions) {
     this.name = name;
     this.cells = metrics.cells(name);
     this.connectSeconds = metrics.connectSeconds;
     this.consumerCell = (consumer) => metrics.consumer(name, consumer);
-    this.backends = new Backends({ clock, random, ejections: this.cells.ejections, suspects, dial });
+    this.backends = new Backends({ clock, random, ejections: this.cells.ejections, suspects, dial, distance, tunnels });
     this.suspects = suspects;
+    this.#lobby = lobby;
+    this.#tunnels = tunnels;
     this.#clock = clock;
   }
 
@@ -51,13 +61,58 @@ export class LinkTarget {
   update(service: Service | undefined): void {
     this.#service = service;
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
+    if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  /** What is dialled, or how far away hosts are, may have changed for every instance. */
+  review(): void {
+    this.backends.reviewAll();
+    if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  /** How long from its start a connection waits for something to connect to. */
+  get holdMs(): number {
+    return Math.max(this.#service?.parkMs ?? 0, this.backends.waiting === undefined ? 0 : tunnelWaitMs);
+  }
+
+  /** Holds a connection until something may be behind it; see `Lobby`. */
+  hold(resume: () => void): (() => void) | undefined {
+    return this.#lobby.enter(this.name, resume);
+  }
+
+  /** Connections that wait now. */
+  get held(): number {
+    return this.#lobby.countOf(this.name);
+  }
+
+  /** Whether those who connect find anybody, or are held until they do. */
+  get isOpen(): boolean {
+    return this.backends.size > 0 || (this.#service?.parkMs ?? 0) > 0;
+  }
+
+  /** Why none of the instances that there are can be tried, where that is for want of a tunnel. */
+  get problem(): string | undefined {
+    const waiting = this.backends.waiting;
+    if (waiting === undefined) return undefined;
+    const problem = this.#tunnels?.state(waiting.instance.hostId).problem ?? 'it is being made';
+    return `${waiting.id}: no tunnel to ${waiting.instance.host}: ${problem}`;
+  }
+
+  #tunnelOf(hostId: string): LinkBackendDocument['tunnel'] {
+    const { state = 'idle', problem = null } = this.#tunnels?.state(hostId) ?? {};
+    return { state, problem };
   }
 
   backendDocuments(): LinkBackendDocument[] {
     const wallMs = this.#clock.nowMs() - this.#clock.monotonicMs();
     return this.backends.list().map((backend) => ({
       id: backend.id,
-      address: formatEndpoint(backend.endpoint),
+      address: backend.place,
+      host: backend.instance.host,
+      via: backend.dial.via,
+      near: distances[backend.distance],
+      status: backend.instance.status,
+      tunnel: backend.dial.via === 'tunnel' ? this.#tunnelOf(backend.instance.hostId) : null,
       active: backend.active,
       total: backend.total,
       ejectedUntil:

@@ -59,8 +59,28 @@ export class Link implements Route {
     this.target.links.add(this);
   }
 
+  get service(): string {
+    return this.target.name;
+  }
+
   get size(): number {
     return this.target.backends.size;
+  }
+
+  get announcesClient(): boolean {
+    return this.target.service?.proxyProtocol === 'v2';
+  }
+
+  get problemToPick(): string | undefined {
+    return this.target.problem;
+  }
+
+  get holdMs(): number {
+    return this.target.holdMs;
+  }
+
+  hold(resume: () => void): (() => void) | undefined {
+    return this.target.hold(resume);
   }
 
   pick(tried: readonly Backend[]): Backend | undefined {
@@ -76,20 +96,29 @@ export class Link implements Route {
     this.target.connectSeconds.observe(elapsedMs / 1000);
   }
 
-  attemptFailed(backend: Backend, { problem, silent, retried }: AttemptFailure): void {
+  attemptFailed(backend: Backend, { problem, blame, retried }: AttemptFailure): void {
     this.target.cells.failures.value += 1;
     if (retried) {
       this.traffic.retried += 1;
       this.target.cells.retries.value += 1;
     }
-    const where = `${backend.id} at ${formatEndpoint(backend.endpoint)}`;
-    this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message: `${where}: ${problem}` };
-    this.target.backends.failed(backend, silent);
+    this.#told(`${backend.id} ${at(backend)}: ${problem}`);
+    if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
   }
 
-  refused(): void {
+  refused(problem?: string): void {
     this.traffic.failed += 1;
     this.target.cells.refused.value += 1;
+    if (problem !== undefined) this.#told(problem);
+  }
+
+  refusedByHost(backend: Backend, problem: string): void {
+    this.target.cells.denied.value += 1;
+    this.#told(`${backend.instance.host} does not let it in: ${problem}`);
+  }
+
+  #told(message: string): void {
+    this.#lastError = { at: new Date(this.#clock.nowMs()).toISOString(), message };
   }
 
   /** Policy refused a connection, or cut it. */
@@ -134,17 +163,23 @@ export class Link implements Route {
     return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
   }
 
+  #state(): LinkDocument['state'] {
+    if (this.listener.bound === undefined) return 'down';
+    if (this.size > 0) return 'open';
+    return this.target.isOpen ? 'holding' : 'refusing';
+  }
+
   document(): LinkDocument {
     const { active, total, failed, retried, received, sent } = this.traffic;
     return {
       service: this.target.name,
       kind: this.kind,
       address: this.dialled,
-      state: this.listener.bound === undefined ? 'down' : this.size === 0 ? 'refusing' : 'open',
+      state: this.#state(),
       problem: this.problem,
       balance: this.target.service?.balance ?? defaultBalance,
       instances: this.target.service?.instances.length ?? 0,
-      connections: { active, total, failed, retried },
+      connections: { active, total, failed, retried, held: this.target.held },
       consumers: this.consumers.documents(),
       bytes: { received, sent },
       backends: this.target.backendDocuments(),
@@ -158,4 +193,9 @@ export class Link implements Route {
     this.target.links.delete(this);
     return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
   }
+}
+
+/** Where a backend was tried, for people. */
+function at({ dial, place }: Backend): string {
+  return dial.via === 'direct' ? `at ${place}` : place;
 }

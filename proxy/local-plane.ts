@@ -37,7 +37,7 @@ export class LocalDataPlane implements DataPlane {
     this.#tunnels = new TunnelPlane({
       ...options,
       listen: options.tunnel.listen,
-      accept: () => ({ refused: 'gone', detail: 'this host takes no streams yet' }),
+      accept: (...asked) => this.#links.acceptStream(...asked),
     });
     this.#links = new LinkPlane({ ...options, permission, tunnels: this.#tunnels });
   }

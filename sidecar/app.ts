@@ -132,6 +132,7 @@ export async function startSidecar(
         })
       : undefined;
     const learned = new LearnedPairs({ ...common, hostId: self.hostId });
+    const tunnels = (): boolean => credentials.value !== undefined;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
@@ -210,6 +211,7 @@ export async function startSidecar(
       vipsOn: vips.on,
       vipRange: config.vip.range,
       clearUnderlay,
+      tunnels,
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
@@ -217,6 +219,7 @@ export async function startSidecar(
       ...common,
       snapshots: catalog.snapshots,
       self,
+      zone: config.zone,
       clearUnderlay,
       links: config.links,
       declared: declared.ports,
@@ -411,6 +414,7 @@ export async function startSidecar(
       self,
       policy: policyOrders,
       clearUnderlay,
+      tunnels,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
       meshId: () => dataDir.identity.meshId,

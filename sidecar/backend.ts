@@ -45,6 +45,8 @@ export interface BackendParts {
   readonly self: { readonly hostId: string; readonly hostName: string };
   /** Whether links to other hosts may go in the clear. */
   readonly clearUnderlay: boolean;
+  /** Whether this host has tunnels to others. */
+  readonly tunnels: () => boolean;
   /** Of the store that is open. */
   readonly keys: () => Keys;
   /** The mesh's name. */
@@ -109,10 +111,11 @@ export function createBackend(parts: BackendParts): AdminBackend {
       );
     return name;
   };
-  const dialler = { hostId: parts.self.hostId, clearUnderlay: parts.clearUnderlay };
   const withHealth = (instance: Instance): InstanceDocument => {
     const details = instance.hostId === parts.self.hostId ? parts.health(instance.name) : undefined;
-    return { ...instance, ...dialDocument(instance, dialler), ...(details && healthDocument(details)) };
+    const { self, clearUnderlay, tunnels } = parts;
+    const dialled = dialDocument(instance, { hostId: self.hostId, clearUnderlay, tunnels: tunnels() });
+    return { ...instance, ...dialled, ...(details && healthDocument(details)) };
   };
   const ownInstances = (): Instance[] =>
     [...snapshot().services.values()]

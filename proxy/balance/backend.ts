@@ -1,5 +1,9 @@
-import type { Endpoint } from '../../src/model/address.ts';
+import { type Dial, formatDial } from '../../src/model/dial.ts';
 import type { Instance } from '../../src/model/instance.ts';
+
+/** How far away an instance is: on this host, in its zone, elsewhere. */
+export const distances = ['host', 'zone', 'other'] as const;
+export type Distance = 0 | 1 | 2;
 
 /**
  * What this host remembers of one instance while its service has a link here: kept from one snapshot to the next by the
@@ -8,8 +12,9 @@ import type { Instance } from '../../src/model/instance.ts';
 export class Backend {
   readonly id: string;
   instance: Instance;
-  /** What this host dials. */
-  endpoint: Endpoint;
+  dial: Dial;
+  /** How far away it is: 0 on this host, 1 in its zone, 2 elsewhere. */
+  distance: Distance;
   /** Connections that run or are being opened. */
   active = 0;
   /** Connections that were opened, ever. */
@@ -25,9 +30,15 @@ export class Backend {
   /** The smooth weighted round-robin's credit. */
   credit = 0;
 
-  constructor(instance: Instance, endpoint: Endpoint) {
+  constructor(instance: Instance, dial: Dial, distance: Distance) {
     this.id = instance.id;
     this.instance = instance;
-    this.endpoint = endpoint;
+    this.dial = dial;
+    this.distance = distance;
+  }
+
+  /** What is dialled, for people. */
+  get place(): string {
+    return formatDial(this.dial, this.instance);
   }
 }

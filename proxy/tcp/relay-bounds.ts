@@ -12,6 +12,15 @@ export const connectAttemptMs = 1000;
  * whose queue was full for a moment while the others are gone, is then not noticed.
  */
 export const roundAgainMs = [50, 100, 150] as const;
+/** How long a connection waits for the tunnel to the only host that has instances: a sidecar there may be replaced. */
+export const tunnelWaitMs = 1000;
+/** How often a connection that is held tries again while there are instances, which may not be known to be back. */
+export const heldRetryMs = 250;
+/**
+ * Bytes of a client that are sent with the opening of a stream and kept until it is open, so that another instance can have
+ * them. With so many kept no more are read; the last read may go beyond.
+ */
+export const maxReplayBytes = 65_536;
 /** How long a client may go on sending after its upstream answered fully and went away, before it is reset. */
 export const lingerMs = 2000;
 /** Idle time until the kernel probes whether the other end still exists. */

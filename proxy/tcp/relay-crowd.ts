@@ -4,12 +4,13 @@ import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
-import type { Decision } from '../../src/model/policy.ts';
-import type { Carried } from '../consumers.ts';
 import type { Link } from '../link.ts';
 import type { Asked, Permission } from '../permission.ts';
+import { TraceIds } from '../trace-ids.ts';
+import type { Tunnels } from '../tunnel/tunnels.ts';
 import { AcceptGate } from './accept-gate.ts';
 import type { CallerGate } from './caller-gate.ts';
+import type { Account, CarriedConnection } from './carried.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
 import { keepAliveSweepMs } from './relay-bounds.ts';
@@ -25,8 +26,17 @@ export interface RelayCrowdOptions {
   readonly gate: CallerGate;
   /** Tells who may call whom. */
   readonly permission: Permission;
-  /** A connection of the link has ended. */
-  readonly ended: (link: Link) => void;
+  readonly tunnels: Tunnels | undefined;
+  /** A connection has ended. */
+  readonly ended: (account: Account) => void;
+}
+
+/** What connections of every kind are given. */
+export interface CarriedEnvironment {
+  readonly clock: Clock;
+  readonly gate: AcceptGate;
+  readonly exhausted: (error: unknown) => void;
+  readonly ended: (connection: CarriedConnection) => void;
 }
 
 /** All connections of this process: their number is bounded, and they can be counted, waited for and cut. */
@@ -36,10 +46,13 @@ export class RelayCrowd {
   /** How long after the last connection that failed for lack of descriptors that condition ends. */
   static readonly descriptorsQuietMs = 10_000;
   readonly #options: RelayCrowdOptions;
+  /** How much of all connections those of other hosts may be. */
+  static readonly peersShare = 0.75;
   readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
-  /** Each with what it is counted under, which knows its link. */
-  readonly #connections = new Map<RelayConnection, Carried>();
+  readonly #traceIds = new TraceIds();
+  /** Each with what it is counted under. */
+  readonly #connections = new Map<CarriedConnection, Account>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
   readonly #endReviews: () => void;
@@ -56,7 +69,10 @@ export class RelayCrowd {
       clock,
       gate: this.#gate,
       buffers: this.#buffers,
-      ended: (connection: RelayConnection) => this.#ended(connection),
+      tunnels: options.tunnels,
+      traceId: () => this.#traceIds.next(),
+      exhausted: (error: unknown) => this.exhausted(error),
+      ended: (connection: CarriedConnection) => this.#ended(connection),
     };
   }
 
@@ -82,38 +98,48 @@ export class RelayCrowd {
 
   #permit(client: Socket, link: Link, asked: Asked): void {
     const decision = this.#options.permission.permits(asked);
-    if (decision.allowed) this.#carry(client, link, link.consumers.carried(asked));
+    if (decision.allowed) this.#carry(client, link, link.consumers.account(asked));
     else {
-      this.#deny(link, asked, decision);
+      link.denied(this.#options.permission.denied(asked, decision));
       reset(client);
     }
   }
 
-  #deny(link: Link, asked: Asked, decision: Decision): void {
-    link.denied(this.#options.permission.denied(asked, decision));
-  }
-
   /** Cuts what a new policy forbids. */
   #review(): void {
-    for (const [connection, carried] of this.#connections) {
-      const decision = this.#options.permission.permits(carried);
+    const { permission } = this.#options;
+    for (const [connection, account] of [...this.#connections]) {
+      const { peer } = account;
+      const decision = peer === undefined ? permission.permits(account) : permission.permitsFrom(peer, account);
       if (decision.allowed) continue;
-      this.#deny(carried.counted.link, carried, decision);
+      account.denied(permission.denied(account, decision, peer));
       connection.cut();
     }
   }
 
-  #carry(client: Socket, link: Link, carried: Carried): void {
-    const { counted } = carried;
-    link.traffic.active += 1;
-    link.target.active += 1;
-    counted.active += 1;
-    counted.total += 1;
-    counted.cell.value += 1;
-    const connection = new RelayConnection(client, link, this.#environment);
-    this.#connections.set(connection, carried);
-    if (!this.#sweeping) this.#sweepLater();
+  #carry(client: Socket, link: Link, account: Account): void {
+    const connection = new RelayConnection(client, link, account, this.#environment);
+    this.#add(connection, account);
     this.#gate.accepted(() => connection.start());
+  }
+
+  /** Whether connections of other hosts are refused, so that some room is left to this host's own consumers. */
+  get isFullForPeers(): boolean {
+    return this.#connections.size >= this.#options.maxConnections * RelayCrowd.peersShare;
+  }
+
+  /** Takes a connection of another host over. */
+  take<T extends CarriedConnection>(create: (environment: CarriedEnvironment) => T, account: Account): T {
+    const connection = create(this.#environment);
+    this.#add(connection, account);
+    connection.start();
+    return connection;
+  }
+
+  #add(connection: CarriedConnection, account: Account): void {
+    account.begin();
+    this.#connections.set(connection, account);
+    if (!this.#sweeping) this.#sweepLater();
   }
 
   /** Bytes of all large read buffers. */
@@ -124,8 +150,8 @@ export class RelayCrowd {
   count({ service, instance }: { readonly service?: string; readonly instance?: string }): number {
     if (service === undefined && instance === undefined) return this.#connections.size;
     let count = 0;
-    for (const [connection, { counted }] of this.#connections) {
-      if (service !== undefined && counted.link.target.name !== service) continue;
+    for (const [connection, account] of this.#connections) {
+      if (service !== undefined && account.service !== service) continue;
       if (instance === undefined || connection.backendId === instance) count += 1;
     }
     return count;
@@ -201,15 +227,12 @@ export class RelayCrowd {
     );
   }
 
-  #ended(connection: RelayConnection): void {
-    const counted = this.#connections.get(connection)?.counted;
-    if (counted === undefined) return;
-    const { link } = counted;
+  #ended(connection: CarriedConnection): void {
+    const account = this.#connections.get(connection);
+    if (account === undefined) return;
     this.#connections.delete(connection);
-    counted.active -= 1;
-    link.traffic.active -= 1;
-    link.target.active -= 1;
-    this.#options.ended(link);
+    account.end();
+    this.#options.ended(account);
     if (this.#atLimit && this.#connections.size < this.#options.maxConnections * 0.9) {
       this.#atLimit = false;
       this.#options.conditions.clear(RelayCrowd.limitCondition);

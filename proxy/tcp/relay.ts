@@ -1,49 +1,53 @@
 import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
+import type { Endpoint } from '../../src/model/address.ts';
 import type { Backend } from '../balance/backend.ts';
+import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
+import type { ResetReason, Tunnels } from '../tunnel/tunnels.ts';
 import type { AcceptGate } from './accept-gate.ts';
+import { Attempts } from './attempts.ts';
+import type { Account, CarriedConnection } from './carried.ts';
+import { proxyHeader } from './proxy-header.ts';
 import type { ReadBuffers } from './read-buffers.ts';
-import {
-  connectAttemptMs,
-  connectTotalMs,
-  keepAliveMs,
-  lingerMs,
-  ownLimits,
-  roundAgainMs,
-  silences,
-  writeHighWaterMark,
-} from './relay-bounds.ts';
-import type { Route } from './route.ts';
-import { abort, resetError, wasReset } from './socket-ends.ts';
+import { keepAliveMs, lingerMs, maxReplayBytes, ownLimits, silences, writeHighWaterMark } from './relay-bounds.ts';
+import type { Blame, Route } from './route.ts';
+import { abort, peerOf, resetError, wasReset } from './socket-ends.ts';
+import type { Upstream } from './upstream.ts';
 
 export interface RelayEnvironment {
   readonly clock: Clock;
   readonly gate: AcceptGate;
   readonly buffers: ReadBuffers;
-  /** Called once, when both sockets are closed. */
+  readonly tunnels: Tunnels | undefined;
+  /** For the access logs of both sides. */
+  readonly traceId: () => string;
+  /** Called once, when both ends are closed. */
   readonly ended: (connection: RelayConnection) => void;
 }
 
 /**
  * One client connection and its upstream. The client's socket arrives paused, with `allowHalfOpen` and a
- * `writeHighWaterMark`; what it sends stays in the kernel until an upstream is connected. Then bytes, the end of each
- * direction, and resets are passed on as they come. At most one read of each direction is held in memory: while the
- * kernel has not taken it, that side is not read.
+ * `writeHighWaterMark`. What it sends stays in the kernel until an instance is connected; on the way through a tunnel its
+ * first bytes go with the opening of the stream, and are kept until it is open. Then bytes, the end of each direction, and
+ * resets are passed on as they come. At most one read of each direction is held in memory: while the kernel has not taken
+ * it, that side is not read; a tunnel's stream may hand over as much as its credit.
  */
-export class RelayConnection {
+export class RelayConnection implements CarriedConnection, StreamListener {
   readonly #client: Socket;
   readonly #route: Route;
+  readonly #account: Account;
   readonly #environment: RelayEnvironment;
-  #upstream: Socket | undefined;
+  readonly #attempts: Attempts;
+  #upstream: Upstream | undefined;
   #backend: Backend | undefined;
-  #tried: Backend[] = [];
-  /** How often every instance was tried in vain. */
-  #rounds = 0;
-  readonly #startedMs: number;
   #attemptMs = 0;
   #cancelTimer: (() => void) | undefined;
+  #leaveLobby: (() => void) | undefined;
+  /** The instance is connected. */
   #open = false;
+  /** The upstream takes bytes: a stream before it is open. */
+  #flows = false;
   #listening = false;
   #over = false;
   #clientClosed = false;
@@ -52,34 +56,35 @@ export class RelayConnection {
   /** Whether a byte has gone in either direction: from then on no other instance can take over. */
   #moved = false;
   #answered = false;
+  /** What the client said before an instance was connected. */
+  #replay: Buffer[] = [];
+  #replayBytes = 0;
   /** A direction has ended, and its end is passed on when what was written before it has left. */
   #endClient = false;
   #endUpstream = false;
   #keptAlive = false;
   #buffer: Buffer | undefined;
 
-  constructor(client: Socket, route: Route, environment: RelayEnvironment) {
+  constructor(client: Socket, route: Route, account: Account, environment: RelayEnvironment) {
     this.#client = client;
     this.#route = route;
+    this.#account = account;
     this.#environment = environment;
-    this.#startedMs = environment.clock.monotonicMs();
+    this.#attempts = new Attempts(route, environment.clock);
     client.on('end', () => this.#onClientEnd());
     client.on('drain', () => this.#onClientDrain());
     client.on('error', () => this.#onClientError());
     client.on('close', () => this.#onClientClose());
   }
 
-  /** Begins to connect. */
   start(): void {
     if (!this.#over) this.#attempt();
   }
 
-  /** The id of the instance that it goes to now. */
   get backendId(): string | undefined {
     return this.#backend?.id;
   }
 
-  /** Lets the kernel look now and then whether both ends still exist. */
   keepAlive(): void {
     if (this.#keptAlive || !this.#open) return;
     this.#keptAlive = true;
@@ -87,10 +92,9 @@ export class RelayConnection {
     this.#upstream?.setKeepAlive(true, keepAliveMs);
   }
 
-  /** Resets both sides. */
   cut(): void {
     this.#over = true;
-    this.#cancelTimer?.();
+    this.#stopWaiting();
     if (this.#upstream !== undefined) abort(this.#upstream, this.#open);
     abort(this.#client, true);
   }
@@ -98,30 +102,49 @@ export class RelayConnection {
   // Connecting
 
   #attempt(): void {
-    const { clock } = this.#environment;
-    const nowMs = clock.monotonicMs();
-    const leftMs = this.#startedMs + connectTotalMs - nowMs;
-    const backend = leftMs > 0 ? this.#route.pick(this.#tried) : undefined;
-    if (backend === undefined) {
-      this.#giveUp(undefined);
+    const next = this.#attempts.next();
+    if (next === undefined) {
+      this.#afterFailure('pick', this.#route.problemToPick);
       return;
     }
-    this.#tried.push(backend);
+    const { backend, limitMs } = next;
     this.#backend = backend;
-    this.#attemptMs = nowMs;
+    this.#attemptMs = this.#environment.clock.monotonicMs();
     backend.active += 1;
-    const upstream = this.#connect(backend);
+    const upstream = this.#reach(backend);
+    if (typeof upstream === 'string') {
+      this.#failed(backend, upstream, 'way');
+      return;
+    }
     this.#upstream = upstream;
-    const limitMs = this.#route.hasOther(this.#tried) ? Math.min(connectAttemptMs, leftMs) : leftMs;
-    this.#cancelTimer = clock.after(limitMs, () => {
-      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`, true);
+    this.#cancelTimer = this.#environment.clock.after(limitMs, () => {
+      this.#failAttempt(upstream, `no answer within ${Math.round(limitMs)} ms`, this.#silent(backend));
     });
+    if (upstream instanceof StreamUpstream) this.#flow(upstream);
   }
 
-  #connect(backend: Backend): Socket {
+  #reach(backend: Backend): Upstream | string {
+    const { dial } = backend;
+    if (dial.via === 'direct') return this.#connect(dial.endpoint);
+    const { tunnels, traceId } = this.#environment;
+    const client = peerOf(this.#client);
+    if (tunnels === undefined || client === undefined) return 'there is no tunnel';
+    const { hostId, service, name } = backend.instance;
+    const { consumer, declared } = this.#account;
+    const head = { consumer, declared, service, instance: name, client, traceId: traceId() };
+    return StreamUpstream.open(tunnels, hostId, head, this);
+  }
+
+  /** Whose fault it is that nothing came back: a tunnel that lives tells that the host does. */
+  #silent({ dial, instance }: Backend): Blame {
+    if (dial.via === 'direct') return 'host';
+    return this.#environment.tunnels?.state(instance.hostId).state === 'ready' ? 'instance' : 'way';
+  }
+
+  #connect({ address, port }: Endpoint): Socket {
     const options = {
-      host: backend.endpoint.address,
-      port: backend.endpoint.port,
+      host: address,
+      port,
       allowHalfOpen: true,
       noDelay: true,
       highWaterMark: writeHighWaterMark,
@@ -135,55 +158,105 @@ export class RelayConnection {
     };
     const upstream = connect(options);
     upstream.once('connect', () => this.#onConnected(upstream));
-    upstream.on('end', () => this.#onUpstreamEnd(upstream));
+    upstream.on('end', () => {
+      if (wasReset(upstream)) upstream.destroy(resetError());
+      else this.#onUpstreamEnd();
+    });
     upstream.on('drain', () => this.#onUpstreamDrain());
     upstream.on('error', (error) => this.#onUpstreamError(upstream, error));
     upstream.on('close', () => this.#onUpstreamClose(upstream));
     return upstream;
   }
 
-  #onConnected(upstream: Socket): void {
-    if (this.#over || upstream !== this.#upstream || this.#backend === undefined) return;
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-    this.#open = true;
-    this.#backend.total += 1;
-    this.#route.connected(this.#backend, this.#environment.clock.monotonicMs() - this.#attemptMs);
-    if (!this.#listening) this.#client.on('data', (chunk) => this.#onClientBytes(chunk));
-    this.#listening = true;
-    if (this.#clientEnded) this.#passEnd(upstream);
-    else this.#client.resume();
-  }
-
-  #failAttempt(upstream: Socket, problem: string, silent: boolean): void {
+  #onConnected(upstream: Upstream): void {
     const backend = this.#backend;
     if (this.#over || upstream !== this.#upstream || backend === undefined) return;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
+    this.#open = true;
+    backend.total += 1;
+    this.#route.connected(backend, this.#environment.clock.monotonicMs() - this.#attemptMs);
+    if (!this.#flows) {
+      if (this.#route.announcesClient) this.#announce(upstream, backend);
+      this.#flow(upstream);
+    }
+    this.#moved = this.#replayBytes > 0;
+    this.#replay = [];
+    this.#replayBytes = 0;
+    if (!this.#clientEnded && upstream.writableLength === 0) this.#client.resume();
+  }
+
+  /** The instance is told who the client is before it hears anything of it. */
+  #announce(upstream: Upstream, { dial }: Backend): void {
+    if (dial.via === 'direct') upstream.write(proxyHeader(peerOf(this.#client), dial.endpoint));
+  }
+
+  /** The upstream takes bytes from now on. */
+  #flow(upstream: Upstream): void {
+    this.#flows = true;
+    for (const chunk of this.#replay) upstream.write(chunk);
+    if (!this.#listening) this.#client.on('data', (chunk) => this.#onClientBytes(chunk));
+    this.#listening = true;
+    if (this.#clientEnded) this.#passEnd(upstream);
+    else if (upstream.writableLength === 0) this.#resumeClient();
+  }
+
+  #resumeClient(): void {
+    if (this.#open || this.#replayBytes < maxReplayBytes) this.#client.resume();
+  }
+
+  #failAttempt(upstream: Upstream, problem: string, blame: Blame): void {
+    const backend = this.#backend;
+    if (this.#over || upstream !== this.#upstream || backend === undefined) return;
     this.#upstream = undefined;
-    this.#backend = undefined;
+    this.#endUpstream = false;
     this.#open = false;
+    this.#flows = false;
     this.#keptAlive = false;
+    this.#client.pause();
     upstream.destroy();
+    this.#failed(backend, problem, blame);
+  }
+
+  #failed(backend: Backend, problem: string, blame: Blame): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    this.#backend = undefined;
     this.#route.ended(backend);
-    const again = this.#againMs();
-    this.#route.attemptFailed(backend, { problem, silent, retried: again !== undefined });
-    if (again === undefined) this.#giveUp(problem);
-    else if (again === 0) this.#attempt();
-    else {
-      this.#tried = [];
-      this.#cancelTimer = this.#environment.clock.after(again, () => this.#attempt());
+    this.#afterFailure('attempt', problem, { backend, blame });
+  }
+
+  /** Tries again, at once or later, waits for something to connect to, or gives up. */
+  #afterFailure(
+    what: 'attempt' | 'pick',
+    problem: string | undefined,
+    failed?: { readonly backend: Backend; readonly blame: Blame },
+  ): void {
+    const next = this.#attempts.after(what);
+    const wait = next.kind === 'hold' ? this.#route.hold(() => this.#again()) : undefined;
+    const retried = next.kind === 'again' || wait !== undefined;
+    if (failed !== undefined && problem !== undefined) {
+      this.#route.attemptFailed(failed.backend, { problem, blame: failed.blame, retried });
+    }
+    if (!retried) this.#giveUp(what === 'pick' ? problem : undefined);
+    else if (next.kind === 'again' && next.afterMs === 0) this.#attempt();
+    else if (next.kind !== 'over') {
+      this.#leaveLobby = wait;
+      const afterMs = next.kind === 'again' ? next.afterMs : next.limitMs;
+      this.#cancelTimer = this.#environment.clock.after(afterMs, () => this.#again());
     }
   }
 
-  /** How long to wait before the next attempt, or undefined when there is none. */
-  #againMs(): number | undefined {
-    const elapsedMs = this.#environment.clock.monotonicMs() - this.#startedMs;
-    if (elapsedMs >= connectTotalMs) return undefined;
-    if (this.#route.hasOther(this.#tried)) return 0;
-    const waitMs = roundAgainMs[this.#rounds];
-    this.#rounds += 1;
-    return waitMs;
+  #again(): void {
+    this.#stopWaiting();
+    if (!this.#over) this.#attempt();
+  }
+
+  #stopWaiting(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    this.#leaveLobby?.();
+    this.#leaveLobby = undefined;
   }
 
   #giveUp(problem: string | undefined): void {
@@ -198,17 +271,41 @@ export class RelayConnection {
     const bytes = chunk.length;
     this.#route.traffic.received += bytes;
     this.#route.cells.received.value += bytes;
-    this.#moved = true;
     const upstream = this.#upstream;
+    if (this.#open) this.#moved = true;
+    else this.#keep(chunk);
     if (upstream === undefined || this.#over) return;
     upstream.write(chunk);
     if (upstream.writableLength > 0) this.#client.pause();
     else if (this.#environment.gate.holding) this.#hold(upstream);
   }
 
+  #keep(chunk: Buffer): void {
+    this.#replay.push(chunk);
+    this.#replayBytes += chunk.length;
+    if (this.#replayBytes >= maxReplayBytes) this.#client.pause();
+  }
+
   /** False stops reading until the client has taken what was written. */
   #onUpstreamBytes(bytes: number, buffer: Buffer): boolean {
-    const client = this.#client;
+    this.#pass(bytes === buffer.length ? buffer : buffer.subarray(0, bytes));
+    if (this.#client.writableLength > 0) return false;
+    this.#buffer = this.#environment.buffers.next(buffer, bytes);
+    if (!this.#environment.gate.holding) return true;
+    if (this.#upstream !== undefined) this.#hold(this.#upstream);
+    return false;
+  }
+
+  streamBytes(upstream: StreamUpstream, chunk: Buffer): void {
+    if (upstream !== this.#upstream || this.#over) return;
+    this.#pass(chunk);
+    if (this.#client.writableLength > 0) return;
+    if (this.#environment.gate.holding) this.#hold(upstream);
+    else upstream.resume();
+  }
+
+  #pass(chunk: Buffer): void {
+    const bytes = chunk.length;
     this.#route.traffic.sent += bytes;
     this.#route.cells.sent.value += bytes;
     if (!this.#answered) {
@@ -216,23 +313,18 @@ export class RelayConnection {
       this.#moved = true;
       if (this.#backend !== undefined) this.#backend.failures = 0;
     }
-    client.write(bytes === buffer.length ? buffer : buffer.subarray(0, bytes));
-    if (client.writableLength > 0) return false;
-    this.#buffer = this.#environment.buffers.next(buffer, bytes);
-    if (!this.#environment.gate.holding) return true;
-    if (this.#upstream !== undefined) this.#hold(this.#upstream);
-    return false;
+    this.#client.write(chunk);
   }
 
   /** Reads neither side until a burst of new connections is in. */
-  #hold(upstream: Socket): void {
+  #hold(upstream: Upstream): void {
     const client = this.#client;
     client.pause();
     upstream.pause();
     this.#environment.gate.hold(() => {
       if (upstream !== this.#upstream) return;
       if (client.writableLength === 0) upstream.resume();
-      if (upstream.writableLength === 0) client.resume();
+      if (upstream.writableLength === 0) this.#resumeClient();
     });
   }
 
@@ -247,7 +339,37 @@ export class RelayConnection {
     if (this.#upstream !== undefined && this.#endUpstream) {
       this.#endUpstream = false;
       this.#passEnd(this.#upstream);
-    } else if (this.#open) this.#client.resume();
+    } else if (this.#flows) this.#resumeClient();
+  }
+
+  // What a stream tells
+
+  streamOpened(upstream: StreamUpstream): void {
+    this.#onConnected(upstream);
+  }
+
+  streamEnded(upstream: StreamUpstream): void {
+    if (upstream === this.#upstream) this.#onUpstreamEnd();
+  }
+
+  streamDrained(upstream: StreamUpstream): void {
+    if (upstream === this.#upstream) this.#onUpstreamDrain();
+  }
+
+  streamClosed(upstream: StreamUpstream): void {
+    if (!this.#open && !this.#over) this.#failAttempt(upstream, 'the stream was closed before it was open', 'instance');
+    this.#onUpstreamClose(upstream);
+  }
+
+  streamFailed(upstream: StreamUpstream, reason: ResetReason, detail: string): void {
+    if (this.#over || upstream !== this.#upstream || this.#backend === undefined) return;
+    const problem = detail === '' ? streamFaults[reason].problem : detail;
+    if (this.#open) this.#onBroken(upstream, problem);
+    else if (reason === 'denied') {
+      this.#cancelTimer?.();
+      this.#route.refusedByHost(this.#backend, problem);
+      this.#giveUp(undefined);
+    } else this.#failAttempt(upstream, problem, streamFaults[reason].blame);
   }
 
   // Ends
@@ -258,48 +380,47 @@ export class RelayConnection {
       return;
     }
     this.#clientEnded = true;
-    if (this.#upstream === undefined || !this.#open) return;
+    if (this.#upstream === undefined || !this.#flows) return;
     if (this.#upstream.writableLength > 0) this.#endUpstream = true;
     else this.#passEnd(this.#upstream);
   }
 
-  #onUpstreamEnd(upstream: Socket): void {
-    if (wasReset(upstream)) {
-      upstream.destroy(resetError());
-      return;
-    }
+  #onUpstreamEnd(): void {
     this.#upstreamEnded = true;
     if (this.#client.writableLength > 0) this.#endClient = true;
     else this.#passEnd(this.#client);
   }
 
   /** Both ended: closing is cheaper than a shutdown before it, and means the same on the wire. */
-  #passEnd(socket: Socket): void {
+  #passEnd(end: Upstream): void {
     if (this.#clientEnded && this.#upstreamEnded && !this.#endClient && !this.#endUpstream) {
       this.#over = true;
       this.#upstream?.destroy();
       this.#client.destroy();
-    } else if (!socket.destroyed) socket.end();
+    } else if (!end.destroyed) end.end();
   }
 
   #onClientError(): void {
     this.#over = true;
-    this.#cancelTimer?.();
+    this.#stopWaiting();
     if (this.#upstream !== undefined) abort(this.#upstream, this.#open);
   }
 
   #onUpstreamError(upstream: Socket, error: Error): void {
     if (this.#over || upstream !== this.#upstream) return;
     const code = systemCode(error);
-    if (!this.#open) {
-      if (code !== undefined && ownLimits.has(code)) {
-        this.#route.exhausted(error);
-        this.#tried = [];
-        this.#giveUp(describeError(error));
-      } else this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code));
-    } else if (!this.#moved && !this.#clientEnded && !this.#upstreamEnded && !this.#client.destroyed) {
-      this.#client.pause();
-      this.#failAttempt(upstream, `reset before the first byte (${describeError(error)})`, false);
+    if (this.#open) this.#onBroken(upstream, describeError(error));
+    else if (code !== undefined && ownLimits.has(code)) {
+      this.#route.exhausted(error);
+      this.#giveUp(undefined);
+    } else
+      this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code) ? 'host' : 'instance');
+  }
+
+  /** The upstream was reset or lost after it had been connected. */
+  #onBroken(upstream: Upstream, problem: string): void {
+    if (!this.#moved && !this.#clientEnded && !this.#upstreamEnded && !this.#client.destroyed) {
+      this.#failAttempt(upstream, `reset before the first byte (${problem})`, 'instance');
     } else if (this.#upstreamEnded) this.#linger();
     else this.#resetClient();
   }
@@ -341,7 +462,7 @@ export class RelayConnection {
     else if (!(this.#clientEnded && this.#upstreamEnded)) abort(this.#upstream, this.#open);
   }
 
-  #onUpstreamClose(upstream: Socket): void {
+  #onUpstreamClose(upstream: Upstream): void {
     if (upstream !== this.#upstream) return;
     this.#upstream = undefined;
     if (this.#backend !== undefined) this.#route.ended(this.#backend);
@@ -350,9 +471,21 @@ export class RelayConnection {
   }
 
   #finish(): void {
-    this.#cancelTimer?.();
+    this.#stopWaiting();
+    this.#replay = [];
     if (this.#buffer !== undefined) this.#environment.buffers.release(this.#buffer);
     this.#buffer = undefined;
     this.#environment.ended(this);
   }
 }
+
+/** What a stream that never opened says, where its other side does not, and of whom. */
+const streamFaults: Readonly<Record<ResetReason, { readonly problem: string; readonly blame: Blame }>> = {
+  reset: { problem: 'reset by its host', blame: 'instance' },
+  unreachable: { problem: 'its host cannot connect to it', blame: 'instance' },
+  gone: { problem: 'its host does not have it any more', blame: 'way' },
+  denied: { problem: 'its host does not allow it', blame: 'way' },
+  busy: { problem: 'its host takes no more connections', blame: 'host' },
+  protocol: { problem: 'its host was misunderstood', blame: 'way' },
+  lost: { problem: 'the tunnel to its host was lost', blame: 'way' },
+};

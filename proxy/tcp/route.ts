@@ -19,10 +19,15 @@ export interface TrafficCells {
   readonly sent: CounterCell;
 }
 
+/**
+ * Whose failure it is: the instance's; its host's, which gave no sign of life or takes nothing more; or only that of the way
+ * there, which says nothing of either.
+ */
+export type Blame = 'instance' | 'host' | 'way';
+
 export interface AttemptFailure {
   readonly problem: string;
-  /** The host gave no sign of life, as it would by a refusal. */
-  readonly silent: boolean;
+  readonly blame: Blame;
   /** Whether the client does not notice, because another attempt follows. */
   readonly retried: boolean;
 }
@@ -34,15 +39,27 @@ export interface AttemptFailure {
 export interface Route {
   readonly traffic: Traffic;
   readonly cells: TrafficCells;
+  /** The service's name. */
+  readonly service: string;
   /** How many instances could be dialled now. */
   readonly size: number;
+  /** Whether instances are told the client's address before the first byte. */
+  readonly announcesClient: boolean;
+  /** Why there is nothing to pick although there are instances, for people. */
+  readonly problemToPick: string | undefined;
+  /** How long from its start a connection waits for something to connect to. */
+  readonly holdMs: number;
   pick(tried: readonly Backend[]): Backend | undefined;
   hasOther(tried: readonly Backend[]): boolean;
   connected(backend: Backend, elapsedMs: number): void;
   /** A connect failure or a reset before the first byte. */
   attemptFailed(backend: Backend, failure: AttemptFailure): void;
-  /** The client was reset because nothing could be connected to; with no backend at all, `problem` is undefined. */
+  /** Calls back when there may be something to connect to; gives how to stop waiting, or undefined: too many wait. */
+  hold(resume: () => void): (() => void) | undefined;
+  /** The client was reset because nothing could be connected to; `problem` says why where no attempt has failed. */
   refused(problem: string | undefined): void;
+  /** The client was reset because the instance's host does not let this consumer in. */
+  refusedByHost(backend: Backend, problem: string): void;
   /** This machine, not the instance, is at its limit. */
   exhausted(error: unknown): void;
   ended(backend: Backend): void;

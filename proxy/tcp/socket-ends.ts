@@ -1,11 +1,15 @@
 import type { Socket } from 'node:net';
 import { type Endpoint, unmapped } from '../../src/model/address.ts';
+import type { Upstream } from './upstream.ts';
 
 /**
  * Ends a socket so that its peer sees a reset; `destroy()` alone would look like a clean end. While a shutdown is under
  * way the system refuses that, and the peer has been told the end already; while connecting there is nobody to tell.
  */
-export function abort(socket: Socket, connected: boolean): void {
+export function abort(
+  socket: Pick<Upstream, 'destroyed' | 'writableEnded' | 'writableFinished' | 'resetAndDestroy' | 'destroy'>,
+  connected: boolean,
+): void {
   if (socket.destroyed) return;
   if (connected && !(socket.writableEnded && !socket.writableFinished)) socket.resetAndDestroy();
   else socket.destroy();

@@ -53,17 +53,22 @@ function outcomeOf(
   if (address !== null) {
     const linked = byAddress.get(address);
     if (linked === undefined) return down(`${address} is not open: legate status says why`);
-    return { address, state: linked.state, problem: linked.problem };
+    return { address, state: stateOf(linked), problem: linked.problem };
   }
   if (port !== service.port) return down(whyNotAt(port, service, isTcp, vip));
   return withoutVip(service, links);
+}
+
+/** Those who connect to a service that holds them wait, as the container does. */
+function stateOf({ state }: LinkDocument): Outcome['state'] {
+  return state === 'holding' ? 'waiting' : state;
 }
 
 /** Where the name leads without a virtual address: to this host's listener, else to the instances. */
 function withoutVip(service: Service, links: readonly LinkDocument[]): Outcome {
   const listener = links.find((link) => link.kind === 'listen' && link.service === service.name);
   if (listener !== undefined) {
-    return { address: listener.address, state: listener.state, problem: listener.problem };
+    return { address: listener.address, state: stateOf(listener), problem: listener.problem };
   }
   const [instance] = service.usable;
   if (instance === undefined) return { address: null, state: 'refusing', problem: null };

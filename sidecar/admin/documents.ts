@@ -2,7 +2,7 @@ export type { LinkDocument } from '../../proxy/link-document.ts';
 
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
-import type { Balance } from '../../src/model/service.ts';
+import type { Balance, Preference, ProxyProtocol } from '../../src/model/service.ts';
 import type { PolicyStatusDocument } from './policy-documents.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
@@ -154,6 +154,10 @@ export interface ServiceDocument {
   readonly port: number;
   readonly protocol: Protocol;
   readonly balance: Balance;
+  readonly prefer?: Preference;
+  /** How long connections are held while nothing answers. */
+  readonly parkMs?: number;
+  readonly proxyProtocol?: ProxyProtocol;
   /** Null when none is claimed. */
   readonly vip: string | null;
   readonly instances: readonly InstanceDocument[];

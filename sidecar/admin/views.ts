@@ -3,9 +3,9 @@ import { LegateError } from '../../src/base/errors.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
 import type { HealthDetails } from '../../src/health/runner.ts';
-import { formatEndpoint } from '../../src/model/address.ts';
-import { type Dialler, dialOf } from '../../src/model/dial.ts';
+import { type Dialler, dialOf, formatDial } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
+import { defaultPreference } from '../../src/model/service.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -54,7 +54,7 @@ export function dialDocument(instance: Instance, dialler: Dialler): Pick<Instanc
   const found = dialOf(instance, dialler);
   return typeof found === 'string'
     ? { dial: null, unreachable: found }
-    : { dial: formatEndpoint(found), unreachable: null };
+    : { dial: formatDial(found, instance), unreachable: null };
 }
 
 /** `documentOf` adds to each instance what is known of it beyond the catalog. */
@@ -66,6 +66,9 @@ export function serviceDocument(service: Service, documentOf: DocumentOf): Servi
     port: service.port,
     protocol: service.protocol,
     balance: service.balance,
+    prefer: service.prefer ?? defaultPreference,
+    parkMs: service.parkMs ?? 0,
+    proxyProtocol: service.proxyProtocol ?? 'off',
     vip: service.vip ?? null,
     instances,
     usable: service.usable.length,

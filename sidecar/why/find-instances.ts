@@ -11,8 +11,6 @@ export interface InstanceSources {
   readonly target: TargetFacts;
   readonly links: readonly LinkDocument[];
   readonly dialler: Dialler;
-  /** Whether there are tunnels to other hosts. */
-  readonly tunnelled: boolean;
   readonly policy: Policy | undefined;
   readonly sinceOf: (instance: Instance) => number | undefined;
 }
@@ -45,10 +43,10 @@ export function findInstances(sources: InstanceSources): InstanceFacts[] {
   });
 }
 
-function pathOf(instance: Instance, { dialler, tunnelled }: InstanceSources): InstancePath {
+function pathOf(instance: Instance, { dialler }: InstanceSources): InstancePath {
   const found = dialOf(instance, dialler);
-  if (instance.hostId !== dialler.hostId && tunnelled) return { kind: 'tunnel' };
-  return typeof found === 'string' ? { kind: 'none', reason: found } : { kind: 'dial', ...found };
+  if (typeof found === 'string') return { kind: 'none', reason: found };
+  return found.via === 'tunnel' ? { kind: 'tunnel' } : { kind: 'dial', ...found.endpoint };
 }
 
 function isNear(a: Host | undefined, b: Host | undefined): boolean {

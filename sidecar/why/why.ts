@@ -124,8 +124,7 @@ export class Why {
     const policy = this.#options.policy.value;
     const instances = findInstances({
       ...{ snapshot, target, links, policy },
-      dialler: { hostId: self.hostId, clearUnderlay },
-      tunnelled: credentials.value !== undefined,
+      dialler: { hostId: self.hostId, clearUnderlay, tunnels: credentials.value !== undefined },
       sinceOf: (instance) => this.#sinceOf(instance),
     });
     const nameServers = this.#options.nameServers();

@@ -4,7 +4,17 @@ import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
-import { balances, type ServiceField, type ServiceRecord, serviceFields } from '../model/service.ts';
+import {
+  balances,
+  type DerivedField,
+  derivedFields,
+  type FurtherSettings,
+  furtherSettings,
+  maxParkMs,
+  preferences,
+  proxyProtocols,
+  type ServiceRecord,
+} from '../model/service.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
@@ -122,6 +132,7 @@ export function serviceDocument(record: ServiceRecord): object {
     port,
     protocol,
     balance,
+    ...furtherSettings(record),
     ...(vip !== undefined && { vip }),
     ...(derived !== undefined && { derived }),
     ...(awaitedBy !== undefined && { awaitedBy }),
@@ -213,6 +224,7 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
       port: fields.integer('port', 1, 65535),
       protocol: fields.oneOf('protocol', protocols),
       balance: fields.oneOf('balance', balances),
+      ...readFurther(fields),
       ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
       ...(fields.has('derived') && { derived: readDerived(fields) }),
       ...(fields.has('awaitedBy') && { awaitedBy: fields.name('awaitedBy', hostIdFault) }),
@@ -221,9 +233,17 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
 }
 
 /** Words that are no settings of this version are left out. */
-function readDerived(fields: Fields): readonly ServiceField[] {
+function readDerived(fields: Fields): readonly DerivedField[] {
   const words = new Set(fields.texts('derived', recordLimits.derived, recordLimits.derivedLength));
-  return Object.freeze(serviceFields.filter((field) => words.has(field)));
+  return Object.freeze(derivedFields.filter((field) => words.has(field)));
+}
+
+function readFurther(fields: Fields): FurtherSettings {
+  return {
+    ...(fields.has('prefer') && { prefer: fields.oneOf('prefer', preferences) }),
+    ...(fields.has('parkMs') && { parkMs: fields.integer('parkMs', 0, maxParkMs) }),
+    ...(fields.has('proxyProtocol') && { proxyProtocol: fields.oneOf('proxyProtocol', proxyProtocols) }),
+  };
 }
 
 export function readVipClaim(document: unknown): Decoded<VipClaim> {

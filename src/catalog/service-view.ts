@@ -1,5 +1,5 @@
 import { type Instance, isUsableStatus, type Protocol, transportOf } from '../model/instance.ts';
-import { defaultBalance, type ServiceRecord } from '../model/service.ts';
+import { defaultBalance, furtherSettings, type ServiceRecord } from '../model/service.ts';
 import { changedList } from './members.ts';
 import type { Brake, Service } from './snapshot.ts';
 
@@ -83,6 +83,9 @@ export function viewService(
     before.instances === instances &&
     before.port === port &&
     before.balance === balance &&
+    before.prefer === record?.prefer &&
+    before.parkMs === record?.parkMs &&
+    before.proxyProtocol === record?.proxyProtocol &&
     before.vip === vip.address &&
     sameList(before.faults, faults)
   ) {
@@ -93,6 +96,7 @@ export function viewService(
     port,
     protocol,
     balance,
+    ...(record && furtherSettings(record)),
     vip: vip.address,
     instances: Object.freeze(instances),
     usable: before !== undefined && sameList(before.usable, usable) ? before.usable : Object.freeze(usable),

@@ -1,7 +1,7 @@
 import { PersistentMap } from '../base/persistent-map.ts';
 import type { Host } from '../model/host.ts';
 import type { Instance, Protocol } from '../model/instance.ts';
-import type { Balance } from '../model/service.ts';
+import type { Balance, FurtherSettings } from '../model/service.ts';
 
 /**
  * This host's picture of hosts, services and instances. A snapshot and all that hangs off it is frozen; a new one shares
@@ -26,7 +26,7 @@ export interface Snapshot {
 }
 
 /** A service with its instances. Replaced as a whole when anything in it changes; unchanged ones keep their identity. */
-export interface Service {
+export interface Service extends FurtherSettings {
   readonly name: string;
   readonly port: number;
   readonly protocol: Protocol;

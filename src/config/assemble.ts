@@ -97,6 +97,7 @@ export function settingsOf(draft: ServiceDraft): ServiceSettings {
     ...(draft.port === undefined ? {} : { port: draft.port }),
     ...(draft.protocol === undefined ? {} : { protocol: draft.protocol.value }),
     ...(draft.balance === undefined ? {} : { balance: draft.balance }),
+    ...draft.further,
   };
 }
 

@@ -2,7 +2,17 @@ import type { Endpoint } from '../model/address.ts';
 import type { CheckSpec } from '../model/check.ts';
 import { type Protocol, protocols, type Reach } from '../model/instance.ts';
 import { instanceNameFault } from '../model/names.ts';
-import { type Balance, balances, supportedBalances } from '../model/service.ts';
+import {
+  type Balance,
+  balances,
+  type FurtherSettings,
+  maxParkMs,
+  preferences,
+  proxyProtocols,
+  serviceFields,
+  settingWord,
+  supportedBalances,
+} from '../model/service.ts';
 import { checkType } from './check-type.ts';
 import { type Faults, joinPath, type Place } from './fault.ts';
 import { anyKey, FieldReader, mapFields, textMapType } from './fields.ts';
@@ -10,6 +20,7 @@ import type { Tree } from './tree.ts';
 import {
   addressType,
   choiceType,
+  durationType,
   endpointType,
   integerType,
   kindText,
@@ -49,6 +60,7 @@ export interface ServiceDraft {
   readonly port: number | undefined;
   readonly protocol: Located<Protocol> | undefined;
   readonly balance: Balance | undefined;
+  readonly further: FurtherSettings;
 }
 
 export interface LinkDraft {
@@ -190,9 +202,20 @@ function emptyValuesKept(tree: Tree): Tree {
   return { ...tree, entries };
 }
 
+function furtherOf(fields: FieldReader): FurtherSettings {
+  const prefer = fields.optional('prefer', choiceType(preferences))?.value;
+  const parkMs = fields.optional('park', durationType(0, maxParkMs))?.value;
+  const proxyProtocol = fields.optional('proxy_protocol', choiceType(proxyProtocols))?.value;
+  return {
+    ...(prefer !== undefined && { prefer }),
+    ...(parkMs !== undefined && { parkMs }),
+    ...(proxyProtocol !== undefined && { proxyProtocol }),
+  };
+}
+
 /** One entry of `services:`. */
 export function serviceDraft(name: string, tree: Tree, path: string, faults: Faults): ServiceDraft {
-  const fields = new FieldReader(tree, path, faults, ['port', 'protocol', 'balance', 'external']);
+  const fields = new FieldReader(tree, path, faults, [...serviceFields.map(settingWord), 'external']);
   const external = fields.optional('external', listType(textOption));
   if (external !== undefined && external.value.length > 0) {
     faults.add(external.at, fields.pathOf('external'), 'targets outside the mesh are not yet in this version');
@@ -203,5 +226,6 @@ export function serviceDraft(name: string, tree: Tree, path: string, faults: Fau
     port: fields.optional('port', portType)?.value,
     protocol: fields.optional('protocol', protocolType),
     balance: fields.optional('balance', choiceType(balances, supportedBalances))?.value,
+    further: furtherOf(fields),
   };
 }

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { hostId, shownInstance } from '../../test/support/records.ts';
 import {
+  type Endpoint,
   formatEndpoint,
   inRange,
   ipv4ToNumber,
@@ -10,7 +11,7 @@ import {
   parseIpv4Range,
   unmapped,
 } from './address.ts';
-import { dialOf } from './dial.ts';
+import { dialOf, formatDial } from './dial.ts';
 import { hostNameOf, instanceNameFault, nameFault, normaliseName } from './names.ts';
 import { askerOf, type Bridge, type Topology, undialable } from './topology.ts';
 
@@ -87,13 +88,25 @@ t.test('who asks, and what may be dialled from there', async (t) => {
 });
 
 t.test('what a host dials for an instance', async (t) => {
-  const here = { hostId: hostId(1), clearUnderlay: true };
+  const here = { hostId: hostId(1), clearUnderlay: true, tunnels: false };
+  const at = (endpoint: Endpoint) => ({ via: 'direct', endpoint });
   const published = { address: '10.77.0.2', port: 8080 };
   const own = shownInstance({ name: 'a', address: '172.17.0.2', published });
-  t.same(dialOf(own, here), { address: '172.17.0.2', port: 5432 }, 'its own one itself');
+  t.same(dialOf(own, here), at({ address: '172.17.0.2', port: 5432 }), 'its own one itself');
   const there = { ...own, hostId: hostId(2) };
   t.equal(dialOf(there, here), 'its address is known only to its own host');
-  t.same(dialOf({ ...there, reach: 'mesh' }, here), published);
+  t.same(dialOf({ ...there, reach: 'mesh' }, here), at(published));
   t.match(dialOf({ ...there, reach: 'mesh' }, { ...here, clearUnderlay: false }), /underlay is not declared/);
   t.equal(dialOf({ ...own, address: 'db.example' }, here), 'it has no IP address');
+  const joined = { ...here, tunnels: true };
+  t.same(dialOf(own, joined), at({ address: '172.17.0.2', port: 5432 }));
+  t.same(dialOf({ ...there, reach: 'mesh' }, joined), at(published), 'directly where that may be');
+  t.same(dialOf({ ...there, reach: 'mesh' }, { ...joined, clearUnderlay: false }), { via: 'tunnel' });
+  t.same(dialOf(there, joined), { via: 'tunnel' });
+  t.equal(formatDial({ via: 'tunnel' }, there), `${there.host} via tunnel`);
+  t.equal(
+    dialOf({ ...own, address: 'db.example' }, joined),
+    'it has no IP address',
+    'of this host nothing is tunnelled',
+  );
 });

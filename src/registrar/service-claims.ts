@@ -11,7 +11,7 @@ import { emptySnapshot, type Snapshot } from '../catalog/snapshot.ts';
 import type { Ipv4Range } from '../model/address.ts';
 import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
-import type { ServiceRecord, ServiceSettings } from '../model/service.ts';
+import { type ServiceRecord, type ServiceSettings, settingText, settingWord } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Store } from '../store/store.ts';
 import { ClaimTables, type ServiceRow } from './claim-tables.ts';
@@ -300,9 +300,9 @@ export class ServiceClaims {
     }
     const message = different.map(
       (field) =>
-        `services.${name}.${field} is ${settings[field]} in the configuration and ${record[field]} in the mesh`,
+        `services.${name}.${settingWord(field)} is ${settingText(field, settings)} in the configuration and ${settingText(field, record)} in the mesh`,
     );
-    const words = different.map((field) => `${field}=${settings[field]}`).join(' ');
+    const words = different.map((field) => `${settingWord(field)}=${settingText(field, settings)}`).join(' ');
     const hint = `run legate service set ${name} ${words} for the whole mesh, or correct the configuration`;
     conditions.raise(id, 'note', message.join('; '), hint);
   }

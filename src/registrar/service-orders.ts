@@ -16,7 +16,7 @@ import type { Service, Snapshot } from '../catalog/snapshot.ts';
 import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
-import { type ServiceRecord, type ServiceSettings, serviceFields } from '../model/service.ts';
+import { type ServiceRecord, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
 import { freshRecord, withSettings } from './service-record.ts';
@@ -65,7 +65,9 @@ export class ServiceOrders {
   async set(name: string, settings: ServiceSettings): Promise<Service> {
     checkName(name);
     if (serviceFields.every((field) => settings[field] === undefined)) {
-      throw new LegateError('E_INVALID', 'there is nothing to set', { hint: `give ${serviceFields.join(', ')}` });
+      throw new LegateError('E_INVALID', 'there is nothing to set', {
+        hint: `give ${serviceFields.map(settingWord).join(', ')}`,
+      });
     }
     const record = await this.#persist(name, () => this.#trySet(name, settings));
     this.#options.adopt(name);

@@ -2,6 +2,8 @@ import type { Service } from '../catalog/snapshot.ts';
 import type { Instance } from '../model/instance.ts';
 import {
   defaultBalance,
+  derivedFields,
+  furtherSettings,
   type ServiceField,
   type ServiceRecord,
   type ServiceSettings,
@@ -25,15 +27,16 @@ export function freshRecord(
   if (port === undefined) return undefined;
   const protocol = settings.protocol ?? known?.protocol ?? 'tcp';
   const balance = settings.balance ?? known?.balance ?? defaultBalance;
-  const derived = serviceFields.filter((field) => settings[field] === undefined);
-  return { name, port, protocol, balance, ...(derived.length > 0 && { derived }) };
+  const derived = derivedFields.filter((field) => settings[field] === undefined);
+  const further = furtherSettings({ ...(known && furtherSettings(known)), ...furtherSettings(settings) });
+  return { name, port, protocol, balance, ...further, ...(derived.length > 0 && { derived }) };
 }
 
 /** The record of a service that a container of `hostId` waits for, at the port that it wants until an instance comes. */
 export function awaitedRecord(name: string, settings: ServiceSettings, port: number, hostId: string): ServiceRecord {
   const { protocol = 'tcp', balance = defaultBalance } = settings;
-  const derived = serviceFields.filter((field) => settings[field] === undefined);
-  return { name, port, protocol, balance, derived, awaitedBy: hostId };
+  const derived = derivedFields.filter((field) => settings[field] === undefined);
+  return { name, port, protocol, balance, ...furtherSettings(settings), derived, awaitedBy: hostId };
 }
 
 /** The record of a service that has had an instance. */
@@ -48,7 +51,7 @@ export function withSettings(record: ServiceRecord, settings: ServiceSettings): 
   const given = serviceFields.filter((field) => settings[field] !== undefined);
   if (given.every((field) => settings[field] === record[field] && !isDerived(record, field))) return record;
   const { derived: before = [], ...rest } = arrived(record);
-  const derived = before.filter((field) => !given.includes(field));
+  const derived = before.filter((field) => settings[field] === undefined);
   return { ...rest, ...settings, ...(derived.length > 0 && { derived }) };
 }
 
@@ -68,7 +71,8 @@ export function followingInstances(record: ServiceRecord, instances: readonly In
 
 /** The settings that somebody else has chosen otherwise. */
 export function contradictions(record: ServiceRecord, settings: ServiceSettings): ServiceField[] {
-  return serviceFields.filter((field) => settings[field] !== undefined && settings[field] !== record[field]);
+  const isOther = (field: ServiceField): boolean => record[field] !== undefined && settings[field] !== record[field];
+  return serviceFields.filter((field) => settings[field] !== undefined && isOther(field));
 }
 
 /** What all instances have; undefined when they differ, or there is none. */
@@ -78,5 +82,5 @@ export function agreed<K extends 'port' | 'protocol'>(instances: readonly Instan
 }
 
 function isDerived(record: ServiceRecord, field: ServiceField): boolean {
-  return record.derived?.includes(field) ?? false;
+  return record[field] === undefined || (record.derived?.some((each) => each === field) ?? false);
 }

@@ -1,8 +1,9 @@
+import { formatDuration } from '../../../src/base/duration.ts';
 import { LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
 import { parseSettingsValue } from '../../../src/config/settings-value.ts';
 import { nameFault } from '../../../src/model/names.ts';
-import { type ServiceSettings, serviceFields } from '../../../src/model/service.ts';
+import { type ServiceSettings, serviceFields, settingWord } from '../../../src/model/service.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
@@ -17,7 +18,9 @@ export function addServiceCommands({ program, session, register }: CommandTools)
 
   const setting = service
     .command('set')
-    .description(`sets ${serviceFields.join(', ')} of a service for the whole mesh; running links follow`)
+    .description(
+      `sets ${serviceFields.map(settingWord).join(', ')} of a service for the whole mesh; running links follow`,
+    )
     .argument('<name>', 'a service; one that does not exist yet is made, and needs a port')
     .argument('<settings...>', 'key=value, as in `services:` of the configuration')
     .addHelpText(
@@ -25,6 +28,7 @@ export function addServiceCommands({ program, session, register }: CommandTools)
       examples(
         'legate service set db port=5432',
         'legate service set db balance=least-connections',
+        'legate service set db prefer=any park=5s',
         'legate service set web port=80 protocol=http',
       ),
     );
@@ -85,8 +89,13 @@ function done({ terminal: { style } }: Session, text: string): string {
 }
 
 function setText(document: ServiceDocument): string {
-  const { name, port, protocol, balance, vip } = clean(document);
-  return `${name} is set: port ${port}/${protocol}, ${balance}${vip === null ? '' : `, at ${vip}`}`;
+  const { name, port, protocol, balance, prefer, parkMs = 0, proxyProtocol, vip } = clean(document);
+  const words = [`port ${port}/${protocol}`, balance];
+  if (prefer === 'any') words.push('prefer any');
+  if (parkMs > 0) words.push(`park ${formatDuration(parkMs)}`);
+  if (proxyProtocol === 'v2') words.push('PROXY protocol v2');
+  if (vip !== null) words.push(`at ${vip}`);
+  return `${name} is set: ${words.join(', ')}`;
 }
 
 function forgottenText(document: ForgottenDocument): string {

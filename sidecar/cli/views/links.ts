@@ -4,8 +4,8 @@ import type { View } from '../terminal.ts';
 import { bytes, grouped, since, span } from '../words.ts';
 import { compare } from './hosts.ts';
 
-const rank = { down: 0, refusing: 1, open: 3, empty: 4 } as const;
-const colours = { down: 'red', refusing: 'yellow', open: 'green', empty: 'dim' } as const;
+const rank = { down: 0, refusing: 1, holding: 2, open: 3, empty: 4 } as const;
+const colours = { down: 'red', refusing: 'yellow', holding: 'yellow', open: 'green', empty: 'dim' } as const;
 
 /** Links of this host, and below what containers declare. A sidecar of an earlier version knows nothing of that. */
 export function linkLines(document: Pick<LinksDocument, 'links'> & Partial<LinksDocument>, view: View): string[] {
@@ -18,7 +18,7 @@ export function linkLines(document: Pick<LinksDocument, 'links'> & Partial<Links
 function placeLines(links: readonly LinkDocument[], view: View): string[] {
   if (links.length === 0) return [' no links: no service has a virtual address or a listener on this host'];
   const { style } = view;
-  const symbols = { down: style.bad, refusing: style.bad, open: style.good, empty: style.note };
+  const symbols = { down: style.bad, refusing: style.bad, holding: style.note, open: style.good, empty: style.note };
   const sorted = [...links].sort((a, b) => rankOf(a, view) - rankOf(b, view) || compare(a.service, b.service));
   const rows = sorted.map((link) => ({
     cells: [

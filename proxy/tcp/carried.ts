@@ -1,0 +1,23 @@
+import type { Asked, DenialDocument } from '../permission.ts';
+
+/** A connection that this process carries, whichever way. */
+export interface CarriedConnection {
+  /** Begins to connect. */
+  start(): void;
+  /** Resets both sides. */
+  cut(): void;
+  /** Lets the kernel look now and then whether the ends on this host still exist. */
+  keepAlive(): void;
+  /** The id of the instance that it goes to now. */
+  readonly backendId: string | undefined;
+}
+
+/** What a connection is known by to policy, and counted under; one for all connections of which both are the same. */
+export interface Account extends Asked {
+  /** The host whose sidecar asked for it; undefined for this host's own consumers. */
+  readonly peer: string | undefined;
+  begin(): void;
+  end(): void;
+  /** Policy cut it. */
+  denied(denial: DenialDocument): void;
+}
