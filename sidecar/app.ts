@@ -1,4 +1,6 @@
 import { setMaxListeners } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { NameServer } from '../dns/server.ts';
 import type { DataPlane } from '../proxy/data-plane.ts';
 import { LocalDataPlane } from '../proxy/local-plane.ts';
@@ -16,9 +18,11 @@ import type { Config, StaticInstance, StoreConfig } from '../src/config/config.t
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
-import type { Credentials } from '../src/model/credentials.ts';
-import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { defaultTunnelPort } from '../src/pki/desk.ts';
+import { hostFiles } from '../src/pki/host-files.ts';
+import { PolicyAuthority } from '../src/pki/policy-authority.ts';
+import { policySigner } from '../src/pki/policy-signer.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
 import { openMesh } from '../src/registrar/mesh-identity.ts';
@@ -31,20 +35,26 @@ import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { declaredDocuments } from './admin/declared-views.ts';
+import { authorityOrders } from './authority-orders.ts';
 import { createBackend } from './backend.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { watchHostNames } from './host-names-watch.ts';
+import { LearnedPairs } from './learned-pairs.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
+import { openMembership } from './membership.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
 import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { PolicyKeeper } from './policy-keeper.ts';
+import { PolicyOrders, policyStatus } from './policy-orders.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
+import { watchRights } from './rights-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
@@ -102,15 +112,47 @@ export async function startSidecar(
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Who this host is to others, and what the mesh allows.
-    const credentials = new Latest<Credentials | undefined>(undefined);
-    const policy = new Latest<Policy | undefined>(undefined);
+    const files = hostFiles(config.dataDir);
+    const policies = new PolicyKeeper({
+      ...common,
+      folder: files.folder,
+      mesh: config.mesh,
+      meshId: () => dataDir.identity.meshId,
+    });
+    closers.push(() => policies.close());
+    await policies.load();
+    const { policy } = policies;
+    const policyKey = join(files.authority, 'policy.key');
+    const authority = existsSync(policyKey)
+      ? new PolicyAuthority({
+          ...common,
+          signer: policySigner(policyKey, config.authority.passphraseFile),
+          book: policies,
+        })
+      : undefined;
+    const learned = new LearnedPairs({ ...common, hostId: self.hostId });
+    const membership = openMembership({
+      ...common,
+      config,
+      dataDir,
+      self,
+      version,
+      policy,
+      changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
+      offerPolicy: (sealed) => policies.offer(sealed),
+      hosts: () => [...catalog.snapshots.value.hosts.values()],
+      store: () =>
+        session.store && { store: session.store, keys: storeKeys(config.mesh, session.config ?? config.store) },
+      storeConfig: () => session.config ?? session.wanted ?? config.store,
+    });
+    const { credentials } = membership;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
     closers.push(async () => (await opening).close());
 
     // The catalog begins with what the last run knew.
-    const catalog = new Catalog({ ...common, keys, self });
+    const catalog = new Catalog({ ...common, keys, self, policy });
     const meshId = dataDir.identity.meshId;
     const snapshotFile = new SnapshotFile({ ...common, path: dataDir.snapshotFile, ...(meshId && { meshId }) });
     const saved = await snapshotFile.load();
@@ -119,6 +161,7 @@ export async function startSidecar(
     closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
     closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
+    closers.push(watchRights({ ...common, self, policy, snapshots: catalog.snapshots, ungranted: catalog.ungranted }));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -198,6 +241,8 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
+      onLearned: (pair) => learned.note(pair),
+      ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
@@ -257,7 +302,15 @@ export async function startSidecar(
     };
     const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
       const on = { ...common, store, keys: storeKeys(config.mesh, used) };
-      const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
+      const { port } = config.tunnel.listen;
+      const host = {
+        id: self.hostId,
+        name: self.hostName,
+        address: config.advertise,
+        version,
+        ...(config.zone !== undefined && { zone: config.zone }),
+        ...(port !== defaultTunnelPort && port > 0 && { tunnelPort: port }),
+      };
       registrar = new Registrar({
         ...on,
         host,
@@ -299,6 +352,9 @@ export async function startSidecar(
         sweeper.run(until),
         keepMirror({ ...common, ...mirrored, config: used, signal: until }),
         keepMesh({ ...on, ...mesh }),
+        policies.follow(store, on.keys, until),
+        authority?.keep({ store, keys: on.keys, signal: until }) ?? Promise.resolve(),
+        learned.keep(store, on.keys, until),
         moves.watch(store, used, until),
       ];
     };
@@ -320,6 +376,7 @@ export async function startSidecar(
       signal,
     });
     closers.push(() => session.close());
+    background.push(ignoringAbort(membership.run(signal), signal));
     const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
     await session.use(moves.first());
     starting = false;
@@ -337,16 +394,33 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table]) {
+    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table, policy]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
+    const policyOrders = new PolicyOrders({
+      self,
+      policy,
+      authority,
+      clock,
+      snapshots: catalog.snapshots,
+      ungranted: catalog.ungranted,
+      declares: (consumer, service) =>
+        declared.list().some(({ caller, link }) => caller.consumer === consumer && link.service === service),
+      learned: () => learned.all(session.store, storeKeys(config.mesh, session.config ?? config.store)),
+    });
     const backend = createBackend({
       self,
+      policy: policyOrders,
       clearUnderlay,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
       meshId: () => dataDir.identity.meshId,
       copies,
+      authority: authorityOrders({
+        office: membership.office,
+        policy,
+        hosts: () => [...catalog.snapshots.value.hosts.values()],
+      }),
       clock,
       metrics,
       conditions,
@@ -403,6 +477,8 @@ export async function startSidecar(
           },
           links: () => linkCount,
           names: () => nameServers.documents(),
+          policy: () => policyStatus(policy.value),
+          identity: () => membership.document(),
         });
       },
     });

@@ -53,6 +53,7 @@ export interface BackendParts {
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
   readonly authority: AdminBackend['authority'];
+  readonly policy: AdminBackend['policy'];
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
@@ -152,6 +153,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     },
     copies: parts.copies,
     authority: parts.authority,
+    policy: parts.policy,
     async backup() {
       const { mesh, keys, clock, store } = parts;
       return (await makeBackup(opened(store()), keys(), { mesh, nowMs: clock.nowMs() })).parts;

@@ -24,6 +24,14 @@ import type {
   TokenDocument,
   TokenRequest,
 } from './documents.ts';
+import type {
+  GrantChangeDocument,
+  IntentCheckDocument,
+  LearnedDocument,
+  PolicyDocument,
+  PolicySettingsDocument,
+  RevocationDocument,
+} from './policy-documents.ts';
 
 /** What the admin API asks of the sidecar. Failures are LegateErrors; their code decides the HTTP status. */
 export interface AdminBackend {
@@ -71,4 +79,16 @@ export interface AdminBackend {
     rotate(body: { readonly finish?: boolean }): Promise<AuthorityDocument>;
   };
   drain(body: DrainDocument): Promise<DrainResultDocument>;
+  /** Who may call whom, and which hosts may offer what. */
+  readonly policy: {
+    document(): PolicyDocument;
+    set(body: PolicySettingsDocument): Promise<PolicyDocument>;
+    check(consumer: string, service: string): IntentCheckDocument;
+    setIntent(consumer: string, service: string, action: unknown): Promise<PolicyDocument>;
+    removeIntent(consumer: string, service: string): Promise<PolicyDocument>;
+    learned(): Promise<LearnedDocument>;
+    /** `host` is a name or an id. */
+    grant(host: string, service: string, on: boolean): Promise<GrantChangeDocument>;
+    revoke(host: string): Promise<RevocationDocument>;
+  };
 }

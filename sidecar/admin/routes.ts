@@ -8,6 +8,7 @@ import { authorityRoutes } from './authority-routes.ts';
 import type { AdminBackend } from './backend.ts';
 import type { ErrorDocument } from './documents.ts';
 import { keyValueRoutes } from './key-value.ts';
+import { policyRoutes } from './policy-routes.ts';
 import { storeRoutes } from './store-routes.ts';
 
 /** Longest body of a request, in bytes: a value of the store and its wrapping. */
@@ -97,6 +98,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.route('/api', authorityRoutes(backend, jsonObject));
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
+  app.route('/api', policyRoutes(backend, jsonObject));
   eventRoute(app, backend);
   return app;
 }

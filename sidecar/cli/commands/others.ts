@@ -2,6 +2,8 @@ import type { CommandTools } from '../session.ts';
 import { addAuthorityCommands } from './authority.ts';
 import { addConfigCommands } from './config.ts';
 import { addDrainCommands } from './drain.ts';
+import { addHostCommands } from './host.ts';
+import { addIntentCommands } from './intent.ts';
 import { addKvCommands } from './kv.ts';
 import { addMeshCommands } from './mesh.ts';
 import { addRefreshCommand } from './refresh.ts';
@@ -16,6 +18,8 @@ export function addOtherCommands(tools: CommandTools): void {
   addRegisterCommands(tools);
   addRefreshCommand(tools);
   addServiceCommands(tools);
+  addIntentCommands(tools);
+  addHostCommands(tools);
   addDrainCommands(tools);
   addKvCommands(tools);
   addStoreCommands(tools);
