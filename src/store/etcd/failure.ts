@@ -126,6 +126,9 @@ export function failureOf(error: { readonly code?: number; readonly details?: st
   return new EtcdFailure(kind, plain(details) || `gRPC status ${code ?? 'unknown'}`);
 }
 
+/** What is said of a member that takes a connection and ends it without a word. */
+export const closedAtOnce = 'it closes the connection at once';
+
 /** What gRPC and OpenSSL wrap around the reason is of no use to a reader. */
 function plain(details: string): string {
   const text = details
@@ -136,7 +139,7 @@ function plain(details: string): string {
     .trim();
   const [, reason] = /:SSL routines:[^:]*:([^:]+)/.exec(text) ?? [];
   if (reason !== undefined) return `TLS: ${reason}`;
-  if (text === 'Failed to connect') return 'it closes the connection at once';
+  if (text === 'Failed to connect') return closedAtOnce;
   return text.replace(/^Name resolution failed for target .*/s, 'its name cannot be resolved');
 }
 
