@@ -198,6 +198,7 @@ export class Session {
   }
 
   #located(failure: EtcdFailure, { endpoint }: Connection): EtcdFailure {
+    if (failure.kind === 'rules') return failure;
     return new EtcdFailure(failure.kind, `${endpoint.text}: ${failure.message}`, failure.hint);
   }
 

@@ -63,6 +63,7 @@ export class Connections {
   #server: Server | undefined;
   #endpoint: Endpoint;
   #roots: ReadonlySet<string> = new Set();
+  #authority: string | undefined;
   /** Ends the pause before the next try to listen. */
   #wake = new AbortController();
 
@@ -105,6 +106,7 @@ export class Connections {
   async start(): Promise<void> {
     const { trust } = this.#options;
     if (trust !== undefined) {
+      this.#authority = trust.policy.value?.authority;
       this.#takeCredentials(trust.credentials.value);
       this.#unsubscribe.push(
         trust.credentials.subscribe((credentials) => this.#takeCredentials(credentials)),
@@ -221,9 +223,15 @@ export class Connections {
     }
   }
 
+  /** Also whose rights came or went with the authority: what it watches was chosen by these. */
   #dropRevoked(policy: Policy | undefined): void {
+    const former = this.#authority;
+    this.#authority = policy?.authority;
     for (const [peer, { host }] of [...this.#connected]) {
-      if (host !== undefined && isRevoked(policy, host.hostId)) this.drop(peer, 'revoked');
+      if (host === undefined) continue;
+      const isChanged = former !== this.#authority && (host.hostId === former || host.hostId === this.#authority);
+      if (isRevoked(policy, host.hostId)) this.drop(peer, 'revoked');
+      else if (isChanged) this.drop(peer, 'authority');
     }
   }
 

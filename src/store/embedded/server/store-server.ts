@@ -14,6 +14,7 @@ import { Gate, Outstanding } from './gate.ts';
 import { serveKeyValues } from './kv.ts';
 import { serveLeases } from './lease-api.ts';
 import { limits, times } from './limits.ts';
+import { Permissions } from './permissions.ts';
 import { Ranges } from './ranges.ts';
 import { Refusals } from './refusals.ts';
 import { WatchHub } from './watch-hub.ts';
@@ -59,9 +60,11 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
   const drop = connections.drop.bind(connections);
   const outstanding = new Outstanding(limits.outstandingBytes);
   const gate = new Gate(limits.reads);
-  const calls = new Calls({ server, log, metrics, outstanding, drop });
-  const ranges = new Ranges({ access, identity, gate });
-  const hub = new WatchHub({ access, identity, log, metrics, outstanding, gate, drop });
+  const permissions = new Permissions({ trust, refusals });
+  const caller = connections.peer.bind(connections);
+  const calls = new Calls({ server, log, metrics, outstanding, drop, caller });
+  const ranges = new Ranges({ access, identity, gate, permissions });
+  const hub = new WatchHub({ access, identity, log, metrics, outstanding, gate, drop, permissions });
   const revision = (): number => {
     checkConnected(store);
     return access.head().revision;
@@ -71,10 +74,11 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
     access,
     identity,
     ranges,
+    permissions,
     storeLimits: store.limits,
     leaseExists: (id) => leases.has(id),
   });
-  serveLeases(calls, { leases, identity, revision });
+  serveLeases(calls, { leases, identity, revision, permissions });
   serveCluster(calls, {
     access,
     identity,
