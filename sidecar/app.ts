@@ -358,7 +358,10 @@ export async function startSidecar(
         moves.watch(store, used, until),
       ];
     };
-    const open = (store: StoreConfig): Promise<Store> => openStore(store, { ...common, dataDir: config.dataDir });
+    const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
+    const trust = { credentials, policy, clearUnderlay, nameOf };
+    const open = (store: StoreConfig): Promise<Store> =>
+      openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
       ...common,
       config,
