@@ -1,4 +1,6 @@
 import { setMaxListeners } from 'node:events';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { NameServer } from '../dns/server.ts';
 import type { DataPlane } from '../proxy/data-plane.ts';
 import { LocalDataPlane } from '../proxy/local-plane.ts';
@@ -16,9 +18,11 @@ import type { Config, StaticInstance, StoreConfig } from '../src/config/config.t
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
-import type { Credentials } from '../src/model/credentials.ts';
-import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { defaultTunnelPort } from '../src/pki/desk.ts';
+import { hostFiles } from '../src/pki/host-files.ts';
+import { PolicyAuthority } from '../src/pki/policy-authority.ts';
+import { policySigner } from '../src/pki/policy-signer.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
 import { openMesh } from '../src/registrar/mesh-identity.ts';
@@ -31,20 +35,27 @@ import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { declaredDocuments } from './admin/declared-views.ts';
+import type { PictureDocument } from './admin/documents.ts';
+import { authorityOrders } from './authority-orders.ts';
 import { createBackend } from './backend.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { watchHostNames } from './host-names-watch.ts';
+import { LearnedPairs } from './learned-pairs.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
+import { openMembership } from './membership.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
 import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { PolicyKeeper } from './policy-keeper.ts';
+import { PolicyOrders, policyStatus } from './policy-orders.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
+import { watchRights } from './rights-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
@@ -52,6 +63,7 @@ import { StoreMoves } from './store-moves.ts';
 import { StoreSession } from './store-session.ts';
 import { storeKeys } from './store-target.ts';
 import { watchUsable } from './usable-watch.ts';
+import { Why } from './why/why.ts';
 
 /** Loops that end with the sidecar; more would be a leak. */
 const maxLoops = 256;
@@ -102,8 +114,40 @@ export async function startSidecar(
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Who this host is to others, and what the mesh allows.
-    const credentials = new Latest<Credentials | undefined>(undefined);
-    const policy = new Latest<Policy | undefined>(undefined);
+    const files = hostFiles(config.dataDir);
+    const policies = new PolicyKeeper({
+      ...common,
+      folder: files.folder,
+      mesh: config.mesh,
+      meshId: () => dataDir.identity.meshId,
+    });
+    closers.push(() => policies.close());
+    await policies.load();
+    const { policy } = policies;
+    const policyKey = join(files.authority, 'policy.key');
+    const authority = existsSync(policyKey)
+      ? new PolicyAuthority({
+          ...common,
+          signer: policySigner(policyKey, config.authority.passphraseFile),
+          book: policies,
+        })
+      : undefined;
+    const learned = new LearnedPairs({ ...common, hostId: self.hostId });
+    const membership = openMembership({
+      ...common,
+      config,
+      dataDir,
+      self,
+      version,
+      policy,
+      changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
+      offerPolicy: (sealed) => policies.offer(sealed),
+      hosts: () => [...catalog.snapshots.value.hosts.values()],
+      store: () =>
+        session.store && { store: session.store, keys: storeKeys(config.mesh, session.config ?? config.store) },
+      storeConfig: () => session.config ?? session.wanted ?? config.store,
+    });
+    const { credentials } = membership;
     const tunnels = (): boolean => credentials.value !== undefined;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
@@ -111,7 +155,7 @@ export async function startSidecar(
     closers.push(async () => (await opening).close());
 
     // The catalog begins with what the last run knew.
-    const catalog = new Catalog({ ...common, keys, self });
+    const catalog = new Catalog({ ...common, keys, self, policy });
     const meshId = dataDir.identity.meshId;
     const snapshotFile = new SnapshotFile({ ...common, path: dataDir.snapshotFile, ...(meshId && { meshId }) });
     const saved = await snapshotFile.load();
@@ -120,6 +164,7 @@ export async function startSidecar(
     closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
     closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
+    closers.push(watchRights({ ...common, self, policy, snapshots: catalog.snapshots, ungranted: catalog.ungranted }));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
     let registrar: Registrar | undefined;
@@ -201,6 +246,8 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
+      onLearned: (pair) => learned.note(pair),
+      ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
@@ -260,7 +307,15 @@ export async function startSidecar(
     };
     const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
       const on = { ...common, store, keys: storeKeys(config.mesh, used) };
-      const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
+      const { port } = config.tunnel.listen;
+      const host = {
+        id: self.hostId,
+        name: self.hostName,
+        address: config.advertise,
+        version,
+        ...(config.zone !== undefined && { zone: config.zone }),
+        ...(port !== defaultTunnelPort && port > 0 && { tunnelPort: port }),
+      };
       registrar = new Registrar({
         ...on,
         host,
@@ -302,10 +357,16 @@ export async function startSidecar(
         sweeper.run(until),
         keepMirror({ ...common, ...mirrored, config: used, signal: until }),
         keepMesh({ ...on, ...mesh }),
+        policies.follow(store, on.keys, until),
+        authority?.keep({ store, keys: on.keys, signal: until }) ?? Promise.resolve(),
+        learned.keep(store, on.keys, until),
         moves.watch(store, used, until),
       ];
     };
-    const open = (store: StoreConfig): Promise<Store> => openStore(store, { ...common, dataDir: config.dataDir });
+    const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
+    const trust = { credentials, policy, clearUnderlay, nameOf };
+    const open = (store: StoreConfig): Promise<Store> =>
+      openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
       ...common,
       config,
@@ -323,6 +384,7 @@ export async function startSidecar(
       signal,
     });
     closers.push(() => session.close());
+    background.push(ignoringAbort(membership.run(signal), signal));
     const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
     await session.use(moves.first());
     starting = false;
@@ -340,17 +402,57 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table]) {
+    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table, policy]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
+    const picture = (): PictureDocument =>
+      pictureDocument(session.store?.status.value, catalog.confirmedAtMs, clock.nowMs());
+    const why = new Why({
+      ...common,
+      self,
+      domain: config.domain,
+      clearUnderlay,
+      configured: config.links,
+      snapshots: catalog.snapshots,
+      picture,
+      store: () => session.store?.status.value,
+      storeProblem: () => session.problem,
+      docker,
+      callers: callers.table,
+      resolve: (name, from) => names.resolve({ name, type: 'A' }, from),
+      nameServers: () => nameServers.documents(),
+      vip: () => ({ on: vips.on.value, reason: vips.reason() }),
+      plane: links,
+      policy,
+      credentials,
+      health: (name) => own.details(name),
+    });
+    closers.push(() => why.close());
+    const policyOrders = new PolicyOrders({
+      self,
+      policy,
+      authority,
+      clock,
+      snapshots: catalog.snapshots,
+      ungranted: catalog.ungranted,
+      declares: (consumer, service) =>
+        declared.list().some(({ caller, link }) => caller.consumer === consumer && link.service === service),
+      learned: () => learned.all(session.store, storeKeys(config.mesh, session.config ?? config.store)),
+    });
     const backend = createBackend({
       self,
+      policy: policyOrders,
       clearUnderlay,
       tunnels,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
       meshId: () => dataDir.identity.meshId,
       copies,
+      authority: authorityOrders({
+        office: membership.office,
+        policy,
+        hosts: () => [...catalog.snapshots.value.hosts.values()],
+      }),
       clock,
       metrics,
       conditions,
@@ -360,7 +462,8 @@ export async function startSidecar(
       health: (name) => own.details(name),
       store: () => session.store,
       storeProblem: () => session.problem,
-      picture: () => pictureDocument(session.store?.status.value, catalog.confirmedAtMs, clock.nowMs()),
+      picture,
+      why: (name, consumer) => why.ask(name, consumer),
       ready: () => {
         const { state, problem } = docker.state.value;
         return catalog.snapshots.value.origin !== 'none' && (state !== 'connecting' || problem !== null);
@@ -407,6 +510,8 @@ export async function startSidecar(
           },
           links: () => linkCount,
           names: () => nameServers.documents(),
+          policy: () => policyStatus(policy.value),
+          identity: () => membership.document(),
         });
       },
     });

@@ -54,6 +54,7 @@ export interface BackendParts {
   /** This host's mesh, once it is known. */
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
+  readonly policy: AdminBackend['policy'];
   readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
   readonly metrics: Metrics;
@@ -70,6 +71,7 @@ export interface BackendParts {
   readonly status: () => Promise<StatusDocument>;
   readonly links: () => Promise<LinksDocument>;
   readonly resolve: (name: string, type: string, from: string | undefined) => Promise<ResolveDocument>;
+  readonly why: AdminBackend['why'];
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
   readonly parseInstance: (body: RegisterDocument, name: string) => StaticInstance;
   /** Keeps it on disk and registers it. */
@@ -150,10 +152,12 @@ export function createBackend(parts: BackendParts): AdminBackend {
     status: parts.status,
     links: parts.links,
     resolve: parts.resolve,
+    why: parts.why,
     userKeys() {
       return { store: opened(parts.store()), keys: parts.keys() };
     },
     copies: parts.copies,
+    policy: parts.policy,
     authority: parts.authority,
     async backup() {
       const { mesh, keys, clock, store } = parts;

@@ -83,13 +83,18 @@ export async function openForCommand(
   const used = config.store.kind === 'embedded' ? { ...config.store, listen: undefined } : config.store;
   const store = await openStore(used, { clock, log, metrics, conditions, dataDir: config.dataDir });
   const until = AbortSignal.any([signal, AbortSignal.timeout(storeLimitMs)]);
-  while (store.status.value.state !== 'connected' && !until.aborted) await clock.sleep(20, until).catch(() => undefined);
+  while (store.status.value.state !== 'connected' && !until.aborted)
+    await clock.sleep(20, until).catch(() => undefined);
   if (store.status.value.state === 'connected') return store;
   const { problem, hint } = store.status.value;
   await store.close();
   signal.throwIfAborted();
   const why = problem === undefined ? '' : `: ${problem}`;
-  throw new LegateError('E_STORE_AWAY', `${storeText(config.store)} does not answer${why}`, hint === undefined ? {} : { hint });
+  throw new LegateError(
+    'E_STORE_AWAY',
+    `${storeText(config.store)} does not answer${why}`,
+    hint === undefined ? {} : { hint },
+  );
 }
 
 async function make(config: Config, options: InitOptions, dataDir: DataDir, store: Store): Promise<InitResult> {

@@ -5,8 +5,8 @@ import { LegateError } from '../src/base/errors.ts';
 import type { Config } from '../src/config/config.ts';
 import { type Endpoint, parseEndpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
-import { defaultTunnelPort } from '../src/pki/authority-desk.ts';
 import { certificatesOf, rootOfChain } from '../src/pki/chain.ts';
+import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { askDesk } from '../src/pki/desk-client.ts';
 import { alreadyEnrolled, credentialsOf, isEnrolled, writeNewHost } from '../src/pki/host-files.ts';
 import { makeRequest } from '../src/pki/issue.ts';
@@ -128,7 +128,8 @@ function beforeText(
 /** `10.77.0.1`, `10.77.0.1:7711`, `[2001:db8::1]`. E_USAGE when it is none. */
 export function parseJoinAddress(text: string): Endpoint {
   const bare = text.replace(/^\[(.*)\]$/, '$1');
-  const wrapped = bare.includes(':') && !text.startsWith('[') && /^[0-9a-fA-F:]+$/.test(bare) && bare.split(':').length > 2;
+  const wrapped =
+    bare.includes(':') && !text.startsWith('[') && /^[0-9a-fA-F:]+$/.test(bare) && bare.split(':').length > 2;
   const whole = wrapped || (text.startsWith('[') && text.endsWith(']')) ? `[${bare}]:${defaultTunnelPort}` : text;
   const endpoint = parseEndpoint(whole) ?? parseEndpoint(`${whole}:${defaultTunnelPort}`);
   if (endpoint !== undefined && endpoint.port > 0) return endpoint;

@@ -22,7 +22,8 @@ export function storeTextFor(store: StoreConfig, { hostId, advertise }: { hostId
   const reached = isAny && store.kind === 'embedded' ? { ...store, listen: { ...listen, address: advertise } } : store;
   const to = movedTo(reached, hostId);
   // A host of a mesh with an authority offers its store over TLS alone.
-  const endpoints = store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
+  const endpoints =
+    store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
   return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: { ...to, endpoints } })).toString('utf8');
 }
 
@@ -57,7 +58,8 @@ export function readJoined(path: string): Joined | undefined {
       },
     };
   } catch (error) {
-    if (!(error instanceof FieldFault) && !(error instanceof SyntaxError) && !(error instanceof LegateError)) throw error;
+    if (!(error instanceof FieldFault) && !(error instanceof SyntaxError) && !(error instanceof LegateError))
+      throw error;
     throw new LegateError('E_INVALID', `${path} cannot be read: ${error.message}`, {
       hint: 'restore it from a backup, or name the store in the configuration file and remove it',
     });
@@ -71,9 +73,13 @@ export function withJoinedStore(config: Config): Config {
   if (joined === undefined) return config;
   const store = followedConfig(joined.store, config, '');
   if (store !== undefined) return { ...config, store };
-  throw new LegateError('E_CONFIG', `the store of the mesh that this host joined is ${describeTarget(joined.store)}, which takes files`, {
-    hint: `write \`${configLine(joined.store, '')}\` with its files into the configuration`,
-  });
+  throw new LegateError(
+    'E_CONFIG',
+    `the store of the mesh that this host joined is ${describeTarget(joined.store)}, which takes files`,
+    {
+      hint: `write \`${configLine(joined.store, '')}\` with its files into the configuration`,
+    },
+  );
 }
 
 /** What the file says of the store, where that is not where the joined mesh's was; undefined when nothing is to be said. */

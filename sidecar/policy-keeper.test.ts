@@ -114,6 +114,8 @@ t.test('the store is believed only what the policy key signed, and never replace
   await store.put(keys.policy, seal({ version: first + 11, default: 'deny' }));
   await waitFor('the next one is taken', () => keeper.policy.value?.version === first + 11);
   t.equal(ids(), '');
+  const again = await keeper.offer(seal({ version: first + 11, default: 'deny' }));
+  t.equal(again, keeper.policy.value, 'the same one with another signature is the known one');
   await t.rejects(keeper.offer(seal({ version: first })), { message: /older/ });
   t.ok(keeper.judge(seal({ version: first })) instanceof PolicyRefusal);
   await keeper.offer(seal({ version: first + 12 }));

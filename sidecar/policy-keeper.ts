@@ -8,6 +8,7 @@ import { cannotWrite, readBounded, writeFileAtomically } from '../src/base/files
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { isLocked, lockedPolicy, type Policy } from '../src/model/policy.ts';
+import { samePolicy } from '../src/model/policy-document.ts';
 import type { PolicyBook } from '../src/pki/policy-authority.ts';
 import { maxSealedBytes, openSealedPolicy, PolicyRefusal } from '../src/pki/policy-seal.ts';
 import type { Keys } from '../src/store/keys.ts';
@@ -115,7 +116,8 @@ export class PolicyKeeper implements PolicyBook {
   offer(sealed: Uint8Array): Promise<Policy> {
     return this.#inTurn(async () => {
       const policy = this.#checked(sealed);
-      if (this.#isKnown(sealed)) return policy;
+      const known = this.#latest.value;
+      if (known?.version === policy.version) return known;
       // What it forbids is forbidden from now on, whether the disk takes it or not.
       this.#take(policy, sealed);
       await this.#write().catch(() => undefined);
@@ -196,7 +198,8 @@ export class PolicyKeeper implements PolicyBook {
 
   #checked(sealed: Uint8Array): Policy {
     const policy = this.#open(sealed);
-    if (policy.version !== this.#latest.value?.version || this.#isKnown(sealed)) return policy;
+    const known = this.#latest.value;
+    if (policy.version !== known?.version || samePolicy(policy, known)) return policy;
     throw new PolicyRefusal(
       'older',
       'the policy is another one than the known one, with the same version',
@@ -210,10 +213,6 @@ export class PolicyKeeper implements PolicyBook {
       throw new PolicyRefusal('unreadable', 'this host has no key to check policies with', 'join the mesh again');
     }
     return openSealedPolicy(sealed, this.#publicKey, { mesh, meshId: meshId(), knownVersion });
-  }
-
-  #isKnown(sealed: Uint8Array): boolean {
-    return this.#sealed !== undefined && Buffer.compare(sealed, this.#sealed) === 0;
   }
 
   #take(policy: Policy, sealed: Uint8Array): void {

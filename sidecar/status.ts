@@ -27,6 +27,8 @@ export interface StatusParts {
   readonly callers: () => StatusDocument['callers'];
   readonly links: () => number;
   readonly names: () => readonly NameServerDocument[];
+  readonly policy: () => StatusDocument['policy'];
+  readonly identity: () => StatusDocument['identity'];
 }
 
 /** One screen's worth of truth: what is, and what is wrong with what to do. */
@@ -46,6 +48,8 @@ export function statusDocument(parts: StatusParts): StatusDocument {
   return {
     host: { id: parts.self.hostId, name: parts.self.hostName, address: parts.self.address },
     mesh: parts.mesh,
+    policy: parts.policy(),
+    identity: parts.identity(),
     version: parts.version,
     pid: process.pid,
     startedAt: new Date(parts.startedAtMs).toISOString(),

@@ -24,6 +24,15 @@ import type {
   TokenDocument,
   TokenRequest,
 } from './documents.ts';
+import type {
+  GrantChangeDocument,
+  IntentCheckDocument,
+  LearnedDocument,
+  PolicyDocument,
+  PolicySettingsDocument,
+  RevocationDocument,
+} from './policy-documents.ts';
+import type { WhyDocument } from './why-document.ts';
 
 /** What the admin API asks of the sidecar. Failures are LegateErrors; their code decides the HTTP status. */
 export interface AdminBackend {
@@ -44,6 +53,8 @@ export interface AdminBackend {
   links(): Promise<LinksDocument>;
   /** `from`: the name or id of a container of this host, in whose place the question is asked. */
   resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;
+  /** The way of a connection; `consumer`: a container, service or listener of this host, which itself is the default. */
+  why(name: string, consumer: string | undefined): Promise<WhyDocument>;
   /** `id` is `host/name` or only the name. A body without an instance refreshes the one that is there. */
   register(id: string, body: RegisterDocument | RefreshDocument): Promise<InstanceDocument>;
   deregister(id: string): Promise<void>;
@@ -71,4 +82,16 @@ export interface AdminBackend {
     rotate(body: { readonly finish?: boolean }): Promise<AuthorityDocument>;
   };
   drain(body: DrainDocument): Promise<DrainResultDocument>;
+  /** Who may call whom, and which hosts may offer what. */
+  readonly policy: {
+    document(): PolicyDocument;
+    set(body: PolicySettingsDocument): Promise<PolicyDocument>;
+    check(consumer: string, service: string): IntentCheckDocument;
+    setIntent(consumer: string, service: string, action: unknown): Promise<PolicyDocument>;
+    removeIntent(consumer: string, service: string): Promise<PolicyDocument>;
+    learned(): Promise<LearnedDocument>;
+    /** `host` is a name or an id. */
+    grant(host: string, service: string, on: boolean): Promise<GrantChangeDocument>;
+    revoke(host: string): Promise<RevocationDocument>;
+  };
 }

@@ -3,6 +3,7 @@ export type { LinkDocument } from '../../proxy/link-document.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
 import type { Balance, Preference, ProxyProtocol } from '../../src/model/service.ts';
+import type { PolicyStatusDocument } from './policy-documents.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
 
@@ -196,6 +197,10 @@ export interface NameServerDocument {
 export interface StatusDocument {
   readonly host: { readonly id: string; readonly name: string; readonly address: string };
   readonly mesh: string;
+  /** Null on a host that is in no mesh with an authority. */
+  readonly policy: PolicyStatusDocument | null;
+  /** Who this host is to the others; sidecars of an earlier version do not tell. */
+  readonly identity: IdentityDocument;
   readonly version: string;
   readonly pid: number;
   readonly startedAt: string;

@@ -8,6 +8,7 @@ import { authorityRoutes } from './authority-routes.ts';
 import type { AdminBackend } from './backend.ts';
 import type { ErrorDocument } from './documents.ts';
 import { keyValueRoutes } from './key-value.ts';
+import { policyRoutes } from './policy-routes.ts';
 import { storeRoutes } from './store-routes.ts';
 
 /** Longest body of a request, in bytes: a value of the store and its wrapping. */
@@ -20,11 +21,12 @@ const maxEventStreams = 64;
 /** A comment line keeps an idle stream of events alive through middleboxes. */
 const eventKeepAliveMs = 15_000;
 
-const statusOf: Partial<Record<ErrorCode, 400 | 401 | 404 | 409 | 413 | 503>> = {
+const statusOf: Partial<Record<ErrorCode, 400 | 401 | 403 | 404 | 409 | 413 | 503>> = {
   E_USAGE: 400,
   E_CONFIG: 400,
   E_INVALID: 400,
   E_UNAUTHORIZED: 401,
+  E_DENIED: 403,
   E_NOT_FOUND: 404,
   E_CONFLICT: 409,
   E_IN_USE: 409,
@@ -86,6 +88,11 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     if (name === undefined) throw new LegateError('E_INVALID', 'resolve needs ?name=');
     return context.json(await backend.resolve(name, context.req.query('type') ?? 'A', context.req.query('from')));
   });
+  app.get('/api/why', async (context) => {
+    const name = context.req.query('name');
+    if (name === undefined) throw new LegateError('E_INVALID', 'why needs ?name=');
+    return context.json(await backend.why(name, context.req.query('consumer')));
+  });
   app.put('/api/instances/:id{.+}', async (context) =>
     context.json(await backend.register(context.req.param('id'), await jsonObject(context))),
   );
@@ -97,6 +104,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.route('/api', authorityRoutes(backend, jsonObject));
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
+  app.route('/api', policyRoutes(backend, jsonObject));
   eventRoute(app, backend);
   return app;
 }

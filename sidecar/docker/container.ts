@@ -1,4 +1,4 @@
-import { isIPv4, isIPv6 } from 'node:net';
+import { isIP, isIPv4, isIPv6 } from 'node:net';
 import { printable, truncate } from '../../src/base/text.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import { isPort, parseEndpoint } from '../../src/model/address.ts';
@@ -11,6 +11,9 @@ export const maxLabelUnits = 64 * 1024;
 const macPattern = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/;
 const maxPorts = 1024;
 const maxNetworks = 64;
+/** Names of one container in one network, and entries of its hosts file. */
+const maxNames = 64;
+const maxDnsServers = 8;
 const maxOutputLength = 500;
 const defaultStopTimeoutMs = 10_000;
 /** Also stands for Docker's "wait for ever" (-1). */
@@ -44,6 +47,16 @@ export interface Attachment {
   readonly mac: string | undefined;
   /** Where its IPv4 default route leads; undefined when the engine gives it none. */
   readonly gateway: string | undefined;
+  /** What Docker answers there for it, beside its name; lower case. */
+  readonly aliases: readonly string[];
+}
+
+/** A name that Docker writes into the container's /etc/hosts (`--link`, `--add-host`). */
+export interface HostsEntry {
+  /** Lower case. */
+  readonly name: string;
+  /** The container or the address that it means. */
+  readonly to: string;
 }
 
 /** The part of `docker inspect` that decides what is registered, checked and bounded. */
@@ -71,6 +84,9 @@ export interface Container {
   /** `default`, `bridge`, `host`, `none`, `container:<id>`, or a network's name. */
   readonly networkMode: string;
   readonly attachments: readonly Attachment[];
+  /** Whom `--dns` has it ask for names. */
+  readonly dns: readonly string[];
+  readonly hostsEntries: readonly HostsEntry[];
   /** The number of the signal that `docker stop` sends. */
   readonly stopSignal: number;
   readonly stopTimeoutMs: number;
@@ -93,6 +109,7 @@ export function parseContainer(document: unknown): Container | undefined {
   const config = rawRecord(rawField(raw, 'Config'));
   const state = rawRecord(rawField(raw, 'State'));
   const settings = rawRecord(rawField(raw, 'NetworkSettings'));
+  const hostConfig = rawRecord(rawField(raw, 'HostConfig'));
   const isTrue = (key: string): boolean => rawField(state, key) === true;
   return {
     id,
@@ -107,8 +124,10 @@ export function parseContainer(document: unknown): Container | undefined {
     declarations: parseDeclarations(config),
     exposed: parsePorts(rawField(config, 'ExposedPorts')),
     ports: parsePorts(rawField(settings, 'Ports')),
-    networkMode: truncate(rawText(rawField(rawRecord(rawField(raw, 'HostConfig')), 'NetworkMode')), 256),
+    networkMode: truncate(rawText(rawField(hostConfig, 'NetworkMode')), 256),
     attachments: parseAttachments(rawField(settings, 'Networks')),
+    dns: textList(rawField(hostConfig, 'Dns'), maxDnsServers).filter((address) => isIP(address) !== 0),
+    hostsEntries: parseHostsEntries(hostConfig),
     stopSignal: signalNumber(rawText(rawField(config, 'StopSignal'))) ?? sigterm,
     stopTimeoutMs: stopTimeoutMs(rawField(config, 'StopTimeout')),
   };
@@ -181,10 +200,39 @@ function parseAttachments(value: unknown): readonly Attachment[] {
       mac: macPattern.test(mac) ? mac : undefined,
       ipv6: isIPv6(ipv6) && !ipv6.includes('%') ? ipv6 : undefined,
       gateway: isIPv4(gateway) ? gateway : undefined,
+      aliases: namesIn(raw),
     });
     if (attachments.length >= maxNetworks) break;
   }
   return attachments.sort((a, b) => (a.network < b.network ? -1 : 1));
+}
+
+/** `Aliases`, and on newer engines `DNSNames`. */
+function namesIn(attachment: RawRecord): readonly string[] {
+  const names = ['Aliases', 'DNSNames'].flatMap((key) => textList(rawField(attachment, key), maxNames));
+  return [...new Set(names)].slice(0, maxNames);
+}
+
+/** `Links` (`/db:/web/alias`) and `ExtraHosts` (`name:address`). */
+function parseHostsEntries(hostConfig: RawRecord): readonly HostsEntry[] {
+  const entries: HostsEntry[] = [];
+  for (const link of textList(rawField(hostConfig, 'Links'), maxNames)) {
+    const match = /^\/?([^:]+):(?:.*\/)?([^/]+)$/.exec(link);
+    if (match !== null) entries.push({ name: match[2] ?? '', to: match[1] ?? '' });
+  }
+  for (const extra of textList(rawField(hostConfig, 'ExtraHosts'), maxNames)) {
+    const match = /^([^:=]+)[:=](.+)$/.exec(extra);
+    if (match !== null) entries.push({ name: match[1] ?? '', to: match[2] ?? '' });
+  }
+  return entries;
+}
+
+/** Short texts of a list, printable and in lower case. */
+function textList(value: unknown, most: number): readonly string[] {
+  return rawList(value)
+    .slice(0, most)
+    .map((item) => printable(truncate(rawText(item), 256)).toLowerCase())
+    .filter((text) => text !== '');
 }
 
 function pidOf(value: unknown): number {

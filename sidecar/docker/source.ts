@@ -149,6 +149,11 @@ export class DockerSource {
     return this.#networks.all;
   }
 
+  /** All running containers, each with who it is when it calls; those of another one's network too. */
+  consumers(): ReturnType<Inventory['consumers']> {
+    return this.#inventory.consumers();
+  }
+
   /** Running containers that declare links and do not share another one's network. */
   declaring(): Caller[] {
     return this.#inventory

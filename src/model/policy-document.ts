@@ -94,6 +94,11 @@ function readPolicy(fields: Fields): Policy {
   });
 }
 
+/** Whether two policies say the same; signatures over the same text differ. */
+export function samePolicy(a: Policy, b: Policy): boolean {
+  return a === b || Buffer.compare(formatPolicy(a), formatPolicy(b)) === 0;
+}
+
 /** What tells one intent from another. */
 export function intentKey({ consumer, service }: Pick<Intent, 'consumer' | 'service'>): string {
   return `${consumer} ${service}`;

@@ -6,6 +6,7 @@ import { eachChange, type Observable } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
 import { isLocked, type Policy } from '../model/policy.ts';
+import { samePolicy } from '../model/policy-document.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store } from '../store/store.ts';
 import type { PolicyRefusal } from './policy-seal.ts';
@@ -181,12 +182,13 @@ export class PolicyAuthority {
     const version = book.policy.value?.version;
     if (session === undefined || !session.told || sealed === undefined || version === undefined) return;
     const { entry, signal } = session;
-    if (entry !== undefined && isSame(entry.value, sealed)) {
+    const judged = entry === undefined ? undefined : book.judge(entry.value);
+    const { value: present } = book.policy;
+    if (judged !== undefined && 'version' in judged && present !== undefined && samePolicy(judged, present)) {
       this.#storedVersion = version;
       for (const look of [...this.#waiters]) look();
       return;
     }
-    const judged = entry === undefined ? undefined : book.judge(entry.value);
     // One of ours that is newer: this host's disk was restored from a backup. It is about to be taken over.
     if (judged !== undefined && 'version' in judged && judged.version > version) return;
     if (this.#storedVersion === version) {
@@ -195,7 +197,7 @@ export class PolicyAuthority {
       this.#rewroteMs = clock.monotonicMs();
       this.#rewritten.value += 1;
       log.warn('the policy in the store is not the right one and is written again', {
-        'policy.found': entry === undefined ? 'none' : 'fault' in (judged ?? {}) ? String(judged) : 'another one',
+        'policy.found': judged === undefined ? 'none' : judged instanceof Error ? judged.message : 'an older one',
       });
     }
     await this.#write(session, sealed, version);
@@ -239,8 +241,4 @@ export class PolicyAuthority {
     this.#cancelRetry?.();
     if (!signal.aborted) this.#cancelRetry = this.#options.clock.after(this.#backoff.nextMs(), () => this.#look());
   }
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  return Buffer.compare(a, b) === 0;
 }

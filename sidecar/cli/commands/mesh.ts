@@ -45,7 +45,10 @@ export function addMeshCommands({ program, session, register }: CommandTools): v
     .option('-c, --config <file>', 'the configuration, YAML')
     .addHelpText(
       'after',
-      examples('legate join 10.77.0.1 --token - -c legate.yaml < token', 'legate join 10.77.0.1 --token lgt1_… -c legate.yaml'),
+      examples(
+        'legate join 10.77.0.1 --token - -c legate.yaml < token',
+        'legate join 10.77.0.1 --token lgt1_… -c legate.yaml',
+      ),
     );
   register<JoinCommandOptions>(join, (options, address = '') => joinHost(session, options, address));
 }

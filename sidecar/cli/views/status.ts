@@ -19,12 +19,14 @@ export function statusLines(status: StatusDocument, view: View): string[] {
     ...field('names', nameParts(status.names, view), view),
     ...field('links', [linksText(status, view)], view),
     ...field('callers', [callersText(status, view)], view),
+    ...policyField(status, view),
     ...todoLines(status, view),
   ];
 }
 
-function headLine({ host, mesh, version, uptimeMs }: StatusDocument, view: View): string[] {
+function headLine({ host, mesh, version, uptimeMs, policy }: StatusDocument, view: View): string[] {
   const parts = [host.name, `up ${span(uptimeMs)}`, `legate ${version}`, `mesh ${mesh}`, host.address];
+  if (policy?.setAt) parts.push(`policy of ${since(policy.setAt, view.nowMs)} ago (default ${policy.default})`);
   const lines = wrap(parts.join('   '), view.width - 1);
   return lines.map((line) => view.style.paint(` ${line}`, 'bold'));
 }
@@ -116,6 +118,22 @@ function callersText({ callers, vip, todo }: StatusDocument, { style }: View): s
   if (state === 'on') return `${plural(bound, 'address', 'addresses')} of containers bound ${style.good}`;
   const told = reason === null || reason === vip.reason || todo.some(({ message }) => message.includes(reason));
   return `${style.note} all but the host are anonymous${told ? '' : `: ${reason}`}`;
+}
+
+/** Who may call and offer what, in numbers. A host without an authority, or of an earlier version, has no such line. */
+function policyField({ policy }: StatusDocument, view: View): string[] {
+  if (!policy) return [];
+  const { style } = view;
+  if (policy.setAt === null)
+    return field('policy', [`${style.bad} unreadable: nobody may call anybody (see todo)`], view);
+  const parts = [
+    plural(policy.intents, 'intent'),
+    policy.fromLinks ? 'declared links are permission' : 'declared links are no permission',
+    policy.grants === 'any' ? 'any host may offer any service' : plural(policy.grants, 'grant'),
+  ];
+  if (policy.revoked > 0) parts.push(`${plural(policy.revoked, 'host')} revoked`);
+  if (policy.mode === 'learn') parts.unshift(`${style.note} learning: nothing is refused`);
+  return field('policy', parts, view);
 }
 
 const colours = { error: 'red', warning: 'yellow', note: 'dim' } as const;

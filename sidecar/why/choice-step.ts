@@ -1,0 +1,61 @@
+import { span } from '../../src/base/duration.ts';
+import type { InstanceFacts, WhyFacts } from './facts.ts';
+import { candidatesOf, leftOut } from './left-out.ts';
+import { type Detail, listed, type Step } from './step.ts';
+
+/** Which instance a connection would get, and why not the others. */
+export function choiceStep(facts: WhyFacts): Step | undefined {
+  const { target, instances, nowMs } = facts;
+  const { view, refusals } = target;
+  if (view === undefined) return undefined;
+  const [refused] = refusals;
+  if (instances.length === 0) {
+    const details = refusals.map(({ source, reason }) => ({ text: `${source} was refused: ${reason}` }));
+    const register = `register one: docker run --label legate.service=${view.name} --label legate.port=${view.port} …`;
+    const text = `${view.name} has no instances`;
+    return { name: 'choice', verdict: 'bad', text, details, fix: refused?.hint ?? register };
+  }
+  const candidates = candidatesOf(instances);
+  const out = instances.flatMap((instance) => leftOut(instance, facts) ?? []);
+  if (candidates.length === 0) {
+    const count = instances.length === 1 ? 'the only instance' : `none of ${instances.length} instances`;
+    const text = `${count} of ${view.name} ${instances.length === 1 ? 'cannot' : 'can'} be used`;
+    const [first] = out;
+    return { name: 'choice', verdict: 'bad', text, sinceMs: first?.sinceMs, details: out, fix: first?.fix };
+  }
+  const avoided = candidates.flatMap((candidate) => avoidedNow(candidate, nowMs) ?? []);
+  const sound = candidates.filter((candidate) => avoidedNow(candidate, nowMs) === undefined);
+  const chosen = preferred(sound.length > 0 ? sound : candidates);
+  const ids = chosen.map(({ instance }) => instance.id);
+  const text =
+    ids.length === 1 ? `${ids.join()}${onHost(chosen[0])}` : `${view.balance} among ${ids.length}: ${listed(ids)}`;
+  const details = [...brakeDetail(facts), ...avoided, ...out];
+  if (sound.length > 0) return { name: 'choice', verdict: 'ok', text, details };
+  const fix = `${out[0]?.fix ?? 'look at the instances'}; they are tried again by themselves`;
+  return { name: 'choice', verdict: 'note', text: `${text}: all that is left has failed lately`, details, fix };
+}
+
+function onHost(facts: InstanceFacts | undefined): string {
+  return facts === undefined || facts.own ? '' : ` on host ${facts.instance.host}`;
+}
+
+/** The nearest of those with weight. */
+function preferred(candidates: readonly InstanceFacts[]): readonly InstanceFacts[] {
+  const weighted = candidates.filter(({ instance }) => instance.weight > 0);
+  const from = weighted.length > 0 ? weighted : candidates;
+  const nearest = Math.min(...from.map(({ distance }) => distance));
+  return from.filter(({ distance }) => distance === nearest);
+}
+
+/** Usable, and tried last. */
+function avoidedNow({ instance, suspect, ejectedUntilMs }: InstanceFacts, nowMs: number): Detail | undefined {
+  if (suspect) return { text: `${instance.id} is tried last: host ${instance.host} did not answer just now` };
+  if (ejectedUntilMs === undefined || ejectedUntilMs <= nowMs) return undefined;
+  return { text: `${instance.id} is avoided for ${span(ejectedUntilMs - nowMs)} more: connecting to it kept failing` };
+}
+
+function brakeDetail({ target }: WhyFacts): Detail[] {
+  const { brake } = target.view ?? {};
+  if (brake === undefined) return [];
+  return [{ text: 'most turned critical at once: they go on being used for now', sinceMs: brake.sinceMs }];
+}

@@ -1,0 +1,82 @@
+import { truncate } from '../../src/base/text.ts';
+import { isUsableStatus } from '../../src/model/instance.ts';
+import type { InstanceFacts, WhyFacts } from './facts.ts';
+import type { Detail } from './step.ts';
+
+/** What is said of the instances of a container that `docker pause` stopped. */
+const pausedOutput = 'the container is paused';
+/** Of a check's output, in characters. */
+const maxOutput = 120;
+
+/** Instances that connections may go to now, the nearest and soundest first. */
+export function candidatesOf(instances: readonly InstanceFacts[]): readonly InstanceFacts[] {
+  return instances
+    .filter((facts) => facts.usable && facts.path.kind !== 'none' && facts.granted && !facts.revoked)
+    .sort((a, b) => rank(a) - rank(b));
+}
+
+/** Sound ones before ejected before suspect ones, with weight before without, near before far. */
+function rank({ suspect, ejectedUntilMs, instance, distance }: InstanceFacts): number {
+  const trouble = suspect ? 2 : ejectedUntilMs === undefined ? 0 : 1;
+  return trouble * 100 + (instance.weight === 0 ? 10 : 0) + distance;
+}
+
+/** Why an instance gets no connections, and what to do about it. */
+export interface LeftOut extends Detail {
+  readonly fix: string;
+}
+
+/** Undefined for candidates. */
+export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyFacts): LeftOut | undefined {
+  const { instance, own, usable, granted, revoked, path, sinceMs } = facts;
+  const { id, host, draining, status, source, protocol } = instance;
+  const service = target.view?.name ?? instance.service;
+  const there = own ? '' : `on ${host}: `;
+  if (revoked) {
+    return {
+      text: `${id}: host ${host} is revoked`,
+      fix: `let ${host} join anew: legate token, then legate join there`,
+    };
+  }
+  if (!granted) {
+    const fix = `on the authority's host: legate host allow ${host} ${service}`;
+    return { text: `${id}: host ${host} may not offer ${service}: no grant names it`, fix };
+  }
+  const paused = source.startsWith('docker:') && instance.output === pausedOutput;
+  if (paused) {
+    return { text: `${id} is paused`, sinceMs, fix: `${there}docker unpause ${source.slice('docker:'.length)}` };
+  }
+  if (draining) return drains(facts, conditions, there);
+  if (!usable && isUsableStatus(status)) {
+    const fix = `${there}correct its protocol, or: legate service set ${service} protocol=${protocol}`;
+    return { text: `${id} speaks ${protocol}, unlike the service`, fix };
+  }
+  if (!usable) return unhealthy(facts, there);
+  if (path.kind !== 'none') return undefined;
+  const join = `join ${self.hostName} and ${host} to one mesh (legate init, legate join)`;
+  const fix = `${join}, or publish its port (-p) and declare network.underlay`;
+  return { text: `${id} cannot be dialled from here: ${path.reason}`, fix: source === '' ? join : fix };
+}
+
+function drains({ instance, own, sinceMs }: InstanceFacts, conditions: WhyFacts['conditions'], there: string): LeftOut {
+  const whole = own && conditions.some(({ id, hint }) => id === 'drain.operator' && hint.includes('--host'));
+  const fix = `${there}legate undrain ${whole ? '--host' : instance.id}`;
+  return { text: `${instance.id} drains`, sinceMs, fix };
+}
+
+function unhealthy({ instance, sinceMs }: InstanceFacts, there: string): LeftOut {
+  const { id, status, output, source, host } = instance;
+  const said = output === '' ? '' : `, "${truncate(output, maxOutput)}"`;
+  const text = `${id} is ${status}${said}`;
+  if (status === 'lost') {
+    const fix = `is ${host} up, its sidecar running (systemctl status legate), and can it reach the store?`;
+    return { text: `${id}: host ${host} is lost`, sinceMs, fix };
+  }
+  const container = source.startsWith('docker:') ? source.slice('docker:'.length) : undefined;
+  if (status === 'starting') {
+    const fix = `wait for its first check; ${there}legate instances shows what it says`;
+    return { text: `${id} is starting: its check has not passed yet`, sinceMs, fix };
+  }
+  const look = container === undefined ? `look at ${id}` : `docker logs ${container}`;
+  return { text, sinceMs, fix: `${there}${look}; it is back as soon as its check passes` };
+}

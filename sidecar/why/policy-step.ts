@@ -1,0 +1,45 @@
+import { span } from '../../src/base/duration.ts';
+import type { Intent } from '../../src/model/policy.ts';
+import type { WhyFacts } from './facts.ts';
+import { conditionOf, type Step } from './step.ts';
+
+/** Whether the consumer may call the service, and by what. */
+export function policyStep(facts: WhyFacts): Step | undefined {
+  const { policy: found, target, self } = facts;
+  const service = target.view?.name;
+  if (service === undefined) return undefined;
+  const refused = conditionOf(facts, /^policy\./);
+  const told = refused === undefined ? [] : [{ text: refused.message, sinceMs: refused.sinceMs }];
+  if (found === undefined) {
+    if (refused === undefined) return undefined;
+    const { message, hint, sinceMs } = refused;
+    return { name: 'policy', verdict: 'note', text: message, sinceMs, fix: hint };
+  }
+  const { policy, consumer, decision, maySpeak } = found;
+  const { by, intent, allowed } = decision;
+  const may = `${consumer} may ${allowed ? '' : 'not '}call ${service}`;
+  const version = `policy v${policy.version}`;
+  if (!maySpeak) {
+    const text = `this host may not speak for ${consumer}: grants name others (${version})`;
+    const fix = `on the authority's host: legate host allow ${self.hostName} ${consumer}`;
+    return { name: 'policy', verdict: 'bad', text, details: told, fix };
+  }
+  const rule = intent === undefined ? `${policy.default} is the default` : intentText(intent, facts.nowMs);
+  if (!allowed) {
+    const text = `${may} (${rule}, ${version})`;
+    const fix = `on the authority's host: legate intent allow ${consumer} ${service}`;
+    return { name: 'policy', verdict: 'bad', text, sinceMs: intent?.setAtMs, details: told, fix };
+  }
+  if (by === 'learning') {
+    const text = `${consumer} would be refused ${service} (${rule}, ${version}), and is not while the mesh learns`;
+    const fix = `legate intent allow ${consumer} ${service}, or legate intent list --learned for all that is needed`;
+    return { name: 'policy', verdict: 'note', text, details: told, fix };
+  }
+  const why = by === 'link' ? 'its declared link is permission' : rule;
+  const verdict = told.length > 0 ? 'note' : 'ok';
+  return { name: 'policy', verdict, text: `${may} (${why}, ${version})`, details: told, fix: refused?.hint };
+}
+
+function intentText({ action, consumer, service, setAtMs }: Intent, nowMs: number): string {
+  return `intent ${action} ${consumer} ${service}, set ${span(nowMs - setAtMs)} ago`;
+}

@@ -1,0 +1,14 @@
+import type { Policy } from '../model/policy.ts';
+import { keyOfPem, keyToPem, readPassphrase, readSecretFile } from './key-files.ts';
+import type { PolicySigner } from './policy-authority.ts';
+import { sealPolicy } from './policy-seal.ts';
+
+/** Seals with the policy key in a file, which is read anew each time and is not kept in memory. */
+export function policySigner(path: string, passphraseFile: string | undefined): PolicySigner {
+  return {
+    async seal(policy: Policy) {
+      const passphrase = passphraseFile === undefined ? undefined : readPassphrase(passphraseFile);
+      return sealPolicy(policy, keyToPem(keyOfPem(readSecretFile(path), path, passphrase)));
+    },
+  };
+}
