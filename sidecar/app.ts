@@ -368,7 +368,7 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table, policy]) {
+    for (const source of [catalog.snapshots, catalog.ungranted, docker.refusals, docker.state, callers.table, policy]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
     const policyOrders = new PolicyOrders({
@@ -385,6 +385,8 @@ export async function startSidecar(
     const backend = createBackend({
       self,
       policy: policyOrders,
+      revoked: () => policy.value?.revoked ?? [],
+      ungranted: () => catalog.ungranted.value,
       clearUnderlay,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),
       mesh: config.mesh,
