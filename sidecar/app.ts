@@ -18,8 +18,8 @@ import type { Config, StaticInstance, StoreConfig } from '../src/config/config.t
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
-import type { Credentials } from '../src/model/credentials.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
 import { PolicyAuthority } from '../src/pki/policy-authority.ts';
 import { policySigner } from '../src/pki/policy-signer.ts';
@@ -35,6 +35,7 @@ import type { Store } from '../src/store/store.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { declaredDocuments } from './admin/declared-views.ts';
+import { authorityOrders } from './authority-orders.ts';
 import { createBackend } from './backend.ts';
 import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
@@ -43,6 +44,7 @@ import { DockerSource } from './docker/source.ts';
 import { watchHostNames } from './host-names-watch.ts';
 import { LearnedPairs } from './learned-pairs.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
+import { openMembership } from './membership.ts';
 import { NameServers } from './name-servers.ts';
 import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
@@ -110,7 +112,6 @@ export async function startSidecar(
     const clearUnderlay = config.network.underlay !== 'untrusted';
 
     // Who this host is to others, and what the mesh allows.
-    const credentials = new Latest<Credentials | undefined>(undefined);
     const files = hostFiles(config.dataDir);
     const policies = new PolicyKeeper({
       ...common,
@@ -130,6 +131,21 @@ export async function startSidecar(
         })
       : undefined;
     const learned = new LearnedPairs({ ...common, hostId: self.hostId });
+    const membership = openMembership({
+      ...common,
+      config,
+      dataDir,
+      self,
+      version,
+      policy,
+      changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
+      offerPolicy: (sealed) => policies.offer(sealed),
+      hosts: () => [...catalog.snapshots.value.hosts.values()],
+      store: () =>
+        session.store && { store: session.store, keys: storeKeys(config.mesh, session.config ?? config.store) },
+      storeConfig: () => session.config ?? session.wanted ?? config.store,
+    });
+    const { credentials } = membership;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
     const opening = openVirtualAddresses({ ...common, config: config.vip });
@@ -226,6 +242,7 @@ export async function startSidecar(
       credentials,
       policy,
       onLearned: (pair) => learned.note(pair),
+      ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
     closers.push(() => links.close());
@@ -285,7 +302,15 @@ export async function startSidecar(
     };
     const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
       const on = { ...common, store, keys: storeKeys(config.mesh, used) };
-      const host = { id: self.hostId, name: self.hostName, address: config.advertise, version };
+      const { port } = config.tunnel.listen;
+      const host = {
+        id: self.hostId,
+        name: self.hostName,
+        address: config.advertise,
+        version,
+        ...(config.zone !== undefined && { zone: config.zone }),
+        ...(port !== defaultTunnelPort && port > 0 && { tunnelPort: port }),
+      };
       registrar = new Registrar({
         ...on,
         host,
@@ -333,7 +358,10 @@ export async function startSidecar(
         moves.watch(store, used, until),
       ];
     };
-    const open = (store: StoreConfig): Promise<Store> => openStore(store, { ...common, dataDir: config.dataDir });
+    const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
+    const trust = { credentials, policy, clearUnderlay, nameOf };
+    const open = (store: StoreConfig): Promise<Store> =>
+      openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
       ...common,
       config,
@@ -351,6 +379,7 @@ export async function startSidecar(
       signal,
     });
     closers.push(() => session.close());
+    background.push(ignoringAbort(membership.run(signal), signal));
     const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
     await session.use(moves.first());
     starting = false;
@@ -392,6 +421,11 @@ export async function startSidecar(
       mesh: config.mesh,
       meshId: () => dataDir.identity.meshId,
       copies,
+      authority: authorityOrders({
+        office: membership.office,
+        policy,
+        hosts: () => [...catalog.snapshots.value.hosts.values()],
+      }),
       clock,
       metrics,
       conditions,
@@ -449,6 +483,7 @@ export async function startSidecar(
           links: () => linkCount,
           names: () => nameServers.documents(),
           policy: () => policyStatus(policy.value),
+          identity: () => membership.document(),
         });
       },
     });

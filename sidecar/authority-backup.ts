@@ -76,14 +76,23 @@ export async function backupAuthority(
  */
 export async function restoreAuthority(
   config: Config,
-  options: { readonly file: string; readonly passphraseFile: string; readonly clock: Clock; readonly signal: AbortSignal },
+  options: {
+    readonly file: string;
+    readonly passphraseFile: string;
+    readonly clock: Clock;
+    readonly signal: AbortSignal;
+  },
 ): Promise<{ readonly mesh: string; readonly hostId: string }> {
   const { file, passphraseFile, clock, signal } = options;
   const saved = decrypt(readFileIfAny(file, maxBackupBytes), readPassphrase(passphraseFile), file);
   if (saved.mesh !== config.mesh) {
-    throw new LegateError('E_CONFLICT', `the backup is of mesh ${saved.mesh}, and the configuration says ${config.mesh}`, {
-      hint: 'nothing was written; set `mesh` in the configuration, or take another backup',
-    });
+    throw new LegateError(
+      'E_CONFLICT',
+      `the backup is of mesh ${saved.mesh}, and the configuration says ${config.mesh}`,
+      {
+        hint: 'nothing was written; set `mesh` in the configuration, or take another backup',
+      },
+    );
   }
   const files = hostFiles(config.dataDir);
   if (existsSync(files.authority)) {

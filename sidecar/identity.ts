@@ -117,7 +117,7 @@ export class Identity {
   }
 
   async #renewals(signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#options;
+    const { log } = this.#options;
     while (!signal.aborted) {
       const dueInMs = this.#dueInMs();
       const mustReport = this.#options.issuer === undefined && this.#reported !== this.#trusted().join();
@@ -228,7 +228,10 @@ export class Identity {
     }
     this.#reported = trusts.join();
     this.#options.onAdmission?.({ sealedPolicy: Buffer.from(answer.policy, 'base64'), store: answer.store });
-    this.#options.log.debug('the authority was asked', { 'pki.certificate': forCertificate, 'pki.clock_ms': clock.nowMs() });
+    this.#options.log.debug('the authority was asked', {
+      'pki.certificate': forCertificate,
+      'pki.clock_ms': clock.nowMs(),
+    });
   }
 
   async #visit(visit: Parameters<typeof askDesk>[1], request: Uint8Array, signal: AbortSignal): Promise<Uint8Array> {
@@ -299,13 +302,23 @@ export class Identity {
     const hint = this.#problem?.hint ?? 'legate ca status tells more';
     if (this.#isRevoked()) {
       const text = 'this host was revoked: the other hosts refuse it';
-      conditions.raise(certificateId, 'error', text, 'if it shall be in the mesh, give it an empty data_dir and join again');
+      conditions.raise(
+        certificateId,
+        'error',
+        text,
+        'if it shall be in the mesh, give it an empty data_dir and join again',
+      );
     } else if (nowMs < notBeforeMs) {
       const text = `this host's certificate holds only from ${new Date(notBeforeMs).toISOString()}, and its clock says ${new Date(nowMs).toISOString()}`;
       conditions.raise(certificateId, 'error', text, 'set the clock, for instance with chronyc makestep');
     } else if (leftMs <= 0) {
       const text = `this host's certificate has ended ${span(-leftMs)} ago: other hosts refuse it${reason}`;
-      conditions.raise(certificateId, 'error', text, `${hint}; if the clock is right, join again with an empty data_dir`);
+      conditions.raise(
+        certificateId,
+        'error',
+        text,
+        `${hint}; if the clock is right, join again with an empty data_dir`,
+      );
     } else if (leftMs < this.#lifeMs() * warningShare) {
       const text = `this host's certificate ends in ${span(leftMs)} and could not be renewed${reason}`;
       conditions.raise(certificateId, 'warning', text, hint);

@@ -22,7 +22,8 @@ export function storeTextFor(store: StoreConfig, { hostId, advertise }: { hostId
   const reached = isAny && store.kind === 'embedded' ? { ...store, listen: { ...listen, address: advertise } } : store;
   const to = movedTo(reached, hostId);
   // A host of a mesh with an authority offers its store over TLS alone.
-  const endpoints = store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
+  const endpoints =
+    store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
   return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: { ...to, endpoints } })).toString('utf8');
 }
 

@@ -11,8 +11,7 @@ import type { Credentials } from '../src/model/credentials.ts';
 import type { Host } from '../src/model/host.ts';
 import type { Policy } from '../src/model/policy.ts';
 import { Authority } from '../src/pki/authority.ts';
-import { defaultTunnelPort } from '../src/pki/authority-desk.ts';
-import type { EnrolmentDesk } from '../src/pki/desk.ts';
+import { defaultTunnelPort, type EnrolmentDesk } from '../src/pki/desk.ts';
 import { hostFiles, readHostCredentials } from '../src/pki/host-files.ts';
 import type { Keys } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
@@ -60,14 +59,19 @@ export interface Membership {
 /** Reads what this host was given. Files that cannot be used are LegateErrors: a host does not start without its identity. */
 export function openMembership(options: MembershipOptions): Membership {
   const { config, self } = options;
-  if (config.tls !== undefined) return new OutsideIdentity({ ...options, tls: config.tls, mesh: config.mesh, hostId: self.hostId });
+  if (config.tls !== undefined)
+    return new OutsideIdentity({ ...options, tls: config.tls, mesh: config.mesh, hostId: self.hostId });
   const files = hostFiles(config.dataDir);
   const credentials = readHostCredentials(files, config.mesh);
   if (credentials === undefined) return notInMesh();
   if (credentials.hostId !== self.hostId) {
-    throw new LegateError('E_INVALID', `${files.certificate} is that of host ${credentials.hostId}, and this is host ${self.hostId}`, {
-      hint: 'data_dir was put together from two: restore it from one backup, or join anew with an empty one',
-    });
+    throw new LegateError(
+      'E_INVALID',
+      `${files.certificate} is that of host ${credentials.hostId}, and this is host ${self.hostId}`,
+      {
+        hint: 'data_dir was put together from two: restore it from one backup, or join anew with an empty one',
+      },
+    );
   }
   return openMember(options, credentials);
 }
@@ -83,7 +87,13 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
   const tellDifference = (): void => {
     const difference = storeDifference(config, joined);
     if (difference === undefined) conditions.clear(differenceId);
-    else conditions.raise(differenceId, 'note', difference, 'the configuration wins; if the mesh is not there, take `store:` out of it');
+    else
+      conditions.raise(
+        differenceId,
+        'note',
+        difference,
+        'the configuration wins; if the mesh is not there, take `store:` out of it',
+      );
   };
   tellDifference();
   const identity = new Identity({
@@ -96,9 +106,11 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
     authorityAt: () => authorityAt(options, joined),
     ...(office !== undefined && { issuer: { authority: office.authority, addresses } }),
     onAdmission: ({ sealedPolicy, store }) => {
-      void options.offerPolicy(sealedPolicy).catch((error: unknown) =>
-        log.warn("the policy of the authority's answer was refused", { 'policy.reason': describeError(error) }),
-      );
+      void options
+        .offerPolicy(sealedPolicy)
+        .catch((error: unknown) =>
+          log.warn("the policy of the authority's answer was refused", { 'policy.reason': describeError(error) }),
+        );
       const authority = { hostId: policy.value?.authority ?? '', ...(authorityAt(options, joined)[0] ?? reached) };
       const next: Joined = { store: readStoreText(store), authority };
       if (joined === undefined || JSON.stringify(next) === JSON.stringify(joined)) return;
@@ -130,7 +142,9 @@ function openOffice(options: MembershipOptions, reached: Endpoint, addresses: re
     store: () => {
       const used = options.store();
       if (used !== undefined) return used;
-      throw new LegateError('E_STORE_AWAY', "the authority's host has no store at the moment", { hint: 'legate status there says why' });
+      throw new LegateError('E_STORE_AWAY', "the authority's host has no store at the moment", {
+        hint: 'legate status there says why',
+      });
     },
     storeText: () => storeTextFor(options.storeConfig(), { hostId: self.hostId, advertise: config.advertise }),
     addressesOf: (hostId) => (hostId === self.hostId ? addresses : []),

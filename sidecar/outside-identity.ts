@@ -89,7 +89,8 @@ export class OutsideIdentity {
         if (!isLegateError(error)) throw error;
         // Files are replaced one after the other: what does not fit together is looked at again.
         this.#problem = describeError(error);
-        const stays = this.credentials.value === undefined ? 'this host has no identity until then' : 'the ones before stay in use';
+        const stays =
+          this.credentials.value === undefined ? 'this host has no identity until then' : 'the ones before stay in use';
         const hint = error.hint ?? 'put files of one certificate there: they are read again by themselves';
         conditions.raise(filesId, 'error', `the files of tls cannot be used: ${this.#problem}; ${stays}`, hint);
       }

@@ -24,6 +24,7 @@ function status(over: Partial<StatusParts>) {
     links: () => 0,
     names: () => [],
     policy: () => null,
+    identity: () => ({ role: 'none', certificateUntil: null, serial: null, roots: [], problem: null }),
     ...over,
   });
 }

@@ -28,6 +28,7 @@ export interface StatusParts {
   readonly links: () => number;
   readonly names: () => readonly NameServerDocument[];
   readonly policy: () => StatusDocument['policy'];
+  readonly identity: () => StatusDocument['identity'];
 }
 
 /** One screen's worth of truth: what is, and what is wrong with what to do. */
@@ -48,6 +49,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     host: { id: parts.self.hostId, name: parts.self.hostName, address: parts.self.address },
     mesh: parts.mesh,
     policy: parts.policy(),
+    identity: parts.identity(),
     version: parts.version,
     pid: process.pid,
     startedAt: new Date(parts.startedAtMs).toISOString(),

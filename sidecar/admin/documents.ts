@@ -201,6 +201,8 @@ export interface StatusDocument {
   readonly mesh: string;
   /** Null on a host that is in no mesh with an authority. */
   readonly policy: PolicyStatusDocument | null;
+  /** Who this host is to the others; sidecars of an earlier version do not tell. */
+  readonly identity: IdentityDocument;
   readonly version: string;
   readonly pid: number;
   readonly startedAt: string;

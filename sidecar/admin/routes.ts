@@ -21,11 +21,12 @@ const maxEventStreams = 64;
 /** A comment line keeps an idle stream of events alive through middleboxes. */
 const eventKeepAliveMs = 15_000;
 
-const statusOf: Partial<Record<ErrorCode, 400 | 401 | 404 | 409 | 413 | 503>> = {
+const statusOf: Partial<Record<ErrorCode, 400 | 401 | 403 | 404 | 409 | 413 | 503>> = {
   E_USAGE: 400,
   E_CONFIG: 400,
   E_INVALID: 400,
   E_UNAUTHORIZED: 401,
+  E_DENIED: 403,
   E_NOT_FOUND: 404,
   E_CONFLICT: 409,
   E_IN_USE: 409,

@@ -12,6 +12,7 @@ export const errorCodes = {
   E_INVALID: 'input that does not have the required form',
   E_TOO_LARGE: 'input beyond a bound',
   E_UNAUTHORIZED: 'no valid token or certificate',
+  E_DENIED: 'this host may not do that',
   E_STORE_AWAY: 'the store cannot be reached',
   E_STORE_DAMAGED: 'the store on disk cannot be read',
   E_STORE_FOREIGN: 'the store belongs to another mesh',

@@ -1,6 +1,6 @@
-import { formatEndpoint, isLoopback } from '../model/address.ts';
+import { isLoopback } from '../model/address.ts';
 import type { StoreConfig } from './config.ts';
-import { type Faults, quoted } from './fault.ts';
+import type { Faults } from './fault.ts';
 import type { Values } from './load.ts';
 import { type OptionKey, type OptionValue, options } from './options.ts';
 
@@ -40,7 +40,6 @@ export function assembleStore(values: Values, need: Need, faults: Faults): Store
     );
   }
   if (kind === 'embedded' || kind === undefined) {
-    if (listen) checkOffer(values, listen, faults);
     return { kind: 'embedded', leaseTtlMs, listen: listen || undefined };
   }
   checkRemote(values, kind, faults);
@@ -61,14 +60,6 @@ export function assembleStore(values: Values, need: Need, faults: Faults): Store
 function isDefault(option: OptionKey, value: unknown): boolean {
   const empty = Array.isArray(value) && value.length === 0;
   return value === undefined || empty || String(value) === options[option].default;
-}
-
-/** Without certificates the store may be offered where only this machine, or an underlay declared safe, reaches it. */
-function checkOffer(values: Values, listen: Exclude<OptionValue<'store.listen'>, ''>, faults: Faults): void {
-  if (isLoopback(listen.address) || values.get('network.underlay') !== 'untrusted') return;
-  const what = `${quoted(formatEndpoint(listen))} is beyond loopback, and this version offers the store without certificates`;
-  const fix = 'declare network.underlay trusted or encrypted if nobody else can reach that address';
-  faults.add(values.placeOf('store.listen'), 'store.listen', `${what}: ${fix}`);
 }
 
 function checkRemote(values: Values, kind: string, faults: Faults): void {

@@ -50,7 +50,9 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     dataDir,
     domain: need('domain'),
     store: assembleStore(values, need, faults),
-    storeNamed: (['store.kind', 'store.listen', 'store.endpoints'] as const).some((key) => values.placeOf(key).text !== ''),
+    storeNamed: (['store.kind', 'store.listen', 'store.endpoints'] as const).some(
+      (key) => values.placeOf(key).text !== '',
+    ),
     docker: {
       socket: need('docker.socket'),
       expose: need('docker.expose'),

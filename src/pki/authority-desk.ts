@@ -9,9 +9,16 @@ import type { HostRecord } from '../model/host.ts';
 import { isRevoked, type Policy } from '../model/policy.ts';
 import { Attempts } from './attempts.ts';
 import type { Authority, Recipient } from './authority.ts';
-import type { DeskCaller, EnrolmentDesk } from './desk.ts';
+import { type DeskCaller, defaultTunnelPort, type EnrolmentDesk } from './desk.ts';
 import { keyOfRequest } from './issue.ts';
-import { type Admission, decodeEnrol, decodeRenew, encodeAdmission, encodeRefusal, type EnrolRequest } from './messages.ts';
+import {
+  type Admission,
+  decodeEnrol,
+  decodeRenew,
+  type EnrolRequest,
+  encodeAdmission,
+  encodeRefusal,
+} from './messages.ts';
 import { sealPolicy } from './policy-seal.ts';
 import { hashOfSecret } from './token.ts';
 
@@ -68,7 +75,12 @@ export class AuthorityDesk implements EnrolmentDesk {
   async answer(kind: 'enrol' | 'renew', request: Uint8Array, from: DeskCaller): Promise<Uint8Array> {
     try {
       if (this.#attempts.isTooMany(from.address)) {
-        throw refusal('throttled', 'E_UNAUTHORIZED', 'too many requests from this address failed', 'try again in a minute');
+        throw refusal(
+          'throttled',
+          'E_UNAUTHORIZED',
+          'too many requests from this address failed',
+          'try again in a minute',
+        );
       }
       const answer = await this.#inTurn(() => (kind === 'enrol' ? this.#enrol(request) : this.#renew(request, from)));
       return encodeAdmission(answer);
@@ -119,7 +131,11 @@ export class AuthorityDesk implements EnrolmentDesk {
     const trusts = authority.ledger.get(hostId)?.trusts ?? [];
     const chain = await this.#issue({ ...request, hostId, trusts }, key);
     this.#enrolled.value += 1;
-    log.info('a host was let into the mesh', { 'host.id': hostId, 'host.name': request.name, 'host.address': request.address });
+    log.info('a host was let into the mesh', {
+      'host.id': hostId,
+      'host.name': request.name,
+      'host.address': request.address,
+    });
     return this.#admission(hostId, request.name, chain);
   }
 
@@ -133,7 +149,12 @@ export class AuthorityDesk implements EnrolmentDesk {
       throw refusal('stranger', 'E_UNAUTHORIZED', text, 'join again with a new token: legate token prints one');
     }
     if (isRevoked(policy, hostId)) {
-      throw refusal('revoked', 'E_UNAUTHORIZED', `host ${entry.name} was revoked`, 'give it an empty data_dir and join again');
+      throw refusal(
+        'revoked',
+        'E_UNAUTHORIZED',
+        `host ${entry.name} was revoked`,
+        'give it an empty data_dir and join again',
+      );
     }
     if (request.request === undefined) {
       await authority.ledger.put({ ...entry, trusts: request.trusts }, clock.nowMs());
@@ -177,7 +198,12 @@ export class AuthorityDesk implements EnrolmentDesk {
   #policy(): Policy {
     const policy = this.#options.policy();
     if (policy !== undefined) return policy;
-    throw refusal('no policy', 'E_STORE_AWAY', "the authority's host has not read the policy yet", 'try again in a moment');
+    throw refusal(
+      'no policy',
+      'E_STORE_AWAY',
+      "the authority's host has not read the policy yet",
+      'try again in a moment',
+    );
   }
 
   /** A new id; or the one under which the host ran before there was an authority, if nobody else has a claim to it. */
@@ -206,14 +232,16 @@ export class AuthorityDesk implements EnrolmentDesk {
     const issued = authority.ledger
       .entries()
       .filter((each) => each.notAfterMs > nowMs && (each.trusts.length > 0 || each.issuedAtMs + unheardMs > nowMs));
-    const stored = [...hosts()].map((host) => ({ ...host, hostId: host.id, port: host.tunnelPort ?? defaultTunnelPort }));
+    const stored = [...hosts()].map((host) => ({
+      ...host,
+      hostId: host.id,
+      port: host.tunnelPort ?? defaultTunnelPort,
+    }));
     return [...issued, ...stored].find(
       (each) => each.hostId !== hostId && !isRevoked(policy, each.hostId) && isTaken(each, wanted),
     );
   }
 }
-
-export const defaultTunnelPort = 7711;
 
 interface Wanted {
   readonly name: string;
@@ -238,7 +266,12 @@ function checkToken(state: TokenState): void {
     expired: 'the token has expired',
     spent: 'the token was used as often as it may be',
   };
-  throw refusal(`token ${state}`, 'E_UNAUTHORIZED', texts[state], "legate token on the authority's host prints a new one");
+  throw refusal(
+    `token ${state}`,
+    'E_UNAUTHORIZED',
+    texts[state],
+    "legate token on the authority's host prints a new one",
+  );
 }
 
 /** A refusal with a word to count it by. */

@@ -106,7 +106,10 @@ export class Authority {
   }
 
   /** Opens what `create` made. Errors name the file and what to do. */
-  static open(folder: string, options: { readonly passphraseFile: string | undefined; readonly clock: Clock }): Authority {
+  static open(
+    folder: string,
+    options: { readonly passphraseFile: string | undefined; readonly clock: Clock },
+  ): Authority {
     const { passphraseFile, clock } = options;
     const passphrase = passphraseFile === undefined ? undefined : readPassphrase(passphraseFile);
     const settings = readSettings(join(folder, 'settings.json'));
@@ -155,7 +158,9 @@ export class Authority {
   /** Begins to replace the root: a new one is made, which hosts hear of before it issues. E_CONFLICT while one is replaced. */
   async beginRotation(): Promise<void> {
     if (this.phase !== 'none') {
-      throw new LegateError('E_CONFLICT', 'the root is being replaced already', { hint: 'legate ca status shows how far it is' });
+      throw new LegateError('E_CONFLICT', 'the root is being replaced already', {
+        hint: 'legate ca status shows how far it is',
+      });
     }
     const root = await makeRoot(this.#settings.mesh, this.#clock.nowMs());
     await saveRoot(this.folder, root, this.#passphrase);
@@ -229,7 +234,8 @@ async function saveSettings(folder: string, settings: AuthoritySettings): Promis
 
 function readSettings(path: string): AuthoritySettings {
   const text = readFileIfAny(path, 64 * 1024);
-  const fingerprint = (id: string): string | undefined => (fingerprintPattern.test(id) ? undefined : 'is no fingerprint');
+  const fingerprint = (id: string): string | undefined =>
+    fingerprintPattern.test(id) ? undefined : 'is no fingerprint';
   try {
     const fields = new Fields(JSON.parse(text ?? ''));
     fields.integer('v', 1, 1);
@@ -245,8 +251,12 @@ function readSettings(path: string): AuthoritySettings {
     };
   } catch (error) {
     if (!(error instanceof FieldFault) && !(error instanceof SyntaxError)) throw error;
-    throw new LegateError('E_INVALID', `${path} cannot be read: ${text === undefined ? 'there is none' : error.message}`, {
-      hint: 'restore the authority from a backup: legate ca restore',
-    });
+    throw new LegateError(
+      'E_INVALID',
+      `${path} cannot be read: ${text === undefined ? 'there is none' : error.message}`,
+      {
+        hint: 'restore the authority from a backup: legate ca restore',
+      },
+    );
   }
 }

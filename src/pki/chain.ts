@@ -79,4 +79,3 @@ export function timeProblem(certificate: X509Certificate, nowMs: number, whose: 
 function at(ms: number): string {
   return new Date(ms).toISOString();
 }
-

@@ -104,7 +104,8 @@ function checkServer(socket: TLSSocket, endpoint: Endpoint, visit: DeskVisit, no
   const chain = chainOf(socket);
   const [certificate] = chain;
   const mesh = visit.kind === 'enrol' ? visit.mesh : visit.credentials.mesh;
-  if (certificate === undefined) throw wrong(`${at} shows no certificate`, 'name the host on which legate init was run');
+  if (certificate === undefined)
+    throw wrong(`${at} shows no certificate`, 'name the host on which legate init was run');
   const roots =
     visit.kind === 'enrol'
       ? chain.filter((each) => fingerprintOf(each) === visit.token.fingerprint)
@@ -124,9 +125,13 @@ function checkServer(socket: TLSSocket, endpoint: Endpoint, visit: DeskVisit, no
   }
   const expected = visit.kind === 'enrol' ? visit.token.authority : visit.authority;
   if (named.hostId !== expected) {
-    throw wrong(`${at} is another host of the mesh, not its authority; nothing was sent to it`, 'name the host on which legate init was run');
+    throw wrong(
+      `${at} is another host of the mesh, not its authority; nothing was sent to it`,
+      'name the host on which legate init was run',
+    );
   }
-  const problem = timeProblem(certificate, nowMs, `the authority's`) ?? timeProblem(found.root, nowMs, `the authority's root`);
+  const problem =
+    timeProblem(certificate, nowMs, `the authority's`) ?? timeProblem(found.root, nowMs, `the authority's root`);
   if (problem !== undefined) throw wrong(problem, 'set the clocks of both hosts, for instance with chronyc makestep');
 }
 
@@ -146,7 +151,10 @@ function chainOf(socket: TLSSocket): readonly X509Certificate[] {
 function explainConnect(error: unknown, endpoint: Endpoint): LegateError {
   const at = formatEndpoint(endpoint);
   const code = systemCode(error) ?? '';
-  const details = (hint: string): { hint: string; cause?: unknown } => ({ hint, ...(error !== undefined && { cause: error }) });
+  const details = (hint: string): { hint: string; cause?: unknown } => ({
+    hint,
+    ...(error !== undefined && { cause: error }),
+  });
   if (error === undefined || code === 'ETIMEDOUT') {
     return new LegateError('E_TIMEOUT', `no connection to ${at} within ${connectLimitMs / 1000} s`, {
       hint: `a firewall may drop ${endpoint.port}/tcp on the way or on that host; or the address is wrong`,
@@ -162,7 +170,11 @@ function explainConnect(error: unknown, endpoint: Endpoint): LegateError {
   }
   if (/^ERR_SSL|EPROTO|SSL/.test(code)) {
     const hint = 'the address is perhaps that of another program, or of a sidecar of another version';
-    return new LegateError('E_UNREACHABLE', `what listens at ${at} does not speak TLS 1.3 as a sidecar does`, details(hint));
+    return new LegateError(
+      'E_UNREACHABLE',
+      `what listens at ${at} does not speak TLS 1.3 as a sidecar does`,
+      details(hint),
+    );
   }
   const hint = 'check the address, the routes and the firewalls between the two hosts';
   return new LegateError('E_UNREACHABLE', `no connection to ${at} (${code || 'closed'})`, details(hint));

@@ -8,6 +8,9 @@ export const applicationProtocols = {
   renew: 'legate-renew/1',
 } as const;
 
+/** Where that is, unless a host's record says otherwise. */
+export const defaultTunnelPort = 7711;
+
 /** A request or an answer on 7711 beyond links: its length as 4 bytes, big endian, then as many bytes of JSON. */
 export const maxDeskBytes = 256 * 1024;
 

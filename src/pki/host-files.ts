@@ -97,7 +97,10 @@ export function credentialsOf(parts: {
 }
 
 /** Puts a renewed certificate and its key in the place of the present ones; a crash leaves either the old or the new. */
-export async function replaceHostCertificate(files: HostFiles, { chain, key }: Pick<Credentials, 'chain' | 'key'>): Promise<void> {
+export async function replaceHostCertificate(
+  files: HostFiles,
+  { chain, key }: Pick<Credentials, 'chain' | 'key'>,
+): Promise<void> {
   await writeFileAtomically(files.nextKey, [key]);
   await writeFileAtomically(files.certificate, [chain]);
   await rename(files.nextKey, files.key);

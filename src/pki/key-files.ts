@@ -50,9 +50,13 @@ function readFile(path: string, secret: boolean): string {
 export function readPassphrase(path: string): string {
   const [line = ''] = readSecretFile(path).split(/\r?\n/, 1);
   if (line !== '' && Buffer.byteLength(line) <= maxPassphraseBytes) return line;
-  throw new LegateError('E_INVALID', `${printable(path)} does not begin with a line of 1 to ${maxPassphraseBytes} bytes`, {
-    hint: 'write the passphrase into its first line',
-  });
+  throw new LegateError(
+    'E_INVALID',
+    `${printable(path)} does not begin with a line of 1 to ${maxPassphraseBytes} bytes`,
+    {
+      hint: 'write the passphrase into its first line',
+    },
+  );
 }
 
 /** A new ECDSA key on P-256. */

@@ -1,5 +1,5 @@
-import { FieldFault, Fields } from '../base/fields.ts';
 import { LegateError } from '../base/errors.ts';
+import { FieldFault, Fields } from '../base/fields.ts';
 import { readFileIfAny, writeFileAtomically } from '../base/files.ts';
 import { nameFault } from '../model/names.ts';
 
@@ -41,7 +41,10 @@ export class Ledger {
     try {
       const fields = new Fields(JSON.parse(text));
       fields.integer('v', 1, 1);
-      return new Ledger(path, fields.list('hosts', maxHosts).map((row, index) => entryOf(new Fields(row, `hosts[${index}]`))));
+      return new Ledger(
+        path,
+        fields.list('hosts', maxHosts).map((row, index) => entryOf(new Fields(row, `hosts[${index}]`))),
+      );
     } catch (error) {
       if (!(error instanceof FieldFault) && !(error instanceof SyntaxError)) throw error;
       throw new LegateError('E_INVALID', `${path} cannot be read: ${error.message}`, {

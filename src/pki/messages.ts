@@ -1,4 +1,4 @@
-import { errorCodes, type ErrorCode, LegateError } from '../base/errors.ts';
+import { type ErrorCode, errorCodes, LegateError } from '../base/errors.ts';
 import { FieldFault, Fields } from '../base/fields.ts';
 import { printable, truncate } from '../base/text.ts';
 import { nameFault } from '../model/names.ts';

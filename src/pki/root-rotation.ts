@@ -56,9 +56,13 @@ export class RootRotation {
     }
     const waiting = this.waitingFor().filter(({ hostId }) => this.#options.alive().has(hostId));
     if (waiting.length > 0) {
-      throw new LegateError('E_CONFLICT', `${waiting.map(({ name }) => name).join(', ')} still show a certificate of the old root`, {
-        hint: 'they renew by themselves within seconds; legate ca status tells',
-      });
+      throw new LegateError(
+        'E_CONFLICT',
+        `${waiting.map(({ name }) => name).join(', ')} still show a certificate of the old root`,
+        {
+          hint: 'they renew by themselves within seconds; legate ca status tells',
+        },
+      );
     }
     await this.#options.authority.dropOld();
     this.#wake.abort();

@@ -39,7 +39,8 @@ export function parseToken(text: string): JoinToken {
   if (!trimmed.startsWith(prefix)) throw fault('is none');
   const encoded = trimmed.slice(prefix.length);
   const bytes = Buffer.from(encoded, 'base64url');
-  if (bytes.length !== totalBytes || bytes.toString('base64url') !== encoded) throw fault('is not complete or misspelt');
+  if (bytes.length !== totalBytes || bytes.toString('base64url') !== encoded)
+    throw fault('is not complete or misspelt');
   const body = bytes.subarray(0, totalBytes - checksumBytes);
   if (!checksum(body).equals(bytes.subarray(body.length))) throw fault('is misspelt: its checksum is wrong');
   return {

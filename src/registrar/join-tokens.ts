@@ -29,17 +29,26 @@ export class JoinTokens implements TokenBook {
   readonly #clock: Clock;
 
   /** `store` throws E_STORE_AWAY while there is none. */
-  constructor(options: { readonly store: () => { readonly store: Store; readonly keys: Keys }; readonly clock: Clock }) {
+  constructor(options: {
+    readonly store: () => { readonly store: Store; readonly keys: Keys };
+    readonly clock: Clock;
+  }) {
     this.#store = options.store;
     this.#clock = options.clock;
   }
 
   /** Stores a token, and removes those that ended long ago. E_CONFLICT when 1,000 are out. */
-  async add(hash: string, terms: TokenTerms, options: OperationOptions = {}): Promise<{ readonly expiresAtMs: number }> {
+  async add(
+    hash: string,
+    terms: TokenTerms,
+    options: OperationOptions = {},
+  ): Promise<{ readonly expiresAtMs: number }> {
     const { store, keys } = this.#store();
     const left = await this.sweep(options);
     if (left >= maxTokens) {
-      throw new LegateError('E_CONFLICT', `${maxTokens} tokens are out already`, { hint: 'wait until some have expired' });
+      throw new LegateError('E_CONFLICT', `${maxTokens} tokens are out already`, {
+        hint: 'wait until some have expired',
+      });
     }
     const write = tokenWrite(keys, hash, terms, this.#clock.nowMs());
     await store.txn([{ kind: 'absent', key: write.key }], [write], options);
@@ -59,7 +68,10 @@ export class JoinTokens implements TokenBook {
       const { state, record } = this.#stateOf(entry);
       if (state !== 'valid' || entry === undefined || record === undefined) return state;
       const value = encode({ ...record, uses: record.uses - 1 });
-      const { ok } = await store.txn([{ kind: 'revision', key, revision: entry.revision }], [{ kind: 'put', key, value }]);
+      const { ok } = await store.txn(
+        [{ kind: 'revision', key, revision: entry.revision }],
+        [{ kind: 'put', key, value }],
+      );
       if (ok) return 'valid';
     }
     throw new LegateError('E_CONFLICT', 'too many hosts join with this token at once', { hint: 'try again' });
@@ -87,7 +99,12 @@ export class JoinTokens implements TokenBook {
 }
 
 /** What stores a token, for those who write more with it. */
-export function tokenWrite(keys: Keys, hash: string, { ttlMs, uses }: TokenTerms, nowMs: number): Write & { kind: 'put' } {
+export function tokenWrite(
+  keys: Keys,
+  hash: string,
+  { ttlMs, uses }: TokenTerms,
+  nowMs: number,
+): Write & { kind: 'put' } {
   return { kind: 'put', key: keys.tokens + hash, value: encode({ expiresAtMs: Math.trunc(nowMs + ttlMs), uses }) };
 }
 

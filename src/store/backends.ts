@@ -6,6 +6,7 @@ import type { Metrics } from '../base/metrics.ts';
 import type { EmbeddedStoreConfig, StoreConfig } from '../config/config.ts';
 import type { Mirror, MirrorOptions } from './mirror.ts';
 import type { Store } from './store.ts';
+import type { StoreTrust } from './trust.ts';
 
 export interface OpenStoreOptions {
   /** The sidecar's data directory; the embedded store lives in `store/` below it. */
@@ -14,6 +15,8 @@ export interface OpenStoreOptions {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
+  /** Whom other hosts are to this one; without it a store is offered and reached as if there were no certificates. */
+  readonly trust?: StoreTrust;
 }
 
 /** Opens the store that the configuration names, which is loaded only then. The only place that knows which there are. */

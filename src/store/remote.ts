@@ -4,6 +4,7 @@ import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
 import type { StoreUrl } from '../config/config.ts';
 import { isLoopback } from '../model/address.ts';
+import type { StoreTrust } from './trust.ts';
 
 /** What the stores outside of the sidecar are given. */
 export interface RemoteStoreOptions {
@@ -11,6 +12,8 @@ export interface RemoteStoreOptions {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
+  /** The host's own certificate and roots, which are shown and believed where the configuration names no files. */
+  readonly trust?: StoreTrust;
   /** For jitter; in [0, 1). */
   readonly random?: () => number;
 }
@@ -24,7 +27,7 @@ export function warnOfClearText(endpoints: readonly StoreUrl[], conditions: Cond
     id,
     'warning',
     `the store at ${open.text} is reached without TLS: whoever is on the network in between can read and change it`,
-    'use https in store.endpoints, or a member or agent on this host (the store of a sidecar has no certificates in this version)',
+    "use https in store.endpoints (a sidecar's store speaks it after legate init), or a member or agent on this host",
   );
   return () => conditions.clear(id);
 }

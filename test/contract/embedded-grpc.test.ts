@@ -3,7 +3,6 @@ import { connect as connectHttp2 } from 'node:http2';
 import { connect, createServer } from 'node:net';
 import { status } from '@grpc/grpc-js';
 import t from 'tap';
-import type { EtcdStoreConfig } from '../../src/config/config.ts';
 import { limits } from '../../src/store/embedded/server/limits.ts';
 import {
   Auth,
@@ -15,56 +14,16 @@ import {
   Compare_CompareResult as Result,
   Compare_CompareTarget as Target,
 } from '../../src/store/etcd-api/gen/etcd_pb.ts';
-import type { Store } from '../../src/store/store.ts';
-import { openTestStore, Relay, stateOf, storeUrl } from '../support/etcd.ts';
 import { OfferedStore, prefixEnd, RawClient } from '../support/offered-store.ts';
 import { waitFor } from '../support/wait.ts';
-import { type StoreHarness, storeContract } from './store-contract.ts';
+import { offeredHarness } from './offered-harness.ts';
+import { storeContract } from './store-contract.ts';
 
 const bytes = (text: string): Buffer => Buffer.from(text);
 
-function configOf(port: number): EtcdStoreConfig {
-  const rest = { leaseTtlMs: 10_000, prefix: '/legate', tls: {}, credentialsFile: undefined };
-  return { kind: 'etcd', endpoints: [storeUrl(port)], ...rest };
-}
-
 const shared = await OfferedStore.open(t);
 
-async function openHarness(): Promise<StoreHarness> {
-  const relay = await Relay.open(t, shared.port);
-  const stores: Store[] = [];
-  const fresh = async (port: number): Promise<Store> => {
-    const opened = await openTestStore(t, configOf(port));
-    stores.push(opened.store);
-    await stateOf(opened, 'connected');
-    return opened.store;
-  };
-  const store = await fresh(relay.port);
-  return {
-    store,
-    reopen: async () => {
-      await store.close();
-      return await fresh(shared.port);
-    },
-    advance: (byMs) => new Promise((resolve) => setTimeout(resolve, byMs)),
-    compact: async (revision) => {
-      const number = BigInt(revision.replace(/^.*\./, ''));
-      await new RawClient(t, shared.port).call(KV.method.compact, { revision: number });
-    },
-    die: async (use) => {
-      await use(store);
-      relay.closed = true;
-      relay.cut();
-      return await fresh(shared.port);
-    },
-    close: async () => {
-      for (const each of stores) await each.close();
-      relay.cut();
-    },
-  };
-}
-
-storeContract(t, 'embedded over gRPC', openHarness, {
+storeContract(t, 'embedded over gRPC', offeredHarness(t, shared), {
   leaseTtlMs: 1000,
   lapseFactor: 1,
   resumes: true,

@@ -10,6 +10,7 @@ import { Metrics } from '../../src/base/metrics.ts';
 import type { EtcdStoreConfig, StoreUrl } from '../../src/config/config.ts';
 import { openEtcdStore } from '../../src/store/etcd/etcd-store.ts';
 import type { Store, StoreStatus } from '../../src/store/store.ts';
+import type { StoreTrust } from '../../src/store/trust.ts';
 import { must, type Ran, run, type Teardown, temporaryFolder } from './agent.ts';
 import { freePort } from './faults.ts';
 import { waitFor } from './wait.ts';
@@ -309,6 +310,7 @@ export async function openTestStore(
   t: Teardown,
   config: EtcdStoreConfig,
   clock: Clock = systemClock,
+  trust?: StoreTrust,
 ): Promise<TestStore> {
   const lines: string[] = [];
   const note = (message: string, fields: LogFields = {}): void => {
@@ -317,7 +319,7 @@ export async function openTestStore(
   const log: Log = { child: () => log, debug: note, info: note, warn: note, error: note };
   const metrics = new Metrics();
   const conditions = new Conditions(log, clock, metrics);
-  const store = await openEtcdStore(config, { clock, log, metrics, conditions });
+  const store = await openEtcdStore(config, { clock, log, metrics, conditions, ...(trust && { trust }) });
   t.teardown(() => store.close());
   const endpoint = (): string => {
     const line = lines.findLast((each) => each.startsWith('store is connected')) ?? '';

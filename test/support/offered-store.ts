@@ -7,6 +7,7 @@ import { Conditions } from '../../src/base/conditions.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { Metrics } from '../../src/base/metrics.ts';
 import type { Endpoint } from '../../src/model/address.ts';
+import type { Credentials } from '../../src/model/credentials.ts';
 import { type EmbeddedStore, openEmbeddedStore } from '../../src/store/embedded/embedded-store.ts';
 import { type StoreServer, serveStore } from '../../src/store/embedded/server/store-server.ts';
 import { definitionOf } from '../../src/store/etcd-api/definitions.ts';
@@ -18,6 +19,7 @@ import {
   WatchRequestSchema,
   type WatchResponse,
 } from '../../src/store/etcd-api/gen/etcd_pb.ts';
+import type { StoreTrust } from '../../src/store/trust.ts';
 import type { Teardown } from './agent.ts';
 import { temporaryFolder } from './agent.ts';
 import { waitFor } from './wait.ts';
@@ -29,18 +31,24 @@ export class OfferedStore {
   readonly clock: Clock;
   readonly folder: string;
   readonly #keepRevisions: number;
+  readonly #trust: StoreTrust | undefined;
   #store: EmbeddedStore | undefined;
   #server: StoreServer | undefined;
 
-  private constructor(folder: string, clock: Clock, keepRevisions: number) {
+  private constructor(folder: string, clock: Clock, keepRevisions: number, trust: StoreTrust | undefined) {
     this.folder = folder;
+    this.#trust = trust;
     this.clock = clock;
     this.#keepRevisions = keepRevisions;
     this.conditions = new Conditions(silentLog, clock, this.metrics);
   }
 
-  static async open(t: Teardown, options: { listen?: Endpoint; keepRevisions?: number } = {}): Promise<OfferedStore> {
-    const offered = new OfferedStore(temporaryFolder(t), systemClock, options.keepRevisions ?? 10_000);
+  static async open(
+    t: Teardown,
+    options: { listen?: Endpoint; keepRevisions?: number; trust?: StoreTrust } = {},
+  ): Promise<OfferedStore> {
+    const { keepRevisions = 10_000, trust } = options;
+    const offered = new OfferedStore(temporaryFolder(t), systemClock, keepRevisions, trust);
     t.teardown(() => offered.close());
     await offered.start(options.listen);
     return offered;
@@ -65,7 +73,8 @@ export class OfferedStore {
     const rest = { clock, metrics, conditions, log: silentLog };
     const compaction = { keepRevisions: this.#keepRevisions };
     this.#store = await openEmbeddedStore({ path: join(this.folder, 'store'), ...rest, compaction });
-    this.#server = await serveStore({ store: this.#store, listen, ...rest });
+    const trust = this.#trust && { trust: this.#trust };
+    this.#server = await serveStore({ store: this.#store, listen, ...rest, ...trust });
   }
 
   async close(): Promise<void> {
@@ -87,9 +96,18 @@ type WatchWish = MessageInitShape<typeof WatchCreateRequestSchema>;
 export class RawClient {
   readonly #client: Client;
 
-  constructor(t: Teardown, port: number) {
+  /** With `own` over TLS as that host. */
+  constructor(t: Teardown, port: number, own?: Credentials) {
     const options = { 'grpc.use_local_subchannel_pool': 1, 'grpc.max_receive_message_length': -1 };
-    this.#client = new Client(`127.0.0.1:${port}`, credentials.createInsecure(), options);
+    const channel =
+      own === undefined
+        ? credentials.createInsecure()
+        : credentials.createSsl(Buffer.from(own.roots.join('')), Buffer.from(own.key), Buffer.from(own.chain), {
+            checkServerIdentity: () => undefined,
+          });
+    // An address is no server name.
+    const named = own === undefined ? {} : { 'grpc.ssl_target_name_override': 'legate' };
+    this.#client = new Client(`127.0.0.1:${port}`, channel, { ...options, ...named });
     t.teardown(() => this.#client.close());
   }
 

@@ -4,8 +4,8 @@ import { printable } from '../../../src/base/text.ts';
 import type { AuthorityDocument, TokenDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
-import { clean, plural } from '../words.ts';
 import { authorityLines } from '../views/authority.ts';
+import { clean, plural } from '../words.ts';
 import { joinLine, readConfig, termsOf } from './mesh.ts';
 
 interface TokenCommandOptions extends GlobalOptions {
@@ -36,7 +36,10 @@ export function addAuthorityCommands(tools: CommandTools): void {
   const ca = program
     .command('ca')
     .description("shows, replaces, saves and restores the mesh's certificate authority")
-    .addHelpText('after', examples('legate ca status', 'legate ca backup authority.backup -c legate.yaml --passphrase-file F'));
+    .addHelpText(
+      'after',
+      examples('legate ca status', 'legate ca backup authority.backup -c legate.yaml --passphrase-file F'),
+    );
   const status = ca.command('status').description("the authority's roots and the hosts' certificates");
   status.addHelpText('after', examples('legate ca status', 'legate ca status --json'));
   register<GlobalOptions>(status, async (options) => {
@@ -53,7 +56,9 @@ export function addAuthorityCommands(tools: CommandTools): void {
   register<RotateCommandOptions>(rotate, async (options) => {
     const json = options.finish === true ? { finish: true } : {};
     const call = { method: 'POST', json } as const;
-    const document = await withClient(session, options, (client) => client.json<AuthorityDocument>('/api/ca/rotate', call));
+    const document = await withClient(session, options, (client) =>
+      client.json<AuthorityDocument>('/api/ca/rotate', call),
+    );
     show(session, options, document);
     return exitStatus.done;
   });
@@ -64,11 +69,16 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
   const passphrase = 'file with the passphrase of the backup, readable by its owner only';
   const backup = ca
     .command('backup')
-    .description("saves the authority's keys and what it knows, encrypted; on its host, whether the sidecar runs or not")
+    .description(
+      "saves the authority's keys and what it knows, encrypted; on its host, whether the sidecar runs or not",
+    )
     .argument('<file>', 'written whole or not at all, readable by its owner')
     .option('-c, --config <file>', 'the configuration, YAML')
     .option('--passphrase-file <file>', passphrase);
-  backup.addHelpText('after', examples('legate ca backup authority.backup -c legate.yaml --passphrase-file /root/backup.pass'));
+  backup.addHelpText(
+    'after',
+    examples('legate ca backup authority.backup -c legate.yaml --passphrase-file /root/backup.pass'),
+  );
   register<BackupCommandOptions>(backup, async (options, file = '') => {
     const config = readConfig(session, options.config, 'nothing was saved.');
     if (config === undefined) return exitStatus.usage;
@@ -85,7 +95,10 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     .argument('<file>', 'what legate ca backup wrote')
     .option('-c, --config <file>', 'the configuration, YAML')
     .option('--passphrase-file <file>', passphrase);
-  restore.addHelpText('after', examples('legate ca restore authority.backup -c legate.yaml --passphrase-file /root/backup.pass'));
+  restore.addHelpText(
+    'after',
+    examples('legate ca restore authority.backup -c legate.yaml --passphrase-file /root/backup.pass'),
+  );
   register<BackupCommandOptions>(restore, async (options, file = '') => {
     const config = readConfig(session, options.config, 'nothing was restored.');
     if (config === undefined) return exitStatus.usage;
@@ -94,7 +107,11 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     const how = { file, passphraseFile: passphraseFileOf(options), clock: systemClock, signal };
     const restored = await restoreAuthority(config, how);
     if (options.json) printJson(session.terminal, restored);
-    else tell(session, `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent`);
+    else
+      tell(
+        session,
+        `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent`,
+      );
     return exitStatus.done;
   });
 }

@@ -1,9 +1,10 @@
 import { create } from '@bufbuild/protobuf';
 import type { EtcdStoreConfig, StoreUrl } from '../../config/config.ts';
 import { AuthenticateRequestSchema, RangeRequestSchema, StatusRequestSchema } from '../etcd-api/gen/etcd_pb.ts';
+import type { StoreTrust } from '../trust.ts';
 import { type CallOptions, Connection } from './connection.ts';
-import { EtcdFailure } from './failure.ts';
-import { type Credentials, readSecrets } from './files.ts';
+import { closedAtOnce, EtcdFailure } from './failure.ts';
+import { type Login, readSecrets } from './files.ts';
 import { api, type Head, headOf, rangeOf } from './messages.ts';
 
 /** A connection that can be used, and what its member said of itself. */
@@ -22,9 +23,14 @@ const stepLimitMs = 3000;
  * Connects to a member and finds out whether it can be used: it is etcd, takes our credentials, and agrees with the
  * others. Rejects with EtcdFailure, LegateError for files that cannot be used, or the signal's reason.
  */
-export async function attempt(endpoint: StoreUrl, config: EtcdStoreConfig, signal: AbortSignal): Promise<Attempted> {
-  const { context, credentials } = readSecrets(config);
-  const connection = new Connection(endpoint, context);
+export async function attempt(
+  endpoint: StoreUrl,
+  config: EtcdStoreConfig,
+  signal: AbortSignal,
+  trust?: StoreTrust,
+): Promise<Attempted> {
+  const { context, identity, credentials } = readSecrets(config, trust);
+  const connection = new Connection(endpoint, context, identity);
   const options = { timeoutMs: stepLimitMs, signal };
   try {
     const status = await connection.call(api.status, create(StatusRequestSchema), options);
@@ -38,10 +44,22 @@ export async function attempt(endpoint: StoreUrl, config: EtcdStoreConfig, signa
     };
   } catch (error) {
     connection.end(new EtcdFailure('unreachable', 'the connection was given up'));
-    if (!(error instanceof EtcdFailure) || error.kind !== 'response-too-large') throw error;
+    if (!(error instanceof EtcdFailure)) throw error;
+    if (error.message.includes(closedAtOnce))
+      throw new EtcdFailure(error.kind, error.message, hintWhenClosed(connection));
+    if (error.kind !== 'response-too-large') throw error;
     // Nothing that is asked here has a large answer: the bytes are of another protocol.
     throw new EtcdFailure('not-etcd', 'what answers does not speak gRPC');
   }
+}
+
+/** A store that demands certificates says nothing to those whom it refuses. */
+function hintWhenClosed({ endpoint, identity }: Connection): string | undefined {
+  if (identity !== undefined) {
+    return 'legate status on the host of the store says why it refuses this one: revoked, expired or of another mesh';
+  }
+  if (endpoint.secure) return undefined;
+  return `if that is the store of another sidecar, it may demand certificates: write https://${endpoint.host}:${endpoint.port} in store.endpoints, after legate join here`;
 }
 
 /** Fetches a token with what the credentials file says now. Rejects as `attempt` does. */
@@ -54,7 +72,7 @@ export async function authenticate(
   if (credentials !== undefined) await introduce(connection, credentials, options);
 }
 
-async function introduce(connection: Connection, { user, password }: Credentials, options: CallOptions): Promise<void> {
+async function introduce(connection: Connection, { user, password }: Login, options: CallOptions): Promise<void> {
   try {
     const request = create(AuthenticateRequestSchema, { name: user, password });
     const { token } = await connection.call(api.authenticate, request, { ...options, anonymous: true });

@@ -10,6 +10,7 @@ import {
 } from '@grpc/grpc-js';
 import type { StoreUrl } from '../../config/config.ts';
 import { EtcdFailure, failureOf } from './failure.ts';
+import type { MeshIdentity } from './mesh-identity.ts';
 
 /** A member that is silent for this long is asked, and given this long to say anything. etcd allows no shorter interval than 5 s. */
 const pingEveryMs = 5500;
@@ -34,15 +35,23 @@ export class Connection {
   heard = 0;
   /** When the last of them came, on the process's monotonic clock in milliseconds. */
   heardAtMs = performance.now();
+  /** What this host shows over it, where that is its own certificate. */
+  readonly identity: MeshIdentity | undefined;
   readonly #client: Client;
   readonly #ended = new AbortController();
   readonly #calls = new Set<ClientUnaryCall>();
   readonly #streams = new Set<{ cancel(): void }>();
   #failure: EtcdFailure | undefined;
 
-  constructor(endpoint: StoreUrl, context: SecureContext | undefined) {
+  constructor(endpoint: StoreUrl, context: SecureContext | undefined, identity?: MeshIdentity) {
     this.endpoint = endpoint;
-    this.#client = clientFor(endpoint, context);
+    this.identity = identity;
+    this.#client = clientFor(endpoint, context, identity);
+  }
+
+  /** Whether a request waits for its answer. */
+  get busy(): boolean {
+    return this.#calls.size > 0;
   }
 
   /** Aborted when it has ended; `failure` then says why. */
@@ -128,7 +137,11 @@ export class Connection {
   }
 }
 
-function clientFor({ host, port, secure }: StoreUrl, context: SecureContext | undefined): Client {
+function clientFor(
+  { host, port, secure }: StoreUrl,
+  context: SecureContext | undefined,
+  identity: MeshIdentity | undefined,
+): Client {
   const address = isIP(host) === 6 ? `ipv6:[${host}]:${port}` : `dns:${host}:${port}`;
   const options = {
     // A connection of our own, made now with the certificates that were read now.
@@ -142,6 +155,10 @@ function clientFor({ host, port, secure }: StoreUrl, context: SecureContext | un
     'grpc.max_send_message_length': maxRequestBytes,
   };
   if (!secure || context === undefined) return new Client(address, grpcCredentials.createInsecure(), options);
+  if (identity !== undefined) {
+    const channel = grpcCredentials.createFromSecureContext(context, { checkServerIdentity: identity.check });
+    return new Client(address, channel, { ...options, 'grpc.ssl_target_name_override': 'legate' });
+  }
   if (isIP(host) === 0) return new Client(address, grpcCredentials.createFromSecureContext(context), options);
   // An address is no server name (RFC 6066, section 3): another is said, and the certificate is checked for the address.
   const verify = {

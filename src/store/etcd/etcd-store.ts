@@ -38,7 +38,7 @@ const limits: StoreLimits = { valueBytes: 1024 * 1024, txnOperations: 128, txnBy
  * `connecting` until a member answered. Errors: E_CONFIG and E_PERMISSION for files that cannot be used.
  */
 export async function openEtcdStore(config: EtcdStoreConfig, options: RemoteStoreOptions): Promise<Store> {
-  readSecrets(config);
+  readSecrets(config, options.trust);
   return new EtcdStore(config, options);
 }
 

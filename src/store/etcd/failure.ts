@@ -19,6 +19,8 @@ export type FailureKind =
   | 'token'
   | 'credentials'
   | 'denied'
+  /** The rules of a sidecar's store, which says why in words of its own. */
+  | 'rules'
   | 'no-space'
   | 'corrupt'
   | 'busy'
@@ -52,6 +54,7 @@ const hints: Readonly<Record<FailureKind, string>> = {
   token: 'nothing: a new token is fetched',
   credentials: 'check store.credentials_file and the user in etcd (etcdctl user get NAME, etcdctl user passwd NAME)',
   denied: 'give the role of this user readwrite permission on store.prefix (etcdctl role grant-permission)',
+  rules: 'it is for the host of the authority',
   'no-space':
     'free space in etcd: etcdctl compact and defrag, or a larger --quota-backend-bytes; then etcdctl alarm disarm (etcdctl alarm list shows it)',
   corrupt: 'a member has damaged data: see etcdctl alarm list and restore that member',
@@ -111,6 +114,8 @@ const byCode: Readonly<Record<number, FailureKind>> = {
 export function failureOf(error: { readonly code?: number; readonly details?: string }): EtcdFailure {
   const details = error.details ?? '';
   const { code } = error;
+  const [, refusal, why] = /^legate: (.+?)(?:; (.+))?$/s.exec(details) ?? [];
+  if (refusal !== undefined) return new EtcdFailure('rules', refusal, why && truncate(printable(why), 300));
   for (const [text, kind] of said) if (details.includes(text)) return new EtcdFailure(kind, plain(details));
   if (/^(Received|Attempted to receive) message larger/i.test(details)) {
     return new EtcdFailure('response-too-large', 'an answer is larger than this client takes');
@@ -126,6 +131,9 @@ export function failureOf(error: { readonly code?: number; readonly details?: st
   return new EtcdFailure(kind, plain(details) || `gRPC status ${code ?? 'unknown'}`);
 }
 
+/** What is said of a member that takes a connection and ends it without a word. */
+export const closedAtOnce = 'it closes the connection at once';
+
 /** What gRPC and OpenSSL wrap around the reason is of no use to a reader. */
 function plain(details: string): string {
   const text = details
@@ -136,7 +144,7 @@ function plain(details: string): string {
     .trim();
   const [, reason] = /:SSL routines:[^:]*:([^:]+)/.exec(text) ?? [];
   if (reason !== undefined) return `TLS: ${reason}`;
-  if (text === 'Failed to connect') return 'it closes the connection at once';
+  if (text === 'Failed to connect') return closedAtOnce;
   return text.replace(/^Name resolution failed for target .*/s, 'its name cannot be resolved');
 }
 
@@ -147,6 +155,8 @@ export function storeError(failure: EtcdFailure): LegateError {
   switch (kind) {
     case 'denied':
       return new LegateError('E_UNAUTHORIZED', message, { hint });
+    case 'rules':
+      return new LegateError('E_DENIED', failure.message, { hint });
     case 'no-lease':
       return new LegateError('E_NOT_FOUND', 'there is no such lease: it has lapsed or was revoked', { hint });
     case 'request-too-large':

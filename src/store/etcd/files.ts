@@ -3,14 +3,18 @@ import { createSecureContext, type SecureContext } from 'node:tls';
 import { LegateError, systemCode } from '../../base/errors.ts';
 import type { EtcdStoreConfig } from '../../config/config.ts';
 import { readStoreFile } from '../store-files.ts';
+import type { StoreTrust } from '../trust.ts';
+import { MeshIdentity } from './mesh-identity.ts';
 
-/** What a connection needs of files, read anew for each. */
+/** What a connection needs beside an address, read anew for each. */
 export interface Secrets {
   readonly context: SecureContext | undefined;
-  readonly credentials: Credentials | undefined;
+  /** How the server is known, when that is not by its name or address. */
+  readonly identity: MeshIdentity | undefined;
+  readonly credentials: Login | undefined;
 }
 
-export interface Credentials {
+export interface Login {
   readonly user: string;
   readonly password: string;
 }
@@ -23,12 +27,17 @@ const systemAuthorities = [
 ];
 
 /** Errors: E_CONFIG for files that cannot be read or used, E_PERMISSION for secrets that others can read. */
-export function readSecrets({ endpoints, tls, credentialsFile }: EtcdStoreConfig): Secrets {
+export function readSecrets({ endpoints, tls, credentialsFile }: EtcdStoreConfig, trust?: StoreTrust): Secrets {
   const secure = endpoints.some((endpoint) => endpoint.secure);
-  return {
-    context: secure ? secureContext(tls) : undefined,
-    credentials: credentialsFile === undefined ? undefined : readCredentials(credentialsFile),
-  };
+  const credentials = credentialsFile === undefined ? undefined : readCredentials(credentialsFile);
+  const own = trust?.credentials.value;
+  const namesFiles = tls.ca !== undefined || tls.cert !== undefined;
+  // A sidecar's store knows nobody by a password: where there is one, etcd itself is meant.
+  if (secure && trust !== undefined && own !== undefined && !namesFiles && credentials === undefined) {
+    const identity = new MeshIdentity(own, trust);
+    return { context: identity.context(), identity, credentials };
+  }
+  return { context: secure ? secureContext(tls) : undefined, identity: undefined, credentials };
 }
 
 function secureContext(tls: EtcdStoreConfig['tls']): SecureContext {
@@ -57,7 +66,7 @@ function machineAuthorities(): Buffer | undefined {
   return undefined;
 }
 
-function readCredentials(path: string): Credentials {
+function readCredentials(path: string): Login {
   const text = readStoreFile('store.credentials_file', path, true)
     .toString('utf8')
     .replace(/\r?\n$/, '');

@@ -12,6 +12,7 @@ import { Alarms } from './alarms.ts';
 import { type Attempted, attempt, authenticate } from './attempt.ts';
 import type { Connection } from './connection.ts';
 import { EtcdFailure, leaves } from './failure.ts';
+import { keepIdentity } from './mesh-identity.ts';
 import { api, type Head, headOf } from './messages.ts';
 import { ended, Waiters } from './waiters.ts';
 
@@ -197,6 +198,7 @@ export class Session {
   }
 
   #located(failure: EtcdFailure, { endpoint }: Connection): EtcdFailure {
+    if (failure.kind === 'rules') return failure;
     return new EtcdFailure(failure.kind, `${endpoint.text}: ${failure.message}`, failure.hint);
   }
 
@@ -284,7 +286,7 @@ export class Session {
   async #try(endpoint: StoreUrl): Promise<Attempted | EtcdFailure> {
     const { config } = this.#options;
     try {
-      return await attempt(endpoint, config, this.#closing.signal);
+      return await attempt(endpoint, config, this.#closing.signal, this.#options.trust);
     } catch (error) {
       this.#closing.signal.throwIfAborted();
       if (error instanceof EtcdFailure)
@@ -325,7 +327,7 @@ export class Session {
   }
 
   #use({ connection, head, alarms }: Attempted): Connection {
-    const { log, conditions, onConnected } = this.#options;
+    const { log, conditions, onConnected, trust, clock } = this.#options;
     if (this.#clusterId === undefined) this.#clusterId = head.clusterId;
     if (head.fresh && head.revision < this.#revision) {
       log.warn('store went back to an earlier revision, everything is read again', {
@@ -340,6 +342,7 @@ export class Session {
     this.#connects.value += 1;
     this.#alarms.told(alarms);
     onConnected(connection);
+    if (trust !== undefined) keepIdentity({ connection, trust, clock, random: this.#random });
     this.#setState('connected');
     conditions.clear(awayCondition);
     log.info('store is connected', {

@@ -260,7 +260,7 @@ export class Watches {
   async #pause(watcher: Watcher, error: unknown, signal: AbortSignal): Promise<void> {
     const { clock, log, conditions } = this.#options;
     if (error instanceof EtcdFailure) {
-      if (error.kind === 'denied' || error.kind === 'token') {
+      if (error.kind === 'denied' || error.kind === 'rules' || error.kind === 'token') {
         if (this.#renew()) return;
         const message = `etcd does not let this host read under ${watcher.prefix}: ${error.message}`;
         conditions.raise(deniedCondition(watcher), 'error', message, error.hint);

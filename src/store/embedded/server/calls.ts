@@ -4,6 +4,7 @@ import { describeError, isLegateError } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import type { CounterCell, Metrics } from '../../../base/metrics.ts';
 import { definitionOf } from '../../etcd-api/definitions.ts';
+import type { Peer } from './connections.ts';
 import { invalid, RpcError, rpcError, toRpcError } from './errors.ts';
 import type { Outstanding } from './gate.ts';
 import { limits, times } from './limits.ts';
@@ -12,11 +13,21 @@ type Method<I extends DescMessage, O extends DescMessage> = Parameters<typeof de
 
 export type ByteStream = ServerDuplexStream<Buffer, Uint8Array>;
 
+/** What a call with one answer comes with. */
+export interface Asked {
+  /** The request's own bytes. */
+  readonly raw: Buffer;
+  readonly signal: AbortSignal;
+  readonly caller: Peer;
+}
+
 export interface CallsOptions {
   readonly server: Server;
   readonly log: Log;
   readonly metrics: Metrics;
   readonly outstanding: Outstanding;
+  /** Who calls, by `address:port`; undefined for a connection that is not there any more. */
+  readonly caller: (peer: string) => Peer | undefined;
   /** Ends the connection of a client. */
   readonly drop: (peer: string, reason: string) => void;
 }
@@ -48,10 +59,10 @@ export class Calls {
   /** A call with one request and one answer: a message, or its encoded bytes. */
   answer<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
-    handler: (request: MessageShape<I>, raw: Buffer, signal: AbortSignal) => Promise<MessageShape<O> | Uint8Array>,
+    handler: (request: MessageShape<I>, call: Asked) => Promise<MessageShape<O> | Uint8Array>,
   ): void {
-    const encode = async (raw: Buffer, signal: AbortSignal): Promise<Uint8Array> => {
-      const answer = await handler(decode(method.input, raw), raw, signal);
+    const encode = async (call: Asked): Promise<Uint8Array> => {
+      const answer = await handler(decode(method.input, call.raw), call);
       return answer instanceof Uint8Array ? answer : toBinary(method.output, answer);
     };
     this.#register(definitionOf(method).path, encode);
@@ -67,12 +78,13 @@ export class Calls {
   /** A call that goes on. `begin` may throw an RpcError. It must end the stream itself. */
   stream<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
-    begin: (stream: ByteStream, decode: (raw: Buffer) => MessageShape<I>) => void,
+    begin: (stream: ByteStream, decode: (raw: Buffer) => MessageShape<I>, caller: Peer) => void,
   ): void {
     const { path } = definitionOf(method);
     const run = (stream: ByteStream): void => {
       stream.on('error', () => undefined);
-      this.#enter(stream, () => begin(stream, (raw) => decode(method.input, raw)), path);
+      const start = (caller: Peer): void => begin(stream, (raw) => decode(method.input, raw), caller);
+      this.#enter(stream, start, path);
     };
     this.#options.server.register(path, run, asBuffer, identity, 'bidi');
   }
@@ -90,7 +102,7 @@ export class Calls {
     cell.value += 1;
   }
 
-  #register(path: string, run: (raw: Buffer, signal: AbortSignal) => Promise<Uint8Array>): void {
+  #register(path: string, run: (call: Asked) => Promise<Uint8Array>): void {
     const handle = (call: ServerWritableStream<Buffer, Uint8Array>): void => {
       call.on('error', () => undefined);
       const aborting = new AbortController();
@@ -98,22 +110,27 @@ export class Calls {
       call.once('close', () => {
         if (!answered) aborting.abort(canceled);
       });
-      const answer = async (): Promise<Uint8Array> => {
+      const answer = async (caller: Peer): Promise<Uint8Array> => {
         try {
-          return await run(call.request, aborting.signal);
+          return await run({ raw: call.request, signal: aborting.signal, caller });
         } finally {
           answered = true;
         }
       };
-      const serve = (): void => {
-        this.#serve(call, path, answer()).catch((error: unknown) => this.#fail(call, path, error));
+      const serve = (caller: Peer): void => {
+        this.#serve(call, path, answer(caller)).catch((error: unknown) => this.#fail(call, path, error));
       };
       this.#enter(call, serve, path);
     };
     this.#options.server.register(path, handle, asBuffer, identity, 'serverStream');
   }
 
-  #enter(call: ByteStream | ServerWritableStream<Buffer, Uint8Array>, run: () => void, path: string): void {
+  #enter(call: ByteStream | ServerWritableStream<Buffer, Uint8Array>, run: (caller: Peer) => void, path: string): void {
+    const caller = this.#options.caller(call.getPeer());
+    if (caller === undefined) {
+      this.#fail(call, path, new RpcError(status.UNAUTHENTICATED, 'this connection is not that of a host any more'));
+      return;
+    }
     if (this.#running >= limits.calls) {
       this.#fail(call, path, rpcError('tooManyRequests'));
       return;
@@ -123,7 +140,7 @@ export class Calls {
       this.#running -= 1;
     });
     try {
-      run();
+      run(caller);
     } catch (error) {
       this.#fail(call, path, error);
     }

@@ -2,7 +2,7 @@ import type { StoreAccess } from '../access.ts';
 import type { Gate } from './gate.ts';
 import { includes, latinOf } from './key-range.ts';
 import { limits } from './limits.ts';
-import { EventMessage, encodeEvent, type Interest } from './watch-events.ts';
+import { concerns, EventMessage, encodeEvent, type Interest } from './watch-events.ts';
 import type { WatchGroup } from './watch-groups.ts';
 
 /** What changed after a revision, as far as history says; shared by all who asked at the same time. */
@@ -60,7 +60,7 @@ export class CatchUp {
   /** Messages of what a round knows after `position`, in the order of revisions. */
   async *messages(round: Round, position: number, interest: Interest): AsyncGenerator<EventMessage> {
     const keys = [...(round.changed ?? [])]
-      .filter(([key, revision]) => revision > position && includes(interest.range, latinOf(key)))
+      .filter(([key, revision]) => revision > position && concerns(interest, latinOf(key)))
       .sort((a, b) => a[1] - b[1]);
     let parts: Buffer[] = [];
     let size = 0;
@@ -98,12 +98,12 @@ export class CatchUp {
       // Those who want what is compacted are told so; the others share what is left.
       const start = Math.max(from, compacted);
       const ranges = [...groups].map(({ interest }) => interest.range);
-      const concerns = (key: string): boolean => {
+      const isWanted = (key: string): boolean => {
         const latin = latinOf(key);
         return ranges.some((range) => includes(range, latin));
       };
       const { signal } = new AbortController();
-      return { ...base, changed: await view.changedSince(start, concerns, signal) };
+      return { ...base, changed: await view.changedSince(start, isWanted, signal) };
     } catch (error) {
       throw this.#access.readError(error);
     } finally {

@@ -24,12 +24,14 @@ export interface ClusterOptions {
   readonly access: StoreAccess;
   readonly identity: Identity;
   readonly endpoint: () => Endpoint;
+  /** Whether it is reached over TLS. */
+  readonly secure: () => boolean;
   /** Throws while the store cannot be used. */
   readonly revision: () => number;
 }
 
 /** What is asked of a cluster, answered for one member that is always its leader. */
-export function serveCluster(calls: Calls, { access, identity, endpoint, revision }: ClusterOptions): void {
+export function serveCluster(calls: Calls, { access, identity, endpoint, secure, revision }: ClusterOptions): void {
   calls.answer(Maintenance.method.status, async () => {
     const header = identity.header(revision());
     const dbSize = BigInt(await sizeOf(access.path));
@@ -43,7 +45,7 @@ export function serveCluster(calls: Calls, { access, identity, endpoint, revisio
     return create(AlarmResponseSchema);
   });
   calls.answer(Cluster.method.memberList, async () => {
-    const url = `http://${formatEndpoint(endpoint())}`;
+    const url = `${secure() ? 'https' : 'http'}://${formatEndpoint(endpoint())}`;
     const member = create(MemberSchema, { ID: identity.memberId, name: 'legate', clientURLs: [url] });
     return create(MemberListResponseSchema, { header: identity.header(revision()), members: [member] });
   });

@@ -17,8 +17,9 @@ import type { PreparedWrite, Turn } from '../turn.ts';
 import { rpcError } from './errors.ts';
 import { includes, latinOf } from './key-range.ts';
 import { type Row, select } from './select.ts';
-import type { Plan, PlannedOp, PlannedRange } from './txn.ts';
+import { contentOf, type Plan, type PlannedOp, type PlannedRange } from './txn.ts';
 import { keyValue, toNumber } from './wire.ts';
+import type { KeyChange } from './write-rules.ts';
 
 export interface Decision {
   readonly succeeded: boolean;
@@ -26,27 +27,41 @@ export interface Decision {
   readonly revision: number;
 }
 
+/** Throws when one of the changes is not allowed. `current`: what a key of the plan holds that is not changed. */
+export type WriteCheck = (
+  changes: ReadonlyMap<string, KeyChange>,
+  current: (key: string) => KeyRecord | undefined,
+) => void;
+
+export interface DecideOptions {
+  readonly leaseExists: (id: string) => boolean;
+  readonly check: WriteCheck;
+}
+
 /** Decides a planned transaction at its turn, and takes up its writes. Throws before it has taken up any. */
-export function decide(plan: Plan, turn: Turn, leaseExists: (id: string) => boolean): Decision {
-  return new Deciding(turn, leaseExists).run(plan);
+export function decide(plan: Plan, turn: Turn, options: DecideOptions): Decision {
+  return new Deciding(turn, options).run(plan);
 }
 
 /** One transaction at its turn: reads see what its own writes before them did. */
 class Deciding {
   readonly #turn: Turn;
-  readonly #leaseExists: (id: string) => boolean;
+  readonly #options: DecideOptions;
   readonly #written = new Map<string, { write: PreparedWrite; record: KeyRecord | undefined }>();
   /** Whether it has changed anything so far. */
   #changed = false;
 
-  constructor(turn: Turn, leaseExists: (id: string) => boolean) {
+  constructor(turn: Turn, options: DecideOptions) {
     this.#turn = turn;
-    this.#leaseExists = leaseExists;
+    this.#options = options;
   }
 
   run(plan: Plan): Decision {
     const succeeded = plan.compares.every(({ where, compare }) => this.#holds(where, compare));
     const responses = (succeeded ? plan.success : plan.failure).map((op) => this.#run(op));
+    const changes = new Map<string, KeyChange>();
+    for (const [key, { record }] of this.#written) changes.set(key, { before: this.#turn.current(key), after: record });
+    this.#options.check(changes, (key) => this.#turn.current(key));
     const revision = this.#turn.write([...this.#written.values()].map(({ write }) => write));
     return { succeeded, responses, revision };
   }
@@ -66,11 +81,11 @@ class Deciding {
     const before = this.#record(op.key);
     if (before === undefined && (op.record === undefined || op.lease === undefined)) throw rpcError('keyNotFound');
     const lease = op.lease === undefined ? before?.lease : op.lease.id;
-    if (lease !== undefined && !this.#leaseExists(lease)) throw rpcError('leaseNotFound');
+    if (lease !== undefined && !this.#options.leaseExists(lease)) throw rpcError('leaseNotFound');
     const prepared = op.record ?? prepareKey(before?.value ?? new Uint8Array());
     const revision = this.#turn.head.revision + 1;
     const record = {
-      value: prepared.subarray(headerBytes),
+      value: contentOf(prepared),
       revision,
       created: before?.created ?? revision,
       version: (before?.version ?? 0) + 1,
@@ -140,9 +155,6 @@ class Deciding {
     return rows.every(([, record]) => matches(compare, record));
   }
 }
-
-/** A prepared record begins with room for its header. */
-const headerBytes = prepareKey(new Uint8Array()).length;
 
 function byBytes(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));

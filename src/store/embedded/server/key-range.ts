@@ -47,6 +47,14 @@ export function parseKeyRange(keyBytes: Uint8Array, endBytes: Uint8Array): KeyRa
   return { single: undefined, bounds: { gte, lt }, from: latin(keyBytes), to: open ? undefined : latin(endBytes) };
 }
 
+/** All keys with this prefix, which does not end in 0xff. */
+export function prefixBounds(prefix: Buffer): KeyBounds {
+  const end = Buffer.from(prefix);
+  const last = end.length - 1;
+  end[last] = (end[last] ?? 0) + 1;
+  return { gte: dbKey(prefix), lt: dbKey(end) };
+}
+
 /** The prefix, when the range is all keys with one; every key begins with the empty text. */
 export function prefixOf({ single, from, to }: KeyRange): string | undefined {
   if (single !== undefined) return undefined;

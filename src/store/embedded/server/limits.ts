@@ -1,6 +1,9 @@
 /** What the server takes and holds at most, all clients together unless said otherwise. */
 export const limits = {
   connections: 1024,
+  /** TLS handshakes under way, in all and of one address. */
+  handshakes: 256,
+  handshakesPerAddress: 64,
   /** Streams of HTTP/2 that one connection may have open, calls and watches alike. */
   streamsPerConnection: 128,
   /** Calls under way. */
@@ -37,6 +40,8 @@ export const limits = {
 export const times = {
   /** A connection must have said that it speaks HTTP/2 by then. */
   prefaceMs: 5000,
+  /** A TLS handshake must be through by then. */
+  handshakeMs: 5000,
   keepaliveMs: 20_000,
   keepaliveTimeoutMs: 10_000,
   /** A client that takes nothing of what waits for it for so long loses its connection. */

@@ -4,16 +4,24 @@ import type { StoreAccess } from '../access.ts';
 import type { KeyBounds } from '../committer.ts';
 import { keyOf } from '../records.ts';
 import type { View } from '../view.ts';
+import type { Peer } from './connections.ts';
 import { RpcError, rpcError } from './errors.ts';
 import type { Gate } from './gate.ts';
 import { SharedReads } from './gate.ts';
 import { type KeptView, KeptViews } from './kept-views.ts';
-import { includes, type KeyRange, latinOf, parseKeyRange } from './key-range.ts';
+import { includes, type KeyRange, latinOf, parseKeyRange, prefixBounds } from './key-range.ts';
 import { limits } from './limits.ts';
+import type { Hidden, Permissions } from './permissions.ts';
 import { checkSort, needsAll, type Row, select } from './select.ts';
 import { type Identity, keyValueField, numberField, toNumber } from './wire.ts';
 
 const pageSize = 512;
+
+interface Question {
+  readonly range: KeyRange;
+  readonly request: RangeRequest;
+  readonly hidden: KeyBounds | undefined;
+}
 
 interface Encoded {
   readonly parts: Buffer[];
@@ -25,11 +33,18 @@ interface Encoded {
 export class Ranges {
   readonly #access: StoreAccess;
   readonly #identity: Identity;
+  readonly #permissions: Permissions;
   readonly #reads: SharedReads<Uint8Array>;
   readonly #kept = new KeptViews();
   readonly #unfollow: () => void;
 
-  constructor(options: { readonly access: StoreAccess; readonly identity: Identity; readonly gate: Gate }) {
+  constructor(options: {
+    readonly access: StoreAccess;
+    readonly identity: Identity;
+    readonly gate: Gate;
+    readonly permissions: Permissions;
+  }) {
+    this.#permissions = options.permissions;
     this.#access = options.access;
     this.#identity = options.identity;
     this.#reads = new SharedReads(options.gate);
@@ -42,15 +57,18 @@ export class Ranges {
   }
 
   /** The encoded RangeResponse. `raw`: the request's own bytes, by which equal ones are recognised. */
-  async answer(request: RangeRequest, raw: Buffer): Promise<Uint8Array> {
+  async answer(request: RangeRequest, raw: Buffer, caller: Peer): Promise<Uint8Array> {
     checkSort(request);
     const range = parseKeyRange(request.key, request.rangeEnd);
+    this.#permissions.checkRead(caller, range);
+    const hidden = hiddenPart(range, this.#permissions.hiddenFrom(caller));
     if (range.single !== undefined && request.revision === 0n && !request.countOnly && !needsAll(request)) {
       return await this.#single(range.single, request);
     }
-    const name = raw.toString('latin1');
+    // Who does not get to see everything has answers of its own.
+    const name = `${hidden === undefined ? '' : 'hidden '}${raw.toString('latin1')}`;
     const known = request.revision > 0n ? this.#kept.find(toNumber(request.revision))?.answers.get(name) : undefined;
-    return known ?? (await this.#reads.read(name, () => this.#read(range, request, name)));
+    return known ?? (await this.#reads.read(name, () => this.#read({ range, request, hidden }, name)));
   }
 
   async #single(key: string, request: RangeRequest): Promise<Uint8Array> {
@@ -61,17 +79,18 @@ export class Ranges {
     return Buffer.concat([this.#identity.headerField(revision), kv, Buffer.from(numberField(4, 1))]);
   }
 
-  async #read(range: KeyRange, request: RangeRequest, raw: string): Promise<Uint8Array> {
+  async #read(question: Question, raw: string): Promise<Uint8Array> {
+    const { range, request } = question;
     const wanted = toNumber(request.revision);
     const kept = wanted > 0 ? this.#kept.find(wanted) : undefined;
-    if (kept !== undefined) return await this.#readKept(kept, range, request, raw);
+    if (kept !== undefined) return await this.#readKept(kept, question, raw);
     const view = this.#access.view();
     let page: KeptView | undefined;
     try {
       const head = await view.head();
       const revision = head?.revision ?? this.#access.head().revision;
       if (wanted > 0) await this.#checkRevision(view, range, wanted, revision, head?.compacted ?? 0);
-      const encoded = await this.#encode(view, range, request, undefined);
+      const encoded = await this.#encode(view, question, undefined);
       if (encoded.rest !== undefined) {
         page = this.#kept.find(revision) ?? this.#kept.keep(view, revision);
         page.counts.set(encoded.rest.name, encoded.rest.count);
@@ -85,12 +104,12 @@ export class Ranges {
   }
 
   /** A further page of a read, from the moment of its first. */
-  async #readKept(kept: KeptView, range: KeyRange, request: RangeRequest, raw: string): Promise<Uint8Array> {
+  async #readKept(kept: KeptView, question: Question, raw: string): Promise<Uint8Array> {
     const known = kept.answers.get(raw);
     if (known !== undefined) return known;
     try {
       return await this.#kept.use(kept, async () => {
-        const { parts, rest } = await this.#encode(kept.view, range, request, kept);
+        const { parts, rest } = await this.#encode(kept.view, question, kept);
         if (rest !== undefined) kept.counts.set(rest.name, rest.count);
         // The header tells the present revision, as etcd's does.
         const revision = this.#access.head().revision;
@@ -113,19 +132,19 @@ export class Ranges {
     if (changed === undefined || changed.size > 0) throw rpcError('compacted');
   }
 
-  async #encode(view: View, range: KeyRange, request: RangeRequest, kept: KeptView | undefined): Promise<Encoded> {
-    if (request.countOnly) return { parts: [Buffer.from(numberField(4, await view.count(range.bounds)))] };
+  async #encode(view: View, question: Question, kept: KeptView | undefined): Promise<Encoded> {
+    const { range, request, hidden } = question;
+    if (request.countOnly) return { parts: [Buffer.from(numberField(4, await countOf(view, range.bounds, hidden)))] };
     const limit = request.limit > 0n ? toNumber(request.limit) : Number.POSITIVE_INFINITY;
     return needsAll(request)
-      ? { parts: await this.#encodeSelected(view, range, request, limit) }
-      : await this.#encodePlain(view, range, request, limit, kept?.counts.get(nameOf(range.bounds)));
+      ? { parts: await this.#encodeSelected(view, question, limit) }
+      : await this.#encodePlain(view, question, limit, kept?.counts.get(nameOf(range.bounds, hidden)));
   }
 
   /** `count`: how many keys the range has, if that is known. */
   async #encodePlain(
     view: View,
-    { bounds }: KeyRange,
-    request: RangeRequest,
+    { range: { bounds }, request, hidden }: Question,
     limit: number,
     count: number | undefined,
   ): Promise<Encoded> {
@@ -135,6 +154,7 @@ export class Ranges {
     let rest: KeyBounds | undefined;
     for await (const page of view.records(bounds, Math.min(limit + 1, pageSize))) {
       for (const [dbKey, record] of page) {
+        if (hidden !== undefined && isWithin(dbKey, hidden)) continue;
         if (parts.length >= limit) {
           rest = { gte: Buffer.concat([last, Buffer.of(0)]), lt: bounds.lt };
           break;
@@ -147,18 +167,19 @@ export class Ranges {
       checkSize(bytes);
       if (rest !== undefined) break;
     }
-    const total = rest === undefined ? parts.length : (count ?? parts.length + (await view.count(rest)));
+    const total = rest === undefined ? parts.length : (count ?? parts.length + (await countOf(view, rest, hidden)));
     const left = total - parts.length;
     parts.push(Buffer.from([...numberField(3, left > 0 ? 1 : 0), ...numberField(4, total)]));
     if (rest === undefined) return { parts };
-    return { parts, rest: { name: nameOf(rest), count: left } };
+    return { parts, rest: { name: nameOf(rest, hidden), count: left } };
   }
 
-  async #encodeSelected(view: View, range: KeyRange, request: RangeRequest, limit: number): Promise<Buffer[]> {
+  async #encodeSelected(view: View, { range, request, hidden }: Question, limit: number): Promise<Buffer[]> {
     const rows: Row[] = [];
     let bytes = 0;
     for await (const page of view.records(range.bounds, pageSize)) {
       for (const [dbKey, record] of page) {
+        if (hidden !== undefined && isWithin(dbKey, hidden)) continue;
         rows.push([keyOf(dbKey), record]);
         bytes += dbKey.length + record.value.byteLength;
       }
@@ -174,8 +195,30 @@ export class Ranges {
 }
 
 /** A client's next page begins with the least key after the last one that it has. */
-function nameOf({ gte, lt }: KeyBounds): string {
-  return `${gte.toString('latin1')}\u0000${lt.toString('latin1')}`;
+function nameOf({ gte, lt }: KeyBounds, hidden: KeyBounds | undefined): string {
+  return `${gte.toString('latin1')}\u0000${lt.toString('latin1')}\u0000${hidden === undefined ? '' : 'hidden'}`;
+}
+
+/** The part of a range that the caller does not get to see; undefined when that is nothing. */
+function hiddenPart({ bounds }: KeyRange, hidden: Hidden): KeyBounds | undefined {
+  if (hidden === undefined) return undefined;
+  const prefix = Buffer.from(hidden, 'latin1');
+  return intersection(bounds, prefixBounds(prefix));
+}
+
+function intersection(a: KeyBounds, b: KeyBounds): KeyBounds | undefined {
+  const gte = Buffer.compare(a.gte, b.gte) > 0 ? a.gte : b.gte;
+  const lt = Buffer.compare(a.lt, b.lt) < 0 ? a.lt : b.lt;
+  return Buffer.compare(gte, lt) < 0 ? { gte, lt } : undefined;
+}
+
+function isWithin(key: Buffer, { gte, lt }: KeyBounds): boolean {
+  return Buffer.compare(key, gte) >= 0 && Buffer.compare(key, lt) < 0;
+}
+
+async function countOf(view: View, bounds: KeyBounds, hidden: KeyBounds | undefined): Promise<number> {
+  const less = hidden && intersection(bounds, hidden);
+  return (await view.count(bounds)) - (less === undefined ? 0 : await view.count(less));
 }
 
 function checkSize(bytes: number): void {

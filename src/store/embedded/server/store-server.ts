@@ -5,6 +5,7 @@ import { LegateError } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import type { Metrics } from '../../../base/metrics.ts';
 import type { Endpoint } from '../../../model/address.ts';
+import type { StoreTrust } from '../../trust.ts';
 import type { EmbeddedStore } from '../embedded-store.ts';
 import { Calls } from './calls.ts';
 import { serveCluster } from './cluster.ts';
@@ -13,13 +14,17 @@ import { Gate, Outstanding } from './gate.ts';
 import { serveKeyValues } from './kv.ts';
 import { serveLeases } from './lease-api.ts';
 import { limits, times } from './limits.ts';
+import { Permissions } from './permissions.ts';
 import { Ranges } from './ranges.ts';
+import { Refusals } from './refusals.ts';
 import { WatchHub } from './watch-hub.ts';
 import { Identity } from './wire.ts';
 
 export interface StoreServerOptions {
   readonly store: EmbeddedStore;
   readonly listen: Endpoint;
+  /** Without it everybody is served in the clear. */
+  readonly trust?: StoreTrust;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -37,7 +42,7 @@ export interface StoreServer {
  * not there yet) it says so in a condition and tries again: this host's own sidecar uses the store meanwhile.
  */
 export async function serveStore(options: StoreServerOptions): Promise<StoreServer> {
-  const { store, log, metrics, listen, clock, conditions } = options;
+  const { store, log, metrics, listen, clock, conditions, trust } = options;
   const { access, leases } = store;
   const identity = new Identity(access.head().storeId);
   const server = new Server({
@@ -50,13 +55,16 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
   });
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const accept = injector.injectConnection.bind(injector);
-  const connections = new Connections({ listen, clock, log, metrics, conditions, accept });
+  const refusals = new Refusals({ clock, metrics, conditions });
+  const connections = new Connections({ listen, trust, refusals, clock, log, metrics, conditions, accept });
   const drop = connections.drop.bind(connections);
   const outstanding = new Outstanding(limits.outstandingBytes);
   const gate = new Gate(limits.reads);
-  const calls = new Calls({ server, log, metrics, outstanding, drop });
-  const ranges = new Ranges({ access, identity, gate });
-  const hub = new WatchHub({ access, identity, log, metrics, outstanding, gate, drop });
+  const permissions = new Permissions({ trust, refusals });
+  const caller = connections.peer.bind(connections);
+  const calls = new Calls({ server, log, metrics, outstanding, drop, caller });
+  const ranges = new Ranges({ access, identity, gate, permissions });
+  const hub = new WatchHub({ access, identity, log, metrics, outstanding, gate, drop, permissions });
   const revision = (): number => {
     checkConnected(store);
     return access.head().revision;
@@ -66,17 +74,25 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
     access,
     identity,
     ranges,
+    permissions,
     storeLimits: store.limits,
     leaseExists: (id) => leases.has(id),
   });
-  serveLeases(calls, { leases, identity, revision });
-  serveCluster(calls, { access, identity, revision, endpoint: () => connections.endpoint });
+  serveLeases(calls, { leases, identity, revision, permissions });
+  serveCluster(calls, {
+    access,
+    identity,
+    revision,
+    endpoint: () => connections.endpoint,
+    secure: () => connections.secure,
+  });
   hub.serve(calls);
   await connections.start();
 
   let closed: Promise<void> | undefined;
   const close = async (): Promise<void> => {
     connections.stop();
+    refusals.close();
     hub.close();
     ranges.close();
     injector.drain(times.closeGraceMs);

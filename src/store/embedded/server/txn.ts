@@ -61,6 +61,19 @@ export class Plan {
     checkDuplicates(this.failure);
   }
 
+  /** What it reads, in conditions and otherwise. */
+  *reads(): Generator<KeyRange> {
+    for (const { where } of this.compares) yield where.range;
+    for (const op of [...this.success, ...this.failure]) if (op.kind === 'range') yield op.where.range;
+  }
+
+  /** What it puts, in either branch. */
+  *puts(): Generator<readonly [key: string, value: Uint8Array]> {
+    for (const op of [...this.success, ...this.failure]) {
+      if (op.kind === 'put' && op.record !== undefined) yield [op.key, contentOf(op.record)];
+    }
+  }
+
   #op({ request }: RequestOp): PlannedOp {
     switch (request.case) {
       case 'requestPut':
@@ -105,6 +118,13 @@ export class Plan {
     this.ranges.push(range.bounds);
     return { range, place: this.ranges.length - 1 };
   }
+}
+
+/** A prepared record begins with room for its header. */
+const headerBytes = prepareKey(new Uint8Array()).length;
+
+export function contentOf(prepared: Buffer): Uint8Array {
+  return prepared.subarray(headerBytes);
 }
 
 /** A key is put at most once in a branch, and not where the branch deletes. */

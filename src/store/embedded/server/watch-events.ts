@@ -1,6 +1,7 @@
 import type { KeyRecord } from '../records.ts';
 import type { Commit } from '../turn.ts';
-import { type KeyRange, latinOf } from './key-range.ts';
+import { includes, type KeyRange, latinOf } from './key-range.ts';
+import type { Hidden } from './permissions.ts';
 import { keyValueField, lengthDelimited, numberField, varint } from './wire.ts';
 
 /** What watches may have in common: those with an equal interest are told the same bytes. */
@@ -9,6 +10,12 @@ export interface Interest {
   readonly prevKv: boolean;
   readonly puts: boolean;
   readonly deletes: boolean;
+  readonly hidden: Hidden;
+}
+
+/** Whether a key, one character a byte, is told to those with this interest. */
+export function concerns({ range, hidden }: Interest, latinKey: string): boolean {
+  return includes(range, latinKey) && (hidden === undefined || !latinKey.startsWith(hidden));
 }
 
 /** One change of one key, encoded when first somebody wants it and then shared. */

@@ -36,6 +36,7 @@ export class WatchGroup {
 
   add(event: StoredEvent): void {
     if (event.isPut ? !this.interest.puts : !this.interest.deletes) return;
+    if (this.interest.hidden !== undefined && event.latinKey.startsWith(this.interest.hidden)) return;
     this.events.push(event);
     this.bytes += event.bytes;
   }
@@ -120,8 +121,8 @@ export class GroupIndex {
 
   /** Undefined when there are too many odd ranges already. */
   get(interest: Interest, floor: number): WatchGroup | undefined {
-    const { range, prevKv, puts, deletes } = interest;
-    const name = JSON.stringify([range.from, range.to, range.single === undefined, prevKv, puts, deletes]);
+    const { range, prevKv, puts, deletes, hidden } = interest;
+    const name = JSON.stringify([range.from, range.to, range.single === undefined, prevKv, puts, deletes, hidden]);
     const known = this.#groups.get(name);
     if (known !== undefined) return known;
     const group = new WatchGroup(name, interest, floor);

@@ -11,6 +11,7 @@ import { RpcError, rpcError, toRpcError } from './errors.ts';
 import type { Gate, Outstanding } from './gate.ts';
 import { firstWatchable } from './kv.ts';
 import { limits, times } from './limits.ts';
+import type { Permissions } from './permissions.ts';
 import { SendWindow } from './send-window.ts';
 import { eventsOf, type Interest } from './watch-events.ts';
 import { GroupIndex, type WatchGroup } from './watch-groups.ts';
@@ -24,6 +25,7 @@ export interface WatchHubOptions {
   readonly metrics: Metrics;
   readonly outstanding: Outstanding;
   readonly gate: Gate;
+  readonly permissions: Permissions;
   readonly drop: (peer: string, reason: string) => void;
 }
 
@@ -83,9 +85,10 @@ export class WatchHub implements WatchHubSide {
   }
 
   serve(calls: Calls): void {
-    calls.stream(Watch.method.watch, (stream, decode) => {
+    calls.stream(Watch.method.watch, (stream, decode, caller) => {
+      const { outstanding, permissions } = this.#options;
       if (this.#closed || this.#streams.size >= limits.watchStreams) throw rpcError('tooManyRequests');
-      const watches = new WatchStream(stream, this, this.#options.outstanding);
+      const watches = new WatchStream(stream, this, { outstanding, permissions, caller });
       this.#streams.add(watches);
       stream.once('close', () => {
         this.#streams.delete(watches);

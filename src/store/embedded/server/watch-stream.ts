@@ -4,10 +4,12 @@ import {
   type WatchRequest,
 } from '../../etcd-api/gen/etcd_pb.ts';
 import type { ByteStream } from './calls.ts';
+import type { Peer } from './connections.ts';
 import { invalid, rpcError, toRpcError } from './errors.ts';
 import type { Outstanding } from './gate.ts';
 import { parseKeyRange } from './key-range.ts';
 import { limits } from './limits.ts';
+import type { Permissions } from './permissions.ts';
 import { encodeNotice, type Interest, type Notice } from './watch-events.ts';
 import type { WatchGroup } from './watch-groups.ts';
 import { toNumber } from './wire.ts';
@@ -52,6 +54,12 @@ export interface WatchHubSide {
   toldUpTo(watch: StoreWatch): number;
 }
 
+export interface WatchStreamOptions {
+  readonly outstanding: Outstanding;
+  readonly permissions: Permissions;
+  readonly caller: Peer;
+}
+
 /** A client's stream of watches: takes its requests, and writes no more than the client takes. */
 export class WatchStream {
   readonly watches = new Map<bigint, StoreWatch>();
@@ -60,16 +68,20 @@ export class WatchStream {
   readonly #stream: ByteStream;
   readonly #hub: WatchHubSide;
   readonly #outstanding: Outstanding;
+  readonly #permissions: Permissions;
+  readonly #caller: Peer;
   #bytes = 0;
   #lastTakenMs = 0;
   #nextId = 0n;
   #closed = false;
   #ready: (() => void)[] = [];
 
-  constructor(stream: ByteStream, hub: WatchHubSide, outstanding: Outstanding) {
+  constructor(stream: ByteStream, hub: WatchHubSide, { outstanding, permissions, caller }: WatchStreamOptions) {
     this.#stream = stream;
     this.#hub = hub;
     this.#outstanding = outstanding;
+    this.#permissions = permissions;
+    this.#caller = caller;
     stream.once('close', () => this.#onClose());
   }
 
@@ -151,7 +163,8 @@ export class WatchStream {
     if (this.watches.size >= watchesPerStream)
       throw rpcError('tooManyRequests', `${watchesPerStream} watches a stream`);
     this.#hub.checkRoom();
-    const interest = interestOf(request);
+    const interest = { ...interestOf(request), hidden: this.#permissions.hiddenFrom(this.#caller) };
+    this.#permissions.checkRead(this.#caller, interest.range);
     const wanted = request.startRevision <= 0n ? head : Math.max(1, toNumber(request.startRevision) - 1);
     const watch = this.#hub.add(this, id, interest, wanted, request.progressNotify);
     if (watch === undefined) throw rpcError('tooManyRequests', `${oddWatches} watches of odd ranges`);
@@ -197,7 +210,7 @@ export class WatchStream {
   }
 }
 
-function interestOf({ key, rangeEnd, filters, prevKv }: WatchCreateRequest): Interest {
+function interestOf({ key, rangeEnd, filters, prevKv }: WatchCreateRequest): Omit<Interest, 'hidden'> {
   // Watching everything may be said by an empty key, which is then one byte of zero (etcd, watch.go).
   const from = key.byteLength === 0 ? Buffer.of(0) : key;
   const range = parseKeyRange(from, rangeEnd);

@@ -1,0 +1,37 @@
+import { Latest } from '../../src/base/feed.ts';
+import type { Credentials } from '../../src/model/credentials.ts';
+import type { Policy } from '../../src/model/policy.ts';
+import type { StoreTrust } from '../../src/store/trust.ts';
+
+/** What a host shows and believes, which a test changes at will. */
+export interface TestTrust extends StoreTrust {
+  readonly credentials: Latest<Credentials | undefined>;
+  readonly policy: Latest<Policy | undefined>;
+}
+
+export function testTrust(
+  credentials: Credentials | undefined,
+  policy: Latest<Policy | undefined> = new Latest<Policy | undefined>(undefined),
+  names: Readonly<Record<string, string>> = {},
+): TestTrust {
+  return { credentials: new Latest(credentials), policy, clearUnderlay: false, nameOf: (id) => names[id] };
+}
+
+/** A policy that allows everything; what is given replaces that. */
+export function testPolicy(authority: string, changes: Partial<Policy> = {}): Policy {
+  return {
+    mesh: 'legate',
+    meshId: '0123456789abcdef0123456789abcdef',
+    version: 1,
+    authority,
+    roots: [],
+    default: 'allow',
+    mode: 'enforce',
+    fromLinks: true,
+    intents: [],
+    grants: [],
+    external: [],
+    revoked: [],
+    ...changes,
+  };
+}
