@@ -402,7 +402,7 @@ export async function startSidecar(
 
     // The doors.
     const changes = new Latest(0);
-    for (const source of [catalog.snapshots, docker.refusals, docker.state, callers.table, policy]) {
+    for (const source of [catalog.snapshots, catalog.ungranted, docker.refusals, docker.state, callers.table, policy]) {
       (source as { subscribe(listener: () => void): unknown }).subscribe(() => changes.set(changes.value + 1));
     }
     const picture = (): PictureDocument =>
@@ -442,6 +442,8 @@ export async function startSidecar(
     const backend = createBackend({
       self,
       policy: policyOrders,
+      revoked: () => policy.value?.revoked ?? [],
+      ungranted: () => catalog.ungranted.value,
       clearUnderlay,
       tunnels,
       keys: () => storeKeys(config.mesh, session.config ?? config.store),

@@ -4,6 +4,7 @@ import { LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { printable, truncate } from '../src/base/text.ts';
+import type { Ungranted } from '../src/catalog/rights.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { StaticInstance } from '../src/config/config.ts';
 import type { HealthDetails } from '../src/health/runner.ts';
@@ -11,6 +12,7 @@ import type { Refresh } from '../src/health/ttl-check.ts';
 import { initialStatuses } from '../src/model/check.ts';
 import type { Instance, InstanceRecord, Refusal } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
+import type { RevokedHost } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import type { ServiceOrders } from '../src/registrar/service-orders.ts';
 import { makeBackup, parseBackup } from '../src/registrar/store-backup.ts';
@@ -55,6 +57,9 @@ export interface BackendParts {
   readonly meshId: () => string | undefined;
   readonly copies: AdminBackend['copies'];
   readonly policy: AdminBackend['policy'];
+  /** Hosts that were revoked, and what others offer without a grant. */
+  readonly revoked: () => readonly RevokedHost[];
+  readonly ungranted: () => readonly Ungranted[];
   readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
   readonly metrics: Metrics;
@@ -169,7 +174,12 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...known, ...how });
     },
     picture: parts.picture,
-    hosts: () => hostDocuments(snapshot(), parts.self.hostId),
+    hosts: () => hostDocuments(snapshot(), parts.self.hostId, parts.revoked()),
+    ungranted: (service) =>
+      parts
+        .ungranted()
+        .filter((each) => service === undefined || each.service === service)
+        .map(({ id, host, service: name }) => ({ id, host, service: name })),
     services: () => servicesDocument(snapshot(), parts.refusals(), withHealth),
     service: (name) => serviceDocument(serviceOf(snapshot(), name), withHealth),
     instances: (service) => instanceDocuments(snapshot(), withHealth, service),

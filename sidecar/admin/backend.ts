@@ -9,6 +9,7 @@ import type {
   ForgottenDocument,
   HostDocument,
   InstanceDocument,
+  InstancesDocument,
   LinksDocument,
   PictureDocument,
   RefreshDocument,
@@ -50,6 +51,8 @@ export interface AdminBackend {
   services(): ServicesDocument;
   service(name: string): ServiceDocument;
   instances(service?: string): readonly InstanceDocument[];
+  /** What other hosts offer without a grant. */
+  ungranted(service?: string): NonNullable<InstancesDocument['ungranted']>;
   links(): Promise<LinksDocument>;
   /** `from`: the name or id of a container of this host, in whose place the question is asked. */
   resolve(name: string, type: string, from: string | undefined): Promise<ResolveDocument>;

@@ -135,6 +135,8 @@ export interface HostsDocument {
 /** Answer of `GET /api/instances`. */
 export interface InstancesDocument {
   readonly instances: readonly InstanceDocument[];
+  /** What hosts offer without a grant, and is left out. */
+  readonly ungranted?: readonly { readonly id: string; readonly host: string; readonly service: string }[];
   readonly picture?: PictureDocument;
 }
 
@@ -147,6 +149,10 @@ export interface HostDocument {
   /** Whether this is the host that answers. */
   readonly self: boolean;
   readonly instances: number;
+  /** Where it stands; null where it does not say. */
+  readonly zone?: string | null;
+  /** Set when it was revoked: no other host talks to it. */
+  readonly revokedAt?: string;
 }
 
 export interface ServiceDocument {

@@ -79,9 +79,11 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.delete('/api/services/:name', async (context) =>
     context.json(await backend.forgetService(context.req.param('name'))),
   );
-  app.get('/api/instances', (context) =>
-    context.json({ instances: backend.instances(context.req.query('service')), picture: backend.picture() }),
-  );
+  app.get('/api/instances', (context) => {
+    const service = context.req.query('service');
+    const ungranted = backend.ungranted(service);
+    return context.json({ instances: backend.instances(service), ungranted, picture: backend.picture() });
+  });
   app.get('/api/links', async (context) => context.json(await backend.links()));
   app.get('/api/resolve', async (context) => {
     const name = context.req.query('name');

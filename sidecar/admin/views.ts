@@ -6,6 +6,7 @@ import type { HealthDetails } from '../../src/health/runner.ts';
 import { type Dialler, dialOf, formatDial } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import { defaultPreference } from '../../src/model/service.ts';
+import type { RevokedHost } from '../../src/model/policy.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -18,13 +19,20 @@ import type {
 
 type DocumentOf = (instance: Instance) => InstanceDocument;
 
-export function hostDocuments(snapshot: Snapshot, selfId: string): readonly HostDocument[] {
+/** Those that were revoked are in no snapshot, whatever they go on writing into the store. */
+export function hostDocuments(
+  snapshot: Snapshot,
+  selfId: string,
+  revoked: readonly RevokedHost[],
+): readonly HostDocument[] {
   const counts = new Map<string, number>();
   for (const service of snapshot.services.values()) {
     for (const instance of service.instances) counts.set(instance.hostId, (counts.get(instance.hostId) ?? 0) + 1);
   }
-  return [...snapshot.hosts.values()]
-    .map((host) => ({
+  const times = new Map(revoked.map(({ hostId, setAtMs }) => [hostId, setAtMs]));
+  const shown = [...snapshot.hosts.values()].map((host): HostDocument => {
+    const revokedAtMs = times.get(host.id);
+    return {
       id: host.id,
       name: host.name,
       address: host.address,
@@ -32,8 +40,17 @@ export function hostDocuments(snapshot: Snapshot, selfId: string): readonly Host
       alive: host.alive,
       self: host.id === selfId,
       instances: counts.get(host.id) ?? 0,
-    }))
-    .sort((a, b) => (a.name < b.name ? -1 : 1));
+      zone: host.zone ?? null,
+      ...(revokedAtMs !== undefined && { revokedAt: timeText(revokedAtMs) }),
+    };
+  });
+  const gone = revoked
+    .filter(({ hostId }) => !snapshot.hosts.has(hostId))
+    .map(({ hostId, name, setAtMs }): HostDocument => {
+      const nothing = { address: '', version: '', alive: false, self: false, instances: 0, zone: null };
+      return { id: hostId, name, ...nothing, revokedAt: timeText(setAtMs) };
+    });
+  return [...shown, ...gone].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
 /** What the host that answers adds to its own instances. */

@@ -1,5 +1,5 @@
-import type { HostsDocument } from '../../admin/documents.ts';
-import { renderTable, wrap } from '../table.ts';
+import type { HostDocument, HostsDocument } from '../../admin/documents.ts';
+import { type Cell, renderTable, wrap } from '../table.ts';
 import type { View } from '../terminal.ts';
 import { plural } from '../words.ts';
 import { pictureLines } from './picture.ts';
@@ -9,13 +9,16 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
   if (hosts.length === 0) return [' no hosts are known yet'];
   const sorted = [...hosts].sort((a, b) => Number(a.alive) - Number(b.alive) || compare(a.name, b.name));
   const { style } = view;
+  // A sidecar of an earlier version knows no zones.
+  const zoned = hosts.some(({ zone }) => zone);
   const rows = sorted.map((host) => ({
     cells: [
       { text: style.rich ? (host.alive ? style.good : style.bad) : '', colour: host.alive ? 'green' : 'red' } as const,
       host.name,
-      host.address,
-      host.alive ? (host.self ? 'this host' : 'alive') : ({ text: 'lost', colour: 'red' } as const),
+      host.address === '' ? '-' : host.address,
+      stateOf(host),
       String(host.instances),
+      ...(zoned ? [host.zone ?? '-'] : []),
       host.version,
       host.id,
     ],
@@ -26,12 +29,19 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
     { title: 'ADDRESS', cut: 'middle', least: 21 },
     { title: 'STATE' },
     { title: 'INSTANCES', align: 'right' },
+    ...(zoned ? [{ title: 'ZONE', cut: 'end', least: 6, optional: true } as const] : []),
     { title: 'VERSION', cut: 'end', optional: true },
     { title: 'ID', cut: 'end', least: 16, optional: true },
   ] as const;
-  const lost = hosts.filter((host) => !host.alive).length;
+  const lost = hosts.filter((host) => !host.alive && host.revokedAt === undefined).length;
   const summary = lost > 0 ? wrap(`${plural(lost, 'host')} lost: is the sidecar there running?`, view.width - 1) : [];
   return [...renderTable(columns, rows, view), ...summary.map((line) => ` ${line}`), ...pictureLines(picture, view)];
+}
+
+function stateOf(host: HostDocument): Cell {
+  if (host.revokedAt !== undefined) return { text: 'revoked', colour: 'red' };
+  if (!host.alive) return { text: 'lost', colour: 'red' };
+  return host.self ? 'this host' : 'alive';
 }
 
 export function compare(a: string, b: string): number {

@@ -1,7 +1,7 @@
 import type { InstanceDocument, InstancesDocument } from '../../admin/documents.ts';
 import { type Cell, cutText, renderTable } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
-import { since } from '../words.ts';
+import { plural, since } from '../words.ts';
 import { compare } from './hosts.ts';
 import { pictureLines } from './picture.ts';
 
@@ -15,8 +15,10 @@ const colours: Readonly<Record<string, Colour>> = {
 };
 
 /** Instances, those in trouble first; of several services when `withService`. */
-export function instanceLines({ instances, picture }: InstancesDocument, view: View, withService: boolean): string[] {
-  if (instances.length === 0) return [' no instances', ...pictureLines(picture, view)];
+export function instanceLines(document: InstancesDocument, view: View, withService: boolean): string[] {
+  const { instances, picture } = document;
+  const below = [...ungrantedLines(document, view), ...pictureLines(picture, view)];
+  if (instances.length === 0) return [' no instances', ...below];
   const { style } = view;
   const sorted = [...instances].sort(
     (a, b) => rankOf(a) - rankOf(b) || compare(a.service, b.service) || compare(a.id, b.id),
@@ -51,7 +53,20 @@ export function instanceLines({ instances, picture }: InstancesDocument, view: V
     { title: 'SOURCE', cut: 'middle', least: 12, optional: true },
     { title: 'TAGS', cut: 'end', least: 8, optional: true },
   ] as const;
-  return [...renderTable(columns, rows, view), ...pictureLines(picture, view)];
+  return [...renderTable(columns, rows, view), ...below];
+}
+
+/** What hosts offer without the right to: `web-2 offers db without a grant`. */
+function ungrantedLines({ ungranted = [] }: InstancesDocument, { style }: View): string[] {
+  const counts = new Map<string, number>();
+  for (const { host, service } of ungranted) {
+    const text = `${host} offers ${service} without a grant`;
+    counts.set(text, (counts.get(text) ?? 0) + 1);
+  }
+  const lines = [...counts].sort(([a], [b]) => compare(a, b));
+  return lines.map(
+    ([text, count]) => ` ${style.paint(style.note, 'yellow')} ${text}: ${plural(count, 'instance')} left out`,
+  );
 }
 
 /** Why this host cannot dial it. A sidecar of an earlier version does not tell. */
