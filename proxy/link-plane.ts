@@ -24,7 +24,7 @@ import { LinkTarget } from './link-target.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
-import { TcpListener } from './tcp/listener.ts';
+import { type ListenShared, TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
 
 /** Services whose links are made at the start before the event loop gets its turn, in which names are answered. */
@@ -54,6 +54,8 @@ export interface LinkPlaneOptions {
   readonly vipRange?: Ipv4Range;
   /** Connections at a time; the default is what this process has descriptors for. */
   readonly maxConnections?: number;
+  /** Where several processes share the listeners of the configuration: who makes their handles. */
+  readonly listenShared?: ListenShared;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
 }
@@ -291,6 +293,7 @@ export class LinkPlane {
         endpoint,
         clock,
         random: this.#random,
+        listenShared: kind === 'listen' ? this.#options.listenShared : undefined,
         onConnection: (socket: Socket) => this.#crowd.accept(socket, link),
         onChange: () => this.#listens(link),
         onBindError: (error) => void this.#cannotListen(link, endpoint, error),

@@ -15,7 +15,7 @@ import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
-import { numberToIpv4 } from '../src/model/address.ts';
+import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
@@ -44,6 +44,8 @@ import { TopologyWatcher } from './network/topology.ts';
 import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
+import { FormerWorkers } from './plane/former-workers.ts';
+import { WorkerPlane } from './plane/worker-plane.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
@@ -106,7 +108,9 @@ export async function startSidecar(
     const policy = new Latest<Policy | undefined>(undefined);
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
-    const opening = openVirtualAddresses({ ...common, config: config.vip });
+    const former = new FormerWorkers({ path: dataDir.workersFile, clock });
+    const adopt = former.count > 0;
+    const opening = openVirtualAddresses({ ...common, config: config.vip, slots: config.workers, adopt });
     closers.push(async () => (await opening).close());
 
     // The catalog begins with what the last run knew.
@@ -184,7 +188,7 @@ export async function startSidecar(
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
-    const links: DataPlane = new LocalDataPlane({
+    const planeOptions = {
       ...common,
       snapshots: catalog.snapshots,
       self,
@@ -198,8 +202,19 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
-      explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
-    });
+      explainListenError: (error: Error, endpoint: Endpoint) => explainListenError(error, endpoint, 'tcp'),
+    };
+    const links: DataPlane =
+      config.workers === 0
+        ? new LocalDataPlane(planeOptions)
+        : new WorkerPlane({
+            ...planeOptions,
+            workers: config.workers,
+            logLevel: config.log.level,
+            former,
+            forgetFormer: async () => vips.table?.forgetFormer(),
+            program: process.argv[1] ?? '',
+          });
     closers.push(() => links.close());
     const nameServers = new NameServers({ ...common, server: names, signal });
     const following = vips.follow(

@@ -33,6 +33,8 @@ export interface DataDir {
   readonly storePath: string;
   /** Where the mesh has moved to from the store that the configuration names. */
   readonly movedFile: string;
+  /** Its data-plane processes, which outlive it when it is killed or replaced. */
+  readonly workersFile: string;
   rememberMesh(meshId: string): Promise<void>;
   release(): void;
 }
@@ -61,6 +63,7 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       claimsFile: join(path, 'claims.json'),
       storePath: join(path, 'store'),
       movedFile: join(path, 'moved.json'),
+      workersFile: join(path, 'workers'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };
