@@ -62,4 +62,6 @@ export interface AdminBackend {
     how: { readonly overwrite: boolean; readonly foreign: boolean },
   ): Promise<StoreRestoreDocument>;
   drain(body: DrainDocument): Promise<DrainResultDocument>;
+  /** Another sidecar takes this one's place: begins to let go. E_CONFLICT where connections would be lost. */
+  handOver(): Promise<void>;
 }

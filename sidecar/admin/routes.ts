@@ -93,6 +93,10 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     return context.json({ deregistered: context.req.param('id') });
   });
   app.post('/api/drain', async (context) => context.json(await backend.drain(await jsonObject(context))));
+  app.post('/api/handover', async (context) => {
+    await backend.handOver();
+    return context.json({ handingOver: true });
+  });
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
   eventRoute(app, backend);

@@ -16,6 +16,7 @@ import type { FormerWorkers } from './former-workers.ts';
 import { mergeLinks, mergeTunnels } from './merge.ts';
 import type { ControlCalls, ToldValues } from './seam.ts';
 import { SharedListeners } from './shared-listeners.ts';
+import type { WorkerChildren } from './worker-children.ts';
 import { WorkerFaults } from './worker-faults.ts';
 import { WorkerProcess } from './worker-process.ts';
 
@@ -41,8 +42,7 @@ export interface WorkerPlaneOptions extends DataPlaneOptions {
   readonly former: FormerWorkers;
   /** The kernel holds nothing of the sidecar before any more than the present workers have. */
   readonly forgetFormer: () => Promise<void>;
-  /** The program that workers run. */
-  readonly program: string;
+  readonly children: WorkerChildren;
 }
 
 interface Place {
@@ -92,12 +92,12 @@ export class WorkerPlane implements DataPlane {
       send: (slot, endpoint, handle) => this.#worker(slot)?.peer.tellWith(handle, 'listenWith', endpoint),
       refuse: (slot, endpoint, code, text) => this.#worker(slot)?.peer.tell('cannotListen', endpoint, code, text),
     });
-    this.#deaths = metrics.counter('legate_plane_worker_ends_total', 'Data-plane processes that ended unasked.');
-    metrics.gauge('legate_plane_workers_count', 'Data-plane processes that run now.', [], () => [
+    this.#deaths = metrics.counter('legate_process_worker_ends_total', 'Data-plane processes that ended unasked.');
+    metrics.gauge('legate_process_workers_count', 'Data-plane processes that run now.', [], () => [
       [[], this.#workers().length],
     ]);
     metrics.gauge(
-      'legate_plane_former_workers_count',
+      'legate_process_former_workers_count',
       'Those of the sidecar before that still carry something.',
       [],
       () => [[[], former.count]],
@@ -141,10 +141,7 @@ export class WorkerPlane implements DataPlane {
 
   async drain(timeoutMs: number): Promise<number> {
     this.#leave();
-    const left = this.#options.former.end(timeoutMs);
-    const cut = sum(await this.#ask((peer) => peer.call('drain', timeoutMs)));
-    await left;
-    return cut;
+    return sum(await this.#ask((peer) => peer.call('drain', timeoutMs)));
   }
 
   close(): Promise<void> {
@@ -196,7 +193,7 @@ export class WorkerPlane implements DataPlane {
       told: this.#told,
       mine: this.#callsOf(slot, () => !worker.gone),
       clock,
-      program: this.#options.program,
+      child: this.#options.children.take(),
     });
     place.worker = worker;
     this.#remember();

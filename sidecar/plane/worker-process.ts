@@ -1,4 +1,4 @@
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import type { Clock } from '../../src/base/clock.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import type { Figures } from '../../src/base/metrics.ts';
@@ -6,7 +6,6 @@ import { FeedSender } from './feeds.ts';
 import { Peer } from './peer.ts';
 import { type ControlCalls, type ToldValues, toldValues, type WorkerCalls, type WorkerSetup } from './seam.ts';
 import { wireOf } from './wires.ts';
-import { workerCommand } from './worker-command.ts';
 
 /** How long a worker that was told to end may take; it is killed then. */
 const endLimitMs = 2000;
@@ -16,8 +15,7 @@ export interface WorkerProcessOptions {
   readonly told: ToldValues;
   readonly mine: ControlCalls;
   readonly clock: Clock;
-  /** The program to run. */
-  readonly program: string;
+  readonly child: ChildProcess;
 }
 
 /** One data-plane process, seen from control. */
@@ -37,14 +35,10 @@ export class WorkerProcess {
   #gone = false;
 
   constructor(options: WorkerProcessOptions) {
-    const { setup, told, mine, clock, program } = options;
+    const { setup, told, mine, clock, child } = options;
     this.#options = options;
     this.slot = setup.slot;
-    // Nothing of the configuration is in its arguments or environment: the channel brings it.
-    this.#child = fork(program, [workerCommand], {
-      serialization: 'advanced',
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    });
+    this.#child = child;
     this.pid = this.#child.pid;
     this.ended = new Promise((resolve) => {
       const end = (how: string): void => {

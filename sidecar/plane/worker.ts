@@ -32,6 +32,7 @@ export async function runWorker(): Promise<void> {
   const told = new FeedReceiver(toldValues);
   const metrics = new Metrics();
   let worker: Worker | undefined;
+  let ending = false;
   const present = (): Worker => {
     if (worker === undefined) throw new Error('the worker was not set up');
     return worker;
@@ -48,7 +49,10 @@ export async function runWorker(): Promise<void> {
     tunnels: () => present().plane.tunnels(),
     activeConnections: (filter) => present().plane.activeConnections(filter),
     figures: () => metrics.figures(),
-    drain: (timeoutMs) => present().plane.drain(timeoutMs),
+    drain: (timeoutMs) => {
+      ending = true;
+      return present().plane.drain(timeoutMs);
+    },
     end: () => process.exit(0),
   };
   const wire = wireOf(process);
@@ -62,7 +66,7 @@ export async function runWorker(): Promise<void> {
   process.on('SIGTERM', onSignal);
   for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined);
   wire.onClose(() => {
-    if (worker === undefined) process.exit(0);
+    if (worker === undefined || ending) process.exit(0);
     worker.goOnAlone();
     if (asked) void worker.leave(lastDrainMs);
   });
