@@ -29,7 +29,7 @@ import { Permission } from './permission.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
-import { TcpListener } from './tcp/listener.ts';
+import { type ListenShared, TcpListener } from './tcp/listener.ts';
 import { RelayCrowd } from './tcp/relay-crowd.ts';
 import { Acceptor } from './tunnel/acceptor.ts';
 import { TunnelWants } from './tunnel/tunnel-wants.ts';
@@ -70,6 +70,8 @@ export interface LinkPlaneOptions {
   readonly tunnels?: Tunnels;
   /** Without a certificate tunnels lead nowhere. */
   readonly credentials?: Observable<Credentials | undefined>;
+  /** Where several processes share the listeners of the configuration: who makes their handles. */
+  readonly listenShared?: ListenShared;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: (error: Error, endpoint: Endpoint) => Promise<LegateError>;
 }
@@ -377,6 +379,7 @@ export class LinkPlane {
         endpoint,
         clock,
         random: this.#random,
+        listenShared: kind === 'listen' ? this.#options.listenShared : undefined,
         onConnection: (socket: Socket) => this.#crowd.accept(socket, link),
         onChange: () => this.#listens(link),
         onBindError: (error) => void this.#cannotListen(link, endpoint, error),

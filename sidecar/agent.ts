@@ -7,6 +7,9 @@ import { withJoinedStore } from './joined-store.ts';
 import type { ReloadFaults } from './reload-report.ts';
 import { ownVersion } from './version.ts';
 
+/** How long a sidecar that was asked to let another one take its place may take to do so. */
+const handOverLimitMs = 30_000;
+
 /** Reads the configuration again for SIGHUP: it, or its faults. */
 export type Reload = () => { readonly config: Config } | ReloadFaults;
 
@@ -16,7 +19,12 @@ export type Reload = () => { readonly config: Config } | ReloadFaults;
  */
 export async function runAgent(
   config: Config,
-  options: { readonly configFile?: string | undefined; readonly reload: Reload },
+  options: {
+    readonly configFile?: string | undefined;
+    readonly reload: Reload;
+    /** Asks the sidecar that runs to let this one take its place. */
+    readonly replace?: (() => Promise<void>) | undefined;
+  },
 ): Promise<number> {
   const log = createLog(config.log.level);
   const stopping = new Promise<NodeJS.Signals>((resolve) => {
@@ -36,7 +44,11 @@ export async function runAgent(
       const next = options.reload();
       return 'config' in next ? withJoinedStore(next.config) : undefined;
     };
-    sidecar = await startSidecar(withJoinedStore(config), { log, clock: systemClock, version: ownVersion(), reread });
+    await options.replace?.();
+    const holderLimitMs = options.replace === undefined ? undefined : handOverLimitMs;
+    const waiting = holderLimitMs === undefined ? {} : { holderLimitMs };
+    const common = { log, clock: systemClock, version: ownVersion(), reread, ...waiting };
+    sidecar = await startSidecar(withJoinedStore(config), common);
   } catch (error) {
     const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';
     process.stderr.write(`legate agent: ${describeError(error)}${hint}\n`);
@@ -51,7 +63,13 @@ export async function runAgent(
     if ('config' in next) sidecar.reload(withJoinedStore(next.config));
     else sidecar.reloadFailed(next);
   });
-  const signal = await stopping;
+  const signal = await Promise.race([stopping, sidecar.replaced]);
+  if (signal === undefined) {
+    log.info('another sidecar takes over');
+    await sidecar.handOver();
+    log.info('handed over, connections go on');
+    return 0;
+  }
   log.info('stopping', { 'process.signal': signal, 'drain.timeout_ms': config.drainTimeoutMs });
   const cut = await sidecar.stop();
   log.info('stopped', { 'link.connections_cut': cut });

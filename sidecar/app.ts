@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { NameServer } from '../dns/server.ts';
 import type { DataPlane } from '../proxy/data-plane.ts';
-import { LocalDataPlane } from '../proxy/local-plane.ts';
+import { type Learned, LocalDataPlane } from '../proxy/local-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
 import { isLegateError, LegateError } from '../src/base/errors.ts';
@@ -17,7 +17,7 @@ import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
-import { numberToIpv4 } from '../src/model/address.ts';
+import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
@@ -54,6 +54,9 @@ import { openVirtualAddresses } from './network/virtual-addresses.ts';
 import { OwnInstances } from './own-instances.ts';
 import { PolicyKeeper } from './policy-keeper.ts';
 import { PolicyOrders, policyStatus } from './policy-orders.ts';
+import { FormerWorkers } from './plane/former-workers.ts';
+import { WorkerChildren } from './plane/worker-children.ts';
+import { WorkerPlane } from './plane/worker-plane.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { watchRights } from './rights-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
@@ -69,6 +72,8 @@ import { Why } from './why/why.ts';
 const maxLoops = 256;
 /** How long the loops in the background may take to end; what they hold is closed then in any case. */
 const closeLimitMs = 5000;
+/** How long an answer of the admin API may take to leave before the API is closed. */
+const answerGraceMs = 20;
 
 export interface Sidecar {
   /** Takes over what may change while running (instances); says what needs a restart. */
@@ -77,6 +82,10 @@ export interface Sidecar {
   reloadFailed(failure: ReloadFaults): void;
   /** Drains, leaves and closes everything; how many connections had to be cut. */
   stop(): Promise<number>;
+  /** Resolves when another sidecar asks to take this one's place. */
+  readonly replaced: Promise<void>;
+  /** Closes everything but what carries connections, which goes on: for the one that takes this one's place. */
+  handOver(): Promise<void>;
 }
 
 export interface SidecarOptions {
@@ -85,6 +94,8 @@ export interface SidecarOptions {
   readonly version: string;
   /** The configuration as it is in the file by now; undefined when it has faults. */
   readonly reread?: () => Config | undefined;
+  /** How long the sidecar that has the data directory may take to let go of it; default 2 s. */
+  readonly holderLimitMs?: number;
 }
 
 /**
@@ -93,7 +104,7 @@ export interface SidecarOptions {
  */
 export async function startSidecar(
   config: Config,
-  { log, clock, version, reread = () => undefined }: SidecarOptions,
+  { log, clock, version, reread = () => undefined, holderLimitMs }: SidecarOptions,
 ): Promise<Sidecar> {
   const startedAtMs = clock.nowMs();
   const startedMonotonicMs = clock.monotonicMs();
@@ -103,8 +114,13 @@ export async function startSidecar(
   const metrics = new Metrics().withRuntimeMetrics();
   const conditions = new Conditions(log, clock, metrics);
   const common = { clock, log, metrics, conditions };
-  const dataDir = await openDataDir(config.dataDir, { clock, signal });
+  const dataDir = await openDataDir(config.dataDir, { clock, signal, holderLimitMs });
   const closers: (() => unknown)[] = [() => dataDir.release()];
+  let handingOver = false;
+  let askedToHandOver: () => void = () => undefined;
+  const replaced = new Promise<void>((resolve) => {
+    askedToHandOver = resolve;
+  });
   const background: Promise<unknown>[] = [
     ignoringAbort(watchDataDir(config.dataDir, { clock, conditions, signal }), signal),
   ];
@@ -151,8 +167,12 @@ export async function startSidecar(
     const tunnels = (): boolean => credentials.value !== undefined;
 
     // Virtual addresses take some processes of others to open, and meanwhile everything else is prepared.
-    const opening = openVirtualAddresses({ ...common, config: config.vip });
-    closers.push(async () => (await opening).close());
+    const children = new WorkerChildren(process.argv[1] ?? '', config.workers);
+    closers.push(() => children.close());
+    const former = new FormerWorkers({ path: dataDir.workersFile, clock });
+    const adopt = former.count > 0;
+    const opening = openVirtualAddresses({ ...common, config: config.vip, slots: config.workers, adopt });
+    closers.push(async () => (handingOver ? (await opening).abandon() : (await opening).close()));
 
     // The catalog begins with what the last run knew.
     const catalog = new Catalog({ ...common, keys, self, policy });
@@ -231,7 +251,7 @@ export async function startSidecar(
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
-    const links: DataPlane = new LocalDataPlane({
+    const planeOptions = {
       ...common,
       snapshots: catalog.snapshots,
       self,
@@ -246,11 +266,24 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
-      onLearned: (pair) => learned.note(pair),
+      onLearned: (pair: Learned) => learned.note(pair),
       ...(membership.desk && { desk: membership.desk }),
-      explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
-    });
-    closers.push(() => links.close());
+      explainListenError: (error: Error, endpoint: Endpoint) => explainListenError(error, endpoint, 'tcp'),
+    };
+    const links: DataPlane =
+      config.workers === 0
+        ? new LocalDataPlane(planeOptions)
+        : new WorkerPlane({
+            ...planeOptions,
+            workers: config.workers,
+            logLevel: config.log.level,
+            former,
+            forgetFormer: async () => vips.table?.forgetFormer(),
+            children,
+          });
+    closers.push(() => (handingOver && links instanceof WorkerPlane ? links.leaveAlone() : links.close()));
+    // Where this process carries links itself there may still be workers of the sidecar before.
+    if (config.workers === 0) closers.push(() => (handingOver ? undefined : former.end(0)));
     const nameServers = new NameServers({ ...common, server: names, signal });
     const following = vips.follow(
       topology.topology,
@@ -265,6 +298,7 @@ export async function startSidecar(
       vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
       links.start(),
     ]);
+    if (config.workers === 0) former.leave();
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
     // The store, and what lives on it. Another store may take its place at any time. Another living sidecar with this
@@ -484,6 +518,10 @@ export async function startSidecar(
       deregister: (name) => own.deregister(name),
       parseSettings: (body) => givenSettings(parseSettingsValue(body)),
       orders: () => (session.store === undefined ? undefined : orders),
+      handOver: async () => {
+        if (links instanceof WorkerPlane) askedToHandOver();
+        else throw cannotHandOver();
+      },
       drain: (chosen, on, wholeHost) => own.drain(chosen, on, wholeHost),
       connectionsTo: async (ids) => {
         const counts = await Promise.all([...ids].map((instance) => links.activeConnections({ instance })));
@@ -539,13 +577,22 @@ export async function startSidecar(
       },
       reloadFailed: (failure) => report.failed(failure),
       async stop() {
-        const cut = await links.drain(config.drainTimeoutMs);
+        const [cut] = await Promise.all([links.drain(config.drainTimeoutMs), former.end(config.drainTimeoutMs)]);
         await registrar?.leave().catch(() => undefined);
         await own.endChecks();
         stopping.abort();
         await Promise.race([Promise.allSettled(background), clock.sleep(closeLimitMs)]);
         await closeAll(closers);
         return cut;
+      },
+      replaced,
+      async handOver() {
+        handingOver = true;
+        // Whoever asked is to have the answer.
+        await clock.sleep(answerGraceMs);
+        stopping.abort();
+        await Promise.race([Promise.allSettled(background), clock.sleep(closeLimitMs)]);
+        await closeAll(closers);
       },
     };
   } catch (error) {
@@ -554,6 +601,12 @@ export async function startSidecar(
     await closeAll(closers);
     throw error;
   }
+}
+
+function cannotHandOver(): LegateError {
+  return new LegateError('E_CONFLICT', 'this sidecar carries connections itself, and they would be lost with it', {
+    hint: 'set workers to auto and restart it once; then it can be replaced while connections go on',
+  });
 }
 
 /** A loop that ends by the signal has not failed. */

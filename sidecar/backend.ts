@@ -91,6 +91,8 @@ export interface BackendParts {
   readonly orders: () => ServiceOrders | undefined;
   /** Drains own instances by name; with `host` also those that come later. */
   readonly drain: (names: readonly string[], on: boolean, wholeHost: boolean) => Promise<void>;
+  /** Lets go of everything but connections; E_CONFLICT where it cannot. */
+  readonly handOver: () => Promise<void>;
   readonly connectionsTo: (ids: ReadonlySet<string>) => Promise<number>;
 }
 
@@ -213,6 +215,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     async forgetService(name) {
       return { forgotten: name, vips: await opened(parts.orders()).forget(name) };
     },
+    handOver: () => parts.handOver(),
     async drain(body: DrainDocument): Promise<DrainResultDocument> {
       const chosen = chooseToDrain(body, snapshot(), ownInstances(), ownName);
       await parts.drain(

@@ -10,8 +10,8 @@ import { startTimeOf } from '../src/base/processes.ts';
 /** Between looks whether the directory is still there. */
 const watchEveryMs = 5000;
 /** How long a start waits for a holder that may be about to end, and between looks. */
-const holderLimitMs = 2000;
-const holderEveryMs = 50;
+const usualHolderLimitMs = 2000;
+const holderEveryMs = 10;
 
 /** What a host remembers about itself, in `host.json` of its data directory. */
 export interface HostIdentity {
@@ -35,14 +35,22 @@ export interface DataDir {
   readonly movedFile: string;
   /** What a host that joined a mesh was told of it. */
   readonly joinedFile: string;
+  /** Its data-plane processes, which outlive it when it is killed or replaced. */
+  readonly workersFile: string;
   rememberMesh(meshId: string): Promise<void>;
   /** Makes this directory that of another host, of another mesh or of the same: what was known of the mesh is forgotten. */
   becomeHost(identity: { readonly hostId: string; readonly meshId: string }): Promise<void>;
   release(): void;
 }
 
-/** Opens and locks `path`. A living sidecar that holds it, also 2 s later: E_IN_USE with its pid. */
-export async function openDataDir(path: string, waiting: { clock: Clock; signal: AbortSignal }): Promise<DataDir> {
+interface Waiting {
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  readonly holderLimitMs?: number | undefined;
+}
+
+/** Opens and locks `path`. A living sidecar that holds it, also 2 s later (`holderLimitMs`): E_IN_USE with its pid. */
+export async function openDataDir(path: string, waiting: Waiting): Promise<DataDir> {
   makePrivateFolder(path);
   const lock = join(path, 'agent.pid');
   await takeLock(lock, path, waiting);
@@ -66,6 +74,7 @@ export async function openDataDir(path: string, waiting: { clock: Clock; signal:
       storePath: join(path, 'store'),
       movedFile: join(path, 'moved.json'),
       joinedFile: join(path, 'joined.json'),
+      workersFile: join(path, 'workers'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };
@@ -140,7 +149,7 @@ function livingHolder(lock: string): string | undefined {
 async function takeLock(
   lock: string,
   path: string,
-  { clock, signal }: { clock: Clock; signal: AbortSignal },
+  { clock, signal, holderLimitMs = usualHolderLimitMs }: Waiting,
 ): Promise<void> {
   const waitUntilMs = clock.monotonicMs() + holderLimitMs;
   for (let attempt = 0; attempt < 2; attempt += 1) {
@@ -163,7 +172,7 @@ async function takeLock(
       }
       if (pid !== undefined) {
         throw new LegateError('E_IN_USE', `data_dir ${path} is in use by another sidecar (pid ${pid})`, {
-          hint: 'stop that one first, or give this one a data_dir of its own',
+          hint: 'stop that one first, take its place (--replace), or give this one a data_dir of its own',
         });
       }
       rmSync(lock, { force: true });

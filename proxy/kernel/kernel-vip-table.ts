@@ -11,7 +11,7 @@ import { runCommand } from './command.ts';
 import { HostFirewall } from './host-firewall.ts';
 import { NftSession } from './nft-session.ts';
 import type { Ownership } from './ownership.ts';
-import type { PortMapping } from './port-map.ts';
+import type { PortMapping, Slot } from './port-map.ts';
 import { Spoofing } from './spoofing.ts';
 import { UdpFlows } from './udp-flows.ts';
 import { VipMappings } from './vip-mappings.ts';
@@ -19,6 +19,7 @@ import {
   buildScript,
   type Counters,
   deltaCommands,
+  formerMappings,
   guardKey,
   isInterfaceName,
   parseListing,
@@ -30,6 +31,8 @@ import { VipWatch } from './vip-watch.ts';
 const defaultProbeMs = 10_000;
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
+/** Who owns what was mapped before this sidecar came. */
+const formerOwner = 'former';
 const changeBuckets = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
 
 interface Batch {
@@ -44,6 +47,7 @@ interface Batch {
  */
 export class KernelVipTable implements VipTable {
   readonly #range: Ipv4Range;
+  readonly #slots: number;
   readonly #name: string;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -82,6 +86,7 @@ export class KernelVipTable implements VipTable {
   constructor(options: VipTableOptions, name: string, ownership: Ownership) {
     const { range, clock, metrics, conditions } = options;
     this.#range = range;
+    this.#slots = options.slots ?? 0;
     this.#name = name;
     this.#clock = clock;
     this.#log = options.log.child({ 'vip.table': name, 'vip.range': range.text });
@@ -89,7 +94,7 @@ export class KernelVipTable implements VipTable {
     this.#ownership = ownership;
     this.#probeMs = options.probe?.everyMs ?? defaultProbeMs;
     this.#session = new NftSession({ log: this.#log, clock });
-    this.#mappings = new VipMappings(range);
+    this.#mappings = new VipMappings(range, options.slots);
     this.#flows = new UdpFlows(range);
     this.#firewall = new HostFirewall({ table: name, range, conditions, metrics });
     this.#callers = new CallerRules(name, range);
@@ -110,8 +115,9 @@ export class KernelVipTable implements VipTable {
     return this.#filterProblem;
   }
 
-  async open(): Promise<void> {
+  async open(adopt = false): Promise<void> {
     await this.#inTurn(async () => {
+      if (adopt) await this.#adopt();
       try {
         await this.#build();
       } catch (error) {
@@ -135,10 +141,14 @@ export class KernelVipTable implements VipTable {
     this.#log.info('virtual addresses are on');
   }
 
-  set(owner: string, mappings: readonly PortMapping[]): Promise<void> {
+  set(owner: string, mappings: readonly PortMapping[], slot?: Slot): Promise<void> {
     return this.#change(() => {
-      for (const key of this.#mappings.replace(owner, mappings)) this.#dirty.add(key);
+      for (const key of this.#mappings.replace(owner, mappings, slot)) this.#dirty.add(key);
     });
+  }
+
+  forgetFormer(): Promise<void> {
+    return this.set(formerOwner, [], 'former');
   }
 
   setClients(interfaces: readonly string[]): Promise<void> {
@@ -193,16 +203,41 @@ export class KernelVipTable implements VipTable {
     return this.#closed;
   }
 
-  async #takeBack(): Promise<void> {
+  abandon(): Promise<void> {
+    this.#closed ??= this.#letGo().then(() => {
+      this.#session.close();
+      return this.#ownership.release();
+    });
+    return this.#closed;
+  }
+
+  /** What a table of before maps, and whom it lets in, until it is known what is wanted now. */
+  async #adopt(): Promise<void> {
+    const text = await this.#session.list([`ip ${this.#name}`], false).catch(() => undefined);
+    if (text === undefined) return;
+    const { content } = parseListing(text);
+    this.#clients = new Set(['lo', ...content.clients]);
+    this.#guarded = content.guarded;
+    const mappings = formerMappings(content);
+    if (this.#slots > 0) this.#mappings.replace(formerOwner, mappings, 'former');
+    this.#log.info('the table of the sidecar before is taken over', { 'vip.mappings': mappings.length });
+  }
+
+  /** Nothing is done to the kernel any more. */
+  async #letGo(): Promise<void> {
     this.#watch?.close();
     this.#cancelRetry?.();
     this.#state.set({ state: 'off', reason: 'closed' });
     await this.#turn.catch(() => undefined);
+    this.#conditions.clearPrefix(`vip.${this.#name}.`);
+  }
+
+  async #takeBack(): Promise<void> {
+    await this.#letGo();
     // Each is tried whatever became of the others; what is not there need not be removed.
     await runCommand('ip', ['-4', 'route', 'del', 'local', this.#range.text, 'dev', 'lo']).catch(() => undefined);
     for (const table of this.#tables) await this.#remove(table);
     this.#session.close();
-    this.#conditions.clearPrefix(`vip.${this.#name}.`);
     await this.#ownership.release();
   }
 
@@ -276,7 +311,7 @@ export class KernelVipTable implements VipTable {
     this.#dirty.clear();
     const callers = this.#filterProblem === null ? this.#callers.script() : undefined;
     try {
-      await this.#session.load(buildScript(this.#name, this.#range, content) + (callers?.text ?? ''));
+      await this.#session.load(buildScript(this.#name, this.#range, content, this.#slots) + (callers?.text ?? ''));
       const [listing] = await Promise.all([
         this.#session.list(this.#tables, true),
         runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']),

@@ -12,7 +12,16 @@ export interface PortMapping {
   readonly privatePort: number;
 }
 
+/**
+ * Where several processes listen for the same ports, each has a slot, from 0: new connections go to them in turn, and to the
+ * others where one has not mapped the port. `former`: for what no slot has mapped, those that listened before.
+ */
+export type Slot = number | 'former';
+
 export interface PortMap {
-  /** Replaces the mappings of `owner`. Resolves when the kernel has them; rejects when it refuses. */
-  set(owner: string, mappings: readonly PortMapping[]): Promise<void>;
+  /**
+   * Replaces the mappings of `owner`, of TCP only where they are those of a slot. Resolves when the kernel has them;
+   * rejects when it refuses.
+   */
+  set(owner: string, mappings: readonly PortMapping[], slot?: Slot): Promise<void>;
 }

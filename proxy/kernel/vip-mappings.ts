@@ -1,18 +1,21 @@
 import { isIPv4 } from 'node:net';
 import { LegateError } from '../../src/base/errors.ts';
 import { type Ipv4Range, inRange, isPort } from '../../src/model/address.ts';
-import type { PortMapping } from './port-map.ts';
+import type { PortMapping, Slot } from './port-map.ts';
 import { portKey } from './vip-rules.ts';
 
 /** Who wants which mapping. Each owner's mappings are replaced as a whole; a change is taken completely or not at all. */
 export class VipMappings {
   readonly #range: Ipv4Range;
+  readonly #slots: number;
   readonly #owners = new Map<string, ReadonlyMap<string, number>>();
   readonly #ownerOf = new Map<string, string>();
   readonly #ports = new Map<string, number>();
 
-  constructor(range: Ipv4Range) {
+  /** `slots`: how many processes may map the same ports. */
+  constructor(range: Ipv4Range, slots = 0) {
     this.#range = range;
+    this.#slots = slots;
   }
 
   /** Private ports by port key, of all owners. */
@@ -24,10 +27,10 @@ export class VipMappings {
    * Replaces the mappings of `owner` and gives the keys whose private port differs now. Throws E_INVALID for a mapping
    * that cannot be, E_CONFLICT for one that another owner has; nothing has changed then.
    */
-  replace(owner: string, mappings: readonly PortMapping[]): string[] {
+  replace(owner: string, mappings: readonly PortMapping[], slot?: Slot): string[] {
     const next = new Map<string, number>();
     for (const mapping of mappings) {
-      const key = this.#checkedKey(owner, mapping);
+      const key = this.#checkedKey(owner, mapping, slot);
       if (next.has(key)) throw new LegateError('E_INVALID', `${describe(mapping)} is mapped twice`);
       next.set(key, mapping.privatePort);
     }
@@ -49,7 +52,7 @@ export class VipMappings {
     return changed;
   }
 
-  #checkedKey(owner: string, mapping: PortMapping): string {
+  #checkedKey(owner: string, mapping: PortMapping, slot: Slot | undefined): string {
     const { transport, address, port, privatePort } = mapping;
     if (!isIPv4(address) || !inRange(this.#range, address)) {
       throw new LegateError('E_INVALID', `${describe(mapping)} is not in ${this.#range.text}`);
@@ -63,7 +66,10 @@ export class VipMappings {
         hint: 'listen on another free port',
       });
     }
-    const key = portKey(transport, address, port);
+    if (slot !== undefined && (transport !== 'tcp' || (slot !== 'former' && slot >= this.#slots))) {
+      throw new LegateError('E_INVALID', `${describe(mapping)} cannot be in slot ${slot} of ${this.#slots}`);
+    }
+    const key = portKey(transport, address, port, slot);
     const holder = this.#ownerOf.get(key);
     if (holder !== undefined && holder !== owner) {
       throw new LegateError('E_CONFLICT', `${describe(mapping)} is mapped by ${holder} already, ${owner} wants it too`);

@@ -1,7 +1,11 @@
 import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
 import { numberToIpv4 } from '../../src/model/address.ts';
+import type { PortMapping, Slot } from './port-map.ts';
 
-/** What the kernel is to hold: private ports by `tcp 240.77.0.5 5432`, interfaces of clients, guarded endpoints. */
+/**
+ * What the kernel is to hold: private ports by `tcp 240.77.0.5 5432`, or `tcp_0 240.77.0.5 5432` for those of a slot,
+ * interfaces of clients, guarded endpoints.
+ */
 export interface TableContent {
   readonly ports: ReadonlyMap<string, number>;
   readonly clients: ReadonlySet<string>;
@@ -34,8 +38,8 @@ export function tableName(range: Ipv4Range): string {
   return `legate_${numberToIpv4(range.base).replaceAll('.', '_')}_${range.prefixLength}`;
 }
 
-export function portKey(transport: 'tcp' | 'udp', address: string, port: number): string {
-  return `${transport} ${address} ${port}`;
+export function portKey(transport: 'tcp' | 'udp', address: string, port: number, slot?: Slot): string {
+  return `${transport}${slot === undefined ? '' : `_${slot}`} ${address} ${port}`;
 }
 
 export function guardKey({ address, port }: Endpoint): string {
@@ -47,9 +51,9 @@ export function isInterfaceName(name: string): boolean {
   return /^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,14}$/.test(name);
 }
 
-function mapKey(key: string): { map: 'tcp_vip' | 'udp_vip'; address: string; element: string } {
-  const [transport, address = '', port = ''] = key.split(' ');
-  return { map: transport === 'udp' ? 'udp_vip' : 'tcp_vip', address, element: `${address} . ${port}` };
+function mapKey(key: string): { map: string; address: string; element: string } {
+  const [map = '', address = '', port = ''] = key.split(' ');
+  return { map: map.includes('_') ? map : `${map}_vip`, address, element: `${address} . ${port}` };
 }
 
 function elements(list: readonly string[]): string {
@@ -63,12 +67,16 @@ function elements(list: readonly string[]): string {
  * for any published one; the last rule of `vip` keeps them off all other ports. `guard` comes before connection
  * tracking: neither virtual addresses nor guarded endpoints are reached from elsewhere than the host and the bridges of
  * containers. The counters stand before and after the place of the host's own firewall (0).
+ *
+ * Where there are slots, new connections enter their chains in turn; each chain looks into its own slot's map and then into
+ * the others', so that one without the port is passed over. Connection tracking keeps a connection where it began.
  */
-export function buildScript(table: string, range: Ipv4Range, content: TableContent): string {
-  const lists = { tcp_vip: [] as string[], udp_vip: [] as string[] };
+export function buildScript(table: string, range: Ipv4Range, content: TableContent, slots = 0): string {
+  const slotMaps = slots === 0 ? [] : [...Array.from({ length: slots }, (_, slot) => `tcp_${slot}`), 'tcp_former'];
+  const lists = new Map<string, string[]>(['tcp_vip', 'udp_vip', ...slotMaps].map((map) => [map, []]));
   for (const [key, privatePort] of content.ports) {
     const { map, address, element } = mapKey(key);
-    lists[map].push(`${element} : ${address} . ${privatePort}`);
+    lists.get(map)?.push(`${element} : ${address} . ${privatePort}`);
   }
   const mapType = 'type ipv4_addr . inet_service : ipv4_addr . inet_service;';
   const newDelivered = `ip daddr ${range.text} ct status dnat ct state new iifname != "lo" counter name`;
@@ -77,9 +85,7 @@ delete table ip ${table}
 table ip ${table} {
   counter seen { }
   counter arrived { }
-  map tcp_vip { ${mapType} ${elements(lists.tcp_vip)} }
-  map udp_vip { ${mapType} ${elements(lists.udp_vip)} }
-  set clients { type ifname; ${elements([...content.clients].map((name) => `"${name}"`))} }
+${[...lists].map(([map, list]) => `  map ${map} { ${mapType} ${elements(list)} }\n`).join('')}  set clients { type ifname; ${elements([...content.clients].map((name) => `"${name}"`))} }
   set guarded { type ipv4_addr . inet_service; ${elements([...content.guarded])} }
   chain guard {
     type filter hook prerouting priority -300;
@@ -88,8 +94,8 @@ table ip ${table} {
     ip daddr . udp dport @guarded iifname != @clients drop
     ip daddr . tcp dport @guarded iifname != @clients drop
   }
-  chain vip {
-    dnat ip to ip daddr . tcp dport map @tcp_vip
+${slotChains(slots)}  chain vip {
+${spread(slots)}    dnat ip to ip daddr . tcp dport map @tcp_vip
     dnat ip to ip daddr . udp dport map @udp_vip
     dnat ip to ip daddr
   }
@@ -118,6 +124,25 @@ table ip ${table} {
 `;
 }
 
+/** For each slot a chain that tries all of them, beginning with it, and what was there before. */
+function slotChains(slots: number): string {
+  const order = Array.from({ length: slots }, (_, slot) => slot);
+  return order
+    .map((slot) => {
+      const maps = [...order.slice(slot), ...order.slice(0, slot), 'former'];
+      const rules = maps.map((map) => `    dnat ip to ip daddr . tcp dport map @tcp_${map}\n`).join('');
+      return `  chain slot_${slot} {\n${rules}  }\n`;
+    })
+    .join('');
+}
+
+function spread(slots: number): string {
+  if (slots === 0) return '';
+  if (slots === 1) return '    meta l4proto tcp jump slot_0\n';
+  const verdicts = Array.from({ length: slots }, (_, slot) => `${slot} : jump slot_${slot}`);
+  return `    meta l4proto tcp numgen inc mod ${slots} vmap { ${verdicts.join(', ')} }\n`;
+}
+
 /** What leads from the content `before` to `after` at these port keys, and all clients and guarded endpoints. */
 export interface Delta {
   /** Commands, to be run as one transaction; empty when nothing differs. */
@@ -126,6 +151,14 @@ export interface Delta {
   readonly size: number;
   /** Where UDP flows that run must not lead any more, for they would go on to. */
   readonly staleUdp: readonly { readonly address: string; readonly port: string; readonly privatePort: number }[];
+}
+
+/** So many elements that leave a map are worth a look whether it is empty then. */
+const flushFrom = 64;
+
+function hasAny({ ports }: TableContent, wanted: string): boolean {
+  for (const key of ports.keys()) if (mapKey(key).map === wanted) return true;
+  return false;
 }
 
 export function deltaCommands(
@@ -162,8 +195,16 @@ export function deltaCommands(
   for (const name of after.clients) if (!before.clients.has(name)) note(adds, 'clients', `"${name}"`);
   for (const endpoint of before.guarded) if (!after.guarded.has(endpoint)) note(deletes, 'guarded', endpoint);
   for (const endpoint of after.guarded) if (!before.guarded.has(endpoint)) note(adds, 'guarded', endpoint);
+  for (const [set, list] of deletes) {
+    // The map of a process that is gone is emptied at one stroke, however much it had.
+    if (list.length < flushFrom || !/^tcp_/.test(set) || hasAny(after, set)) continue;
+    deletes.set(set, []);
+    size -= list.length;
+  }
   const commands = [
-    ...[...deletes].map(([set, list]) => `delete element ip ${table} ${set} { ${list.join(', ')} }`),
+    ...[...deletes].map(([set, list]) =>
+      list.length === 0 ? `flush map ip ${table} ${set}` : `delete element ip ${table} ${set} { ${list.join(', ')} }`,
+    ),
     ...[...adds].map(([set, list]) => `add element ip ${table} ${set} { ${list.join(', ')} }`),
   ];
   return { commands, size, staleUdp };
@@ -172,10 +213,10 @@ export function deltaCommands(
 /** Reads what `nft list table ip <table>` prints (with `-t`, contents are left out and come back empty). */
 export function parseListing(text: string): Listing {
   const ports = new Map<string, number>();
-  for (const transport of ['tcp', 'udp'] as const) {
+  for (const [, map = ''] of text.matchAll(/\n\tmap ((?:tcp|udp)_(?:vip|former|\d+)) \{/g)) {
     const elementPattern = /([\d.]+) \. (\d+) : [\d.]+ \. (\d+)/g;
-    for (const [, address = '', port, privatePort] of block(text, `map ${transport}_vip`).matchAll(elementPattern)) {
-      ports.set(portKey(transport, address, Number(port)), Number(privatePort));
+    for (const [, address = '', port, privatePort] of block(text, `map ${map} {`).matchAll(elementPattern)) {
+      ports.set(`${map.replace(/_vip$/, '')} ${address} ${port}`, Number(privatePort));
     }
   }
   const clients = new Set<string>();
@@ -201,6 +242,18 @@ function block(text: string, head: string): string {
 function elementsOf(text: string): string {
   const start = text.indexOf('elements = {');
   return start < 0 ? '' : text.slice(start);
+}
+
+/** What processes of before are mapped to in a listing: one of them for each port. */
+export function formerMappings({ ports }: TableContent): PortMapping[] {
+  const found = new Map<string, PortMapping>();
+  for (const [key, privatePort] of ports) {
+    const [map = '', address = '', port = ''] = key.split(' ');
+    if (map.startsWith('tcp_')) {
+      found.set(`${address} ${port}`, { transport: 'tcp', address, port: Number(port), privatePort });
+    }
+  }
+  return [...found.values()];
 }
 
 export function sameContent(a: TableContent, b: TableContent): boolean {

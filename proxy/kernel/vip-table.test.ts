@@ -14,7 +14,7 @@ import { listenTcp } from '../../src/base/sockets.ts';
 import { type Ipv4Range, parseIpv4Range } from '../../src/model/address.ts';
 import { unless } from '../../test/support/needs.ts';
 import { makeNamespace, run } from './test-namespace.ts';
-import { buildScript, deltaCommands, parseListing, sameContent, tableName } from './vip-rules.ts';
+import { buildScript, deltaCommands, formerMappings, parseListing, sameContent, tableName } from './vip-rules.ts';
 import { openVipTable } from './vip-table.ts';
 
 const range = (text: string): Ipv4Range => parseIpv4Range(text) as Ipv4Range;
@@ -58,6 +58,14 @@ t.test('only differences become commands', async (t) => {
     ],
   });
   t.same(deltaCommands('legate', after, after, new Set(keys)).commands, []);
+
+  const slot = Array.from({ length: 100 }, (_, port) => [`tcp_1 240.77.0.5 ${port + 1}`, 2000] as const);
+  const both = content([...slot, ['tcp_0 240.77.0.5 1', 3000]]);
+  t.same(
+    deltaCommands('legate', both, content([['tcp_0 240.77.0.5 1', 3000]]), both.ports.keys()).commands,
+    ['flush map ip legate tcp_1'],
+    'what a dead process had leaves at one stroke',
+  );
 });
 
 t.test(
@@ -86,6 +94,22 @@ t.test('what was built is read back', { skip: unless('nft', 'netns') }, async (t
   t.ok(sameContent(full.content, wanted));
   t.notOk(sameContent(full.content, content([])));
   t.equal(parseListing(run('ip', ...nft, '-t', 'list', 'table', 'ip', 'legate')).shape, full.shape);
+
+  const slots = content([
+    ['tcp 240.77.0.53 53', 15053],
+    ['tcp_0 240.77.0.5 5432', 15432],
+    ['tcp_1 240.77.0.5 5432', 15433],
+    ['tcp_former 240.77.0.6 80', 15080],
+  ]);
+  for (const count of [1, 2, 3]) {
+    const wanted = count === 1 ? content([...slots.ports].filter(([key]) => !key.startsWith('tcp_1'))) : slots;
+    execFileSync('ip', [...nft, '-f', '-'], { input: buildScript('legate', range('240.77.0.0/16'), wanted, count) });
+    const listing = parseListing(run('ip', ...nft, 'list', 'table', 'ip', 'legate'));
+    t.ok(sameContent(listing.content, wanted), `${count} slots`);
+    t.equal(parseListing(run('ip', ...nft, '-t', 'list', 'table', 'ip', 'legate')).shape, listing.shape);
+    const ports = formerMappings(listing.content).map(({ address, port }) => `${address}:${port}`);
+    t.same(ports.sort(), ['240.77.0.5:5432', '240.77.0.6:80'], 'what links had, and not what names have');
+  }
 });
 
 t.test('beside a real Docker Engine', { skip: unless('nft', 'docker', 'busybox') }, async (t) => {

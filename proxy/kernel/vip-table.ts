@@ -28,10 +28,18 @@ export interface VipTable extends PortMap, CallerFilter {
   readonly state: Observable<VipState>;
   /** Takes table and route back and gives up the ownership. Later changes reject with E_CLOSED. */
   close(): Promise<void>;
+  /** Gives up the ownership and leaves everything in force, for the one that comes next. Later changes reject with E_CLOSED. */
+  abandon(): Promise<void>;
+  /** What was in force before this one came and was taken over is given up. */
+  forgetFormer(): Promise<void>;
 }
 
 export interface VipTableOptions {
   readonly range: Ipv4Range;
+  /** How many processes may map the same ports; default 0, none beside this one. */
+  readonly slots?: number;
+  /** Ports that a table of before maps to slots stay mapped there until a slot of this one maps them, or `forgetFormer`. */
+  readonly adopt?: boolean;
   /** The table's name, by default after the range. */
   readonly name?: string;
   readonly clock: Clock;
@@ -43,7 +51,8 @@ export interface VipTableOptions {
 }
 
 /**
- * Takes the ownership of the table in this network namespace and builds it, in place of what a crash left behind.
+ * Takes the ownership of the table in this network namespace and builds it, in place of what a crash left behind, which is
+ * adopted where that was asked for.
  * Rejects with E_IN_USE (a living sidecar owns it), E_PERMISSION (no NET_ADMIN), E_NOT_FOUND (a command is not installed)
  * or E_INVALID (the kernel lacks what the rules need); nothing is left behind then.
  */
@@ -53,7 +62,7 @@ export async function openVipTable(options: VipTableOptions): Promise<VipTable> 
   const ownership = await takeOwnership(name);
   const table = new KernelVipTable(options, name, ownership);
   try {
-    await table.open();
+    await table.open(options.adopt);
     return table;
   } catch (error) {
     await table.close();

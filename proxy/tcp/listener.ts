@@ -4,6 +4,12 @@ import type { Clock } from '../../src/base/clock.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
 import { writeHighWaterMark } from './relay-bounds.ts';
 
+/**
+ * Has `server` listen on a handle that was made elsewhere. Resolves when it listens, or is known to wait for its turn;
+ * rejects as listening does. A server that cannot listen after all hears `error`.
+ */
+export type ListenShared = (server: Server, endpoint: Endpoint) => Promise<void>;
+
 export interface TcpListenerOptions {
   /** Port 0 takes any free port, and keeps it. */
   readonly endpoint: Endpoint;
@@ -17,6 +23,8 @@ export interface TcpListenerOptions {
   readonly onBindError: (error: Error) => void;
   /** A connection could not be accepted. */
   readonly onAcceptError: (error: Error) => void;
+  /** Who makes the handle; without it this process does, for itself. */
+  readonly listenShared?: ListenShared | undefined;
 }
 
 /**
@@ -63,7 +71,7 @@ export class TcpListener {
 
   #try(done: () => void): void {
     const server = this.#createServer();
-    const { endpoint } = this.#options;
+    const { endpoint, listenShared } = this.#options;
     server.once('error', (error) => {
       this.#options.onBindError(error);
       if (!this.#closed) {
@@ -71,12 +79,15 @@ export class TcpListener {
       }
       done();
     });
-    const host = endpoint.address;
-    server.listen({ host, port: endpoint.port, backlog: TcpListener.backlog, exclusive: true }, () => {
+    server.once('listening', () => {
       if (this.#closed) server.close();
       else this.#listening(server);
       done();
     });
+    const host = endpoint.address;
+    if (listenShared === undefined) {
+      server.listen({ host, port: endpoint.port, backlog: TcpListener.backlog, exclusive: true });
+    } else listenShared(server, endpoint).then(done, (error: unknown) => server.emit('error', error));
   }
 
   #listening(server: Server): void {

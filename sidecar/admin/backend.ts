@@ -97,4 +97,6 @@ export interface AdminBackend {
     grant(host: string, service: string, on: boolean): Promise<GrantChangeDocument>;
     revoke(host: string): Promise<RevocationDocument>;
   };
+  /** Another sidecar takes this one's place: begins to let go. E_CONFLICT where connections would be lost. */
+  handOver(): Promise<void>;
 }

@@ -104,6 +104,10 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   });
   app.post('/api/drain', async (context) => context.json(await backend.drain(await jsonObject(context))));
   app.route('/api', authorityRoutes(backend, jsonObject));
+  app.post('/api/handover', async (context) => {
+    await backend.handOver();
+    return context.json({ handingOver: true });
+  });
   app.route('/api/kv', keyValueRoutes(backend));
   app.route('/api/store', storeRoutes(backend, jsonObject));
   app.route('/api', policyRoutes(backend, jsonObject));

@@ -1,6 +1,5 @@
 #!/usr/bin/env node
-import { runCommandLine } from './program.ts';
-import { Terminal } from './terminal.ts';
+import { workerCommand } from '../plane/worker-command.ts';
 
 /** How long what should have been closed may keep the process alive after a command's end. */
 const lingerMs = 2000;
@@ -17,16 +16,23 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-const terminal = new Terminal({
-  stdout: process.stdout,
-  stderr: process.stderr,
-  env: process.env,
-  nowMs: () => Date.now(),
-});
-process.exitCode = await runCommandLine(process.argv.slice(2), {
-  terminal,
-  env: process.env,
-  stdin: process.stdin,
-  interruption,
-});
-setTimeout(() => process.exit(), lingerMs).unref();
+async function runProgram(): Promise<void> {
+  const [{ runCommandLine }, { Terminal }] = await Promise.all([import('./program.ts'), import('./terminal.ts')]);
+  const terminal = new Terminal({
+    stdout: process.stdout,
+    stderr: process.stderr,
+    env: process.env,
+    nowMs: () => Date.now(),
+  });
+  process.exitCode = await runCommandLine(process.argv.slice(2), {
+    terminal,
+    env: process.env,
+    stdin: process.stdin,
+    interruption,
+  });
+  setTimeout(() => process.exit(), lingerMs).unref();
+}
+
+// A sidecar starts its workers with this very program, over a channel that nobody else has.
+if (process.argv[2] === workerCommand && process.connected) await (await import('../plane/worker.ts')).runWorker();
+else await runProgram();

@@ -25,6 +25,8 @@ export interface VirtualAddresses {
    */
   follow(topology: Observable<Topology>, listeners: readonly Endpoint[], signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
+  /** As `close`, and everything stays in force in the kernel for the sidecar that comes next. */
+  abandon(): Promise<void>;
 }
 
 /**
@@ -33,6 +35,10 @@ export interface VirtualAddresses {
  */
 export async function openVirtualAddresses(options: {
   readonly config: Config['vip'];
+  /** Processes that may map the same ports. */
+  readonly slots: number;
+  /** Whether processes of the sidecar before still carry connections. */
+  readonly adopt: boolean;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -85,6 +91,10 @@ export async function openVirtualAddresses(options: {
     async close() {
       unsubscribe?.();
       await table?.close();
+    },
+    async abandon() {
+      unsubscribe?.();
+      await table?.abandon();
     },
   };
 }

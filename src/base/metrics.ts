@@ -1,4 +1,4 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client';
 
 /** Values for the declared label names of a metric, in order. */
 type LabelValues = readonly string[];
@@ -10,6 +10,23 @@ export interface CounterCell {
 
 /** What a gauge shows: values by label values, in the order of the label names. */
 type GaugeSample = () => Iterable<readonly [labels: LabelValues, value: number]>;
+
+/** A metric with its values, as it travels between the processes of a sidecar. */
+export interface Figure {
+  readonly name: string;
+  readonly help: string;
+  readonly type: string;
+  readonly values: readonly FigureValue[];
+}
+
+export interface FigureValue {
+  /** That of the metric, or with `_bucket`, `_sum` or `_count` behind it for those of a histogram. */
+  readonly metricName: string;
+  readonly labels: Readonly<Record<string, string | number>>;
+  readonly value: number;
+}
+
+export type Figures = readonly Figure[];
 
 interface Family {
   readonly cells: Map<string, { labels: LabelValues; cell: CounterCell }>;
@@ -28,6 +45,8 @@ export class Metrics {
   readonly #families = new Map<string, Family>();
   readonly #gauges = new Map<string, { sample: GaugeSample }>();
   readonly #histograms = new Map<string, Histogram>();
+  /** Where the figures of other processes come from. */
+  readonly #others: (() => Promise<Figures>)[] = [];
 
   /** Adds the runtime's own metrics (`legate_process_…`, `legate_nodejs_…`), for the one instance that a daemon has. */
   withRuntimeMetrics(): this {
@@ -89,9 +108,35 @@ export class Metrics {
     return histogram;
   }
 
+  /** Shows what `figures` gives together with this process's own: what has the same name and labels is added up. */
+  addOthers(figures: () => Promise<Figures>): void {
+    this.#others.push(figures);
+  }
+
+  /** This process's own metrics as they are now. */
+  async figures(): Promise<Figures> {
+    const metrics = await this.#registry.getMetricsAsJSON();
+    return metrics.map(({ name, help, type, values }) => ({
+      name,
+      help,
+      type: String(type),
+      values: values.map((each) => ({
+        metricName: 'metricName' in each && typeof each.metricName === 'string' ? each.metricName : name,
+        labels: Object.fromEntries(Object.entries(each.labels).map(([label, text]) => [label, text ?? ''])),
+        value: each.value,
+      })),
+    }));
+  }
+
   /** The text exposition format that Prometheus scrapes. */
-  exposition(): Promise<string> {
-    return this.#registry.metrics();
+  async exposition(): Promise<string> {
+    if (this.#others.length === 0) return this.#registry.metrics();
+    const all = await Promise.all([this.figures(), ...this.#others.map((figures) => figures())]);
+    const registry = new Registry();
+    for (const figure of addFigures(all)) {
+      registry.registerMetric({ name: figure.name, get: async () => figure } as unknown as Metric);
+    }
+    return registry.metrics();
   }
 
   get contentType(): string {
@@ -116,6 +161,25 @@ export class Metrics {
     });
     return family;
   }
+}
+
+/** Adds up what has the same name and labels. */
+export function addFigures(all: readonly Figures[]): Figures {
+  const sums = new Map<string, { figure: Figure; values: Map<string, FigureValue> }>();
+  for (const figure of all.flat()) {
+    const sum = sums.get(figure.name) ?? { figure, values: new Map<string, FigureValue>() };
+    sums.set(figure.name, sum);
+    for (const each of figure.values) {
+      const key = `${each.metricName} ${JSON.stringify(each.labels)}`;
+      sum.values.set(key, { ...each, value: (sum.values.get(key)?.value ?? 0) + each.value });
+    }
+  }
+  return [...sums.values()].map(({ figure, values }) => ({ ...figure, values: [...values.values()] }));
+}
+
+/** What of these figures only grows, and is not to shrink when the process that they are of has ended. */
+export function lastingFigures(figures: Figures): Figures {
+  return figures.filter(({ type }) => type !== 'gauge');
 }
 
 function checkName(name: string): void {

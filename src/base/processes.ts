@@ -16,7 +16,12 @@ export function startTimeOf(pid: number): string | undefined {
 
 /** Names this process among all that its kernel runs: its pid namespace, pid and start time. */
 export function processName(): string {
-  return `${pidNamespace()} ${process.pid} ${startTimeOf(process.pid) ?? ''}`;
+  return processNameOf(process.pid);
+}
+
+/** The name of a process of this pid namespace. */
+export function processNameOf(pid: number): string {
+  return `${pidNamespace()} ${pid} ${startTimeOf(pid) ?? ''}`;
 }
 
 /** Whether the process of that name still runs; undefined when it cannot be seen from here. Same boot assumed. */

@@ -3,8 +3,11 @@ import type { Instance } from '../model/instance.ts';
 /** So many changes are put into place one by one; more are merged in one pass. */
 const fewChanges = 8;
 
+/** What an instance is found by in a list of a service's. */
+export type InstanceKey = Pick<Instance, 'id' | 'hostId'>;
+
 /** The order of a service's instances: by id, and by host where two hosts carry one name. */
-export function compareInstances(a: Instance, b: Instance): number {
+export function compareInstances(a: InstanceKey, b: InstanceKey): number {
   if (a.id !== b.id) return a.id < b.id ? -1 : 1;
   return a.hostId < b.hostId ? -1 : a.hostId > b.hostId ? 1 : 0;
 }
@@ -54,8 +57,14 @@ function mergedList(
   return merged;
 }
 
-function positionOf(sorted: readonly Instance[], instance: Instance): number {
-  let low = 0;
+/** The instance of this key in a list that is in order, from position `from` on. */
+export function instanceAt(sorted: readonly Instance[], key: InstanceKey, from = 0): Instance | undefined {
+  const found = sorted[positionOf(sorted, key, from)];
+  return found !== undefined && compareInstances(found, key) === 0 ? found : undefined;
+}
+
+function positionOf(sorted: readonly Instance[], instance: InstanceKey, from = 0): number {
+  let low = from;
   let high = sorted.length;
   while (low < high) {
     const middle = (low + high) >>> 1;

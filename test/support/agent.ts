@@ -147,11 +147,23 @@ export class Agent {
     return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null;
   }
 
+  /** Starts another one in place of the one that runs, which hands over to it; how the former one ended. */
+  async replace(): Promise<{ readonly former: number | string }> {
+    const former = this.#child;
+    this.#child = undefined;
+    const started = this.start({ args: ['--replace'] });
+    if (former !== undefined && former.exitCode === null && former.signalCode === null) await once(former, 'exit');
+    await started;
+    return { former: former?.exitCode ?? former?.signalCode ?? 0 };
+  }
+
   /** Starts it and waits until it is ready (or, with `ready: false`, only starts it). */
-  async start(options: { ready?: boolean; env?: NodeJS.ProcessEnv; prefix?: readonly string[] } = {}): Promise<this> {
+  async start(
+    options: { ready?: boolean; env?: NodeJS.ProcessEnv; prefix?: readonly string[]; args?: readonly string[] } = {},
+  ): Promise<this> {
     if (this.running) throw new Error('the sidecar runs already');
     const [command, ...words] = [...plain, ...(options.prefix ?? []), process.execPath, legateMain, 'agent'];
-    const child = spawn(command, [...words, '-c', this.configFile], {
+    const child = spawn(command, [...words, ...(options.args ?? []), '-c', this.configFile], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...options.env },
     });

@@ -1,12 +1,14 @@
 import { hostname } from 'node:os';
 import { Option } from 'commander';
-import { describeError } from '../../../src/base/errors.ts';
+import { describeError, isLegateError } from '../../../src/base/errors.ts';
+import type { Config } from '../../../src/config/config.ts';
 import { type LoadResult, loadConfig } from '../../../src/config/load.ts';
 import { optionDocuments } from '../../../src/config/options-document.ts';
+import { formatEndpoint } from '../../../src/model/address.ts';
 import type { Reload } from '../../agent.ts';
 import { exitStatus } from '../failure.ts';
 import { defaultAddress } from '../machine.ts';
-import { type CommandTools, examples, type GlobalOptions, type Session } from '../session.ts';
+import { type CommandTools, examples, type GlobalOptions, type Session, withClient } from '../session.ts';
 import { readConfigFile } from './config.ts';
 import { printFaults } from './input.ts';
 
@@ -16,6 +18,7 @@ export function addAgentCommand({ program, session, register }: CommandTools): v
     .command('agent')
     .description('runs the sidecar in the foreground; SIGTERM drains and leaves, SIGHUP reloads the file')
     .option('-c, --config <file>', 'the configuration, YAML')
+    .option('--replace', 'takes the place of the sidecar that runs; connections go on (needs workers)')
     .addHelpText(
       'after',
       examples(
@@ -33,23 +36,24 @@ export function addAgentCommand({ program, session, register }: CommandTools): v
     keys.set(option.attributeName(), key);
     command.addOption(option);
   }
-  register<GlobalOptions & { config?: string }>(command, async (options) => {
+  register<GlobalOptions & { config?: string; replace?: boolean }>(command, async (options) => {
     const flags: Record<string, string> = {};
     for (const [attribute, text] of Object.entries(options)) {
       const key = keys.get(attribute);
       // A flag of true or false may stand alone.
       if (key !== undefined) flags[key] = String(text);
     }
-    return startAgent(session, options.config, flags);
+    return startAgent(session, options, flags);
   });
 }
 
 async function startAgent(
   session: Session,
-  configFile: string | undefined,
+  options: GlobalOptions & { readonly config?: string; readonly replace?: boolean },
   flags: Record<string, string>,
 ): Promise<number> {
   const { terminal } = session;
+  const configFile = options.config;
   const load = (): LoadResult =>
     loadConfig({
       ...(configFile === undefined ? {} : { file: readConfigFile(configFile) }),
@@ -72,5 +76,19 @@ async function startAgent(
     }
   };
   const { runAgent } = await import('../../agent.ts');
-  return runAgent(first.config, { configFile, reload });
+  const replace = options.replace === true ? () => askToHandOver(session, options, first.config) : undefined;
+  return runAgent(first.config, { configFile, reload, replace });
+}
+
+/** Asks the sidecar that runs to let this one take its place; where none runs there is nothing to ask. */
+async function askToHandOver(session: Session, options: GlobalOptions, { admin }: Config): Promise<void> {
+  const [listen] = admin.listen;
+  if (listen === undefined && options.admin === undefined) return;
+  const address = listen?.kind === 'tcp' ? formatEndpoint(listen) : `unix:${listen?.path ?? ''}`;
+  const where = { admin: options.admin ?? address, ...(listen?.kind === 'tcp' && { tokenFile: admin.tokenFile }) };
+  try {
+    await withClient(session, { ...options, ...where }, (client) => client.json('/api/handover', { method: 'POST' }));
+  } catch (error) {
+    if (!isLegateError(error, 'E_UNREACHABLE')) throw error;
+  }
 }

@@ -1,0 +1,322 @@
+import type { DataPlane } from '../../proxy/data-plane.ts';
+import type { LinkDocument } from '../../proxy/link-document.ts';
+import type { ConnectionFilter } from '../../proxy/link-plane.ts';
+import type { DataPlaneOptions } from '../../proxy/local-plane.ts';
+import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
+import { Backoff } from '../../src/base/backoff.ts';
+import { describeError, LegateError } from '../../src/base/errors.ts';
+import { Latest } from '../../src/base/feed.ts';
+import type { LogLevel } from '../../src/base/log.ts';
+import { addFigures, type CounterCell, type Figures, lastingFigures } from '../../src/base/metrics.ts';
+import { PersistentMap } from '../../src/base/persistent-map.ts';
+import type { Endpoint } from '../../src/model/address.ts';
+import { noCallers } from '../../src/model/caller.ts';
+import { emptyTopology } from '../../src/model/topology.ts';
+import type { FormerWorkers } from './former-workers.ts';
+import { mergeLinks, mergeTunnels } from './merge.ts';
+import type { ControlCalls, ToldValues } from './seam.ts';
+import { SharedListeners } from './shared-listeners.ts';
+import type { WorkerChildren } from './worker-children.ts';
+import { WorkerFaults } from './worker-faults.ts';
+import { WorkerProcess } from './worker-process.ts';
+
+/** How long an answer for people or for a scrape is waited for. */
+const answerLimitMs = 2000;
+/** How often each worker is looked after, and so many silences in a row end it. */
+const lookEveryMs = 5000;
+const maxSilences = 3;
+/** The pause before a worker that ended is replaced, and its ceiling. One that ran so long has been well. */
+const firstPauseMs = 10;
+const pauseCeilingMs = 10_000;
+const wellAfterMs = 30_000;
+/** So many ends in a row, without a worker that was well, are told to people. */
+const loopFrom = 3;
+/** How long the start waits for workers. */
+const startLimitMs = 20_000;
+const condition = 'plane.workers';
+
+export interface WorkerPlaneOptions extends DataPlaneOptions {
+  readonly workers: number;
+  readonly logLevel: LogLevel;
+  /** What the sidecar before left running. */
+  readonly former: FormerWorkers;
+  /** The kernel holds nothing of the sidecar before any more than the present workers have. */
+  readonly forgetFormer: () => Promise<void>;
+  readonly children: WorkerChildren;
+}
+
+interface Place {
+  worker: WorkerProcess | undefined;
+  readonly backoff: Backoff;
+  cancel: (() => void) | undefined;
+}
+
+/**
+ * The data plane in processes of its own: control feeds them, adds up what they tell, and replaces those that end. Each
+ * listens on ports of its own for virtual addresses, over which the kernel spreads connections, and all of them share the
+ * listeners of the configuration.
+ */
+export class WorkerPlane implements DataPlane {
+  readonly #options: WorkerPlaneOptions;
+  readonly #told: ToldValues;
+  readonly #places: readonly Place[];
+  readonly #listeners: SharedListeners;
+  readonly #faults: WorkerFaults;
+  readonly #deaths: CounterCell;
+  /** Figures of workers that have ended. */
+  #past: Figures = [];
+  #cancelLook: (() => void) | undefined;
+  #leaving = false;
+  #closed: Promise<void> | undefined;
+
+  constructor(options: WorkerPlaneOptions) {
+    const { clock, metrics, conditions, former } = options;
+    this.#options = options;
+    this.#told = {
+      snapshots: options.snapshots,
+      declared: options.declared ?? new Latest(PersistentMap.empty()),
+      callers: (options.callers ?? noCallers).table,
+      topology: options.topology ?? new Latest(emptyTopology),
+      credentials: options.credentials,
+      policy: options.policy,
+    };
+    this.#places = Array.from({ length: options.workers }, () => ({
+      worker: undefined,
+      backoff: new Backoff(firstPauseMs, pauseCeilingMs),
+      cancel: undefined,
+    }));
+    this.#faults = new WorkerFaults(conditions);
+    this.#listeners = new SharedListeners({
+      clock,
+      held: former.count > 0,
+      send: (slot, endpoint, handle) => this.#worker(slot)?.peer.tellWith(handle, 'listenWith', endpoint),
+      refuse: (slot, endpoint, code, text) => this.#worker(slot)?.peer.tell('cannotListen', endpoint, code, text),
+    });
+    this.#deaths = metrics.counter('legate_process_worker_ends_total', 'Data-plane processes that ended unasked.');
+    metrics.gauge('legate_process_workers_count', 'Data-plane processes that run now.', [], () => [
+      [[], this.#workers().length],
+    ]);
+    metrics.gauge(
+      'legate_process_former_workers_count',
+      'Those of the sidecar before that still carry something.',
+      [],
+      () => [[[], former.count]],
+    );
+    metrics.addOthers(() => this.#figures());
+  }
+
+  async start(): Promise<void> {
+    const { clock, former, forgetFormer, log } = this.#options;
+    const started = this.#places.map((_, slot) => this.#launch(slot));
+    await Promise.race([Promise.all(started), clock.sleep(startLimitMs)]);
+    this.#look();
+    const count = former.count;
+    if (count === 0) return;
+    // Whatever is new goes to these workers from now on; what runs goes on where it is.
+    await forgetFormer().catch(() => undefined);
+    former.leave();
+    await this.#listeners.letGo();
+    log.info('this sidecar has taken over', { 'plane.former_workers': count });
+  }
+
+  async links(): Promise<readonly LinkDocument[]> {
+    return mergeLinks(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'links')));
+  }
+
+  async tunnels(): Promise<readonly TunnelDocument[]> {
+    return mergeTunnels(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'tunnels')));
+  }
+
+  listenerOf(service: string): Endpoint | undefined {
+    for (const link of this.#options.links) {
+      const bound = link.service === service ? this.#listeners.boundOf(link.listen) : undefined;
+      if (bound !== undefined) return bound;
+    }
+    return undefined;
+  }
+
+  async activeConnections(filter?: ConnectionFilter): Promise<number> {
+    return sum(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'activeConnections', filter)));
+  }
+
+  async drain(timeoutMs: number): Promise<number> {
+    this.#leave();
+    return sum(await this.#ask((peer) => peer.call('drain', timeoutMs)));
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  /** The workers go on without this process: another one takes over. */
+  leaveAlone(): void {
+    this.#leave();
+    this.#closed ??= Promise.resolve();
+    for (const worker of this.#workers()) worker.leaveAlone();
+  }
+
+  async #end(): Promise<void> {
+    this.#leave();
+    await Promise.all([...this.#workers().map((worker) => worker.end()), this.#options.former.end(0)]);
+    this.#options.former.remember([]);
+    this.#faults.forgetAll();
+  }
+
+  #leave(): void {
+    this.#leaving = true;
+    this.#cancelLook?.();
+    for (const { cancel } of this.#places) cancel?.();
+    this.#listeners.close();
+  }
+
+  /** Resolves when the worker listens, or has ended. */
+  async #launch(slot: number): Promise<void> {
+    const { links, self, clearUnderlay, vipRange, tunnel, maxConnections, clock, log } = this.#options;
+    const place = this.#place(slot);
+    const slice = {
+      links,
+      self,
+      clearUnderlay,
+      tunnel,
+      ...(vipRange && { vipRange }),
+      ...(maxConnections && { maxConnections }),
+    };
+    const worker: WorkerProcess = new WorkerProcess({
+      setup: {
+        ...slice,
+        slot,
+        logLevel: this.#options.logLevel,
+        vips: this.#options.portMap !== undefined,
+        desk: this.#options.desk !== undefined,
+      },
+      told: this.#told,
+      mine: this.#callsOf(slot, () => !worker.gone),
+      clock,
+      child: this.#options.children.take(),
+    });
+    place.worker = worker;
+    this.#remember();
+    void worker.ended.then((how) => this.#hasEnded(place, worker, how));
+    const cancelWell = clock.after(wellAfterMs, () => {
+      place.backoff.reset();
+      this.#tellLoop();
+    });
+    void worker.ended.then(cancelWell);
+    try {
+      await worker.start();
+      log.debug('worker started', { worker: slot, 'worker.pid': worker.pid });
+    } catch (error) {
+      log.warn('worker not started', { worker: slot, reason: describeError(error) });
+      if (!worker.gone) worker.kill();
+    }
+  }
+
+  #hasEnded(place: Place, worker: WorkerProcess, how: string): void {
+    const { slot } = worker;
+    place.worker = undefined;
+    this.#past = addFigures([this.#past, lastingFigures(worker.figures)]);
+    this.#faults.forget(slot);
+    if (this.#leaving) return;
+    // First of all, so that no further connection is sent there.
+    void this.#options.portMap?.set(ownerOf(slot), [], slot).catch(() => undefined);
+    this.#deaths.value += 1;
+    const pauseMs = place.backoff.nextMs();
+    const about = { worker: slot, 'worker.pid': worker.pid, 'worker.end': how, 'worker.pause_ms': Math.round(pauseMs) };
+    this.#options.log.error('a worker ended, its connections are lost; another one takes its place', about);
+    this.#tellLoop();
+    place.cancel = this.#options.clock.after(pauseMs, () => void this.#launch(slot));
+  }
+
+  #tellLoop(): void {
+    const { conditions } = this.#options;
+    const worst = Math.max(...this.#places.map(({ backoff }) => backoff.failures));
+    if (worst < loopFrom) conditions.clear(condition);
+    else {
+      const message = `a data-plane process ended ${worst} times in a row; connections through it are lost each time`;
+      conditions.raise(condition, 'error', message, 'look into the log for its last words; report it with them');
+    }
+  }
+
+  #callsOf(slot: number, lives: () => boolean): ControlCalls {
+    const { portMap, callers, desk, onLearned } = this.#options;
+    return {
+      mapPorts: async (mappings) => {
+        // Its last wish may arrive after its end.
+        if (lives()) await portMap?.set(ownerOf(slot), mappings, slot);
+      },
+      confirmCaller: async (connection) => (await callers?.confirm(connection)) === true,
+      answerDesk: (kind, request, from) => {
+        if (desk === undefined) throw new LegateError('E_NOT_FOUND', 'this host lets nobody in');
+        return desk.answer(kind, request, from);
+      },
+      shareListener: async (endpoint) => this.#listeners.ask(slot, endpoint),
+      raise: (id, severity, message, hint) => {
+        if (lives()) this.#faults.raise(slot, id, severity, message, hint);
+      },
+      clear: (id) => this.#faults.clear(slot, id),
+      learned: (pairs) => {
+        for (const pair of pairs) onLearned?.(pair);
+      },
+    };
+  }
+
+  /** Asks all workers; one that does not answer is left out. */
+  async #ask<T>(question: (peer: WorkerProcess['peer']) => Promise<T>): Promise<T[]> {
+    const answers = await Promise.allSettled(this.#workers().map((worker) => question(worker.peer)));
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+  }
+
+  async #figures(): Promise<Figures> {
+    await Promise.all(this.#workers().map((worker) => this.#refresh(worker)));
+    return addFigures([this.#past, ...this.#workers().map(({ figures }) => figures)]);
+  }
+
+  async #refresh(worker: WorkerProcess): Promise<void> {
+    try {
+      worker.figures = await worker.peer.callWithin(answerLimitMs, 'figures');
+      worker.silences = 0;
+    } catch {
+      worker.silences += 1;
+    }
+  }
+
+  /** Looks after all workers from time to time: figures outlive the one they are of, and one that stands still is ended. */
+  #look(): void {
+    if (this.#leaving) return;
+    this.#cancelLook = this.#options.clock.after(lookEveryMs, () => {
+      for (const worker of this.#workers()) {
+        void this.#refresh(worker).then(() => {
+          if (worker.silences >= maxSilences) worker.kill();
+        });
+      }
+      this.#look();
+    });
+  }
+
+  #remember(): void {
+    this.#options.former.remember(this.#workers().flatMap(({ pid }) => (pid === undefined ? [] : [pid])));
+  }
+
+  #workers(): WorkerProcess[] {
+    return this.#places.flatMap(({ worker }) => (worker === undefined || worker.gone ? [] : [worker]));
+  }
+
+  #worker(slot: number): WorkerProcess | undefined {
+    return this.#workers().find((worker) => worker.slot === slot);
+  }
+
+  #place(slot: number): Place {
+    const place = this.#places[slot];
+    if (place === undefined) throw new Error(`there is no worker ${slot}`);
+    return place;
+  }
+}
+
+function ownerOf(slot: number): string {
+  return `links/${slot}`;
+}
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
+}

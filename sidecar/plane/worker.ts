@@ -1,0 +1,184 @@
+import { writeSync } from 'node:fs';
+import type { Server } from 'node:net';
+import { LocalDataPlane } from '../../proxy/local-plane.ts';
+import { TcpListener } from '../../proxy/tcp/listener.ts';
+import { systemClock } from '../../src/base/clock.ts';
+import { createLog, type Log } from '../../src/base/log.ts';
+import { Metrics } from '../../src/base/metrics.ts';
+import { explainListenError } from '../../src/base/sockets.ts';
+import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
+import { FeedReceiver } from './feeds.ts';
+import { LearnedReports } from './learned-reports.ts';
+import { Peer } from './peer.ts';
+import { type ControlCalls, toldValues, type WorkerCalls, type WorkerSetup } from './seam.ts';
+import { wireOf } from './wires.ts';
+import { WorkerCallers } from './worker-callers.ts';
+import { WorkerConditions } from './worker-conditions.ts';
+
+/** How long connections of a worker without control may go on when it is told to end. */
+const lastDrainMs = 3_600_000;
+/** How long a worker without control and without a connection waits for its end; between looks. */
+const aloneLimitMs = 24 * 3_600_000;
+const aloneLookMs = 60_000;
+
+type Control = Peer<WorkerCalls, ControlCalls>;
+
+/**
+ * A data-plane process: links and tunnels, fed by control over a channel. It goes on with what it has when control is
+ * gone, and ends when it is told to (SIGTERM then), or when nobody has needed it for a day.
+ */
+export async function runWorker(): Promise<void> {
+  const clock = systemClock;
+  const told = new FeedReceiver(toldValues);
+  const metrics = new Metrics();
+  let worker: Worker | undefined;
+  let ending = false;
+  const present = (): Worker => {
+    if (worker === undefined) throw new Error('the worker was not set up');
+    return worker;
+  };
+  const mine: WorkerCalls = {
+    async setUp(setup) {
+      worker = new Worker({ setup, control, told, metrics });
+    },
+    take: async (name, part) => told.take(name, part),
+    start: () => present().plane.start(),
+    listenWith: (endpoint, handle) => worker?.listenWith(endpoint, handle),
+    cannotListen: (endpoint, code, message) => worker?.cannotListen(endpoint, code, message),
+    links: () => present().plane.links(),
+    tunnels: () => present().plane.tunnels(),
+    activeConnections: (filter) => present().plane.activeConnections(filter),
+    figures: () => metrics.figures(),
+    drain: (timeoutMs) => {
+      ending = true;
+      return present().plane.drain(timeoutMs);
+    },
+    end: () => process.exit(0),
+  };
+  const wire = wireOf(process);
+  const control: Control = new Peer<WorkerCalls, ControlCalls>({ wire, clock, mine });
+  let asked = false;
+  const onSignal = (): void => {
+    asked = true;
+    // While control lives it decides; a signal to a whole group (a terminal's, a service manager's) reaches both.
+    if (control.closed) void worker?.leave(lastDrainMs);
+  };
+  process.on('SIGTERM', onSignal);
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined);
+  wire.onClose(() => {
+    if (worker === undefined || ending) process.exit(0);
+    worker.goOnAlone();
+    if (asked) void worker.leave(lastDrainMs);
+  });
+}
+
+interface WorkerOptions {
+  readonly setup: WorkerSetup;
+  readonly control: Control;
+  readonly told: FeedReceiver<typeof toldValues>;
+  readonly metrics: Metrics;
+}
+
+class Worker {
+  readonly plane: LocalDataPlane;
+  readonly #log: Log;
+  readonly #control: Control;
+  /** Servers that wait for their shared handle, by endpoint. */
+  readonly #unheard = new Map<string, Server>();
+  #leaving = false;
+
+  constructor({ setup, control, told, metrics }: WorkerOptions) {
+    const { slot, logLevel, vips, desk, ...slice } = setup;
+    this.#control = control;
+    // Whoever reads the log may end before this process does, which must not end it.
+    this.#log = createLog(logLevel, { write: writeLine }).child({ worker: slot, 'process.pid': process.pid });
+    const log = this.#log;
+    const clock = systemClock;
+    const conditions = new WorkerConditions({ log, clock, control });
+    const learned = new LearnedReports({ clock, tell: (pairs) => control.tell('learned', pairs) });
+    this.plane = new LocalDataPlane({
+      ...slice,
+      clock,
+      log,
+      metrics,
+      conditions,
+      snapshots: told.get('snapshots'),
+      declared: told.get('declared'),
+      callers: new WorkerCallers({
+        table: told.get('callers'),
+        clock,
+        confirm: (connection) => control.call('confirmCaller', connection),
+      }),
+      topology: told.get('topology'),
+      credentials: told.get('credentials'),
+      policy: told.get('policy'),
+      // Without control nobody can change the kernel's table, and whoever comes next replaces it.
+      portMap: vips
+        ? { set: async (_owner, mappings) => (control.closed ? undefined : control.call('mapPorts', mappings)) }
+        : undefined,
+      ...(desk && {
+        desk: { answer: (kind, request, from) => control.call('answerDesk', kind, request, from) },
+      }),
+      onLearned: (pair) => learned.add(pair),
+      listenShared: (server, endpoint) => this.#listenShared(server, endpoint),
+      explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
+    });
+  }
+
+  /** Control is gone. */
+  goOnAlone(): void {
+    const log = this.#log;
+    log.warn('control is gone, this worker goes on with what it knows', {
+      hint: 'start the sidecar again; it takes over',
+    });
+    let idleMs = 0;
+    const look = async (): Promise<void> => {
+      idleMs = (await this.plane.activeConnections()) === 0 ? idleMs + aloneLookMs : 0;
+      if (idleMs >= aloneLimitMs) await this.leave(0);
+    };
+    // Listeners keep the process alive by themselves; this does where there are none.
+    setInterval(() => void look(), aloneLookMs);
+  }
+
+  /** Takes nothing new and ends with its last connection, or when the time is over. */
+  async leave(timeoutMs: number): Promise<void> {
+    if (this.#leaving) return;
+    this.#leaving = true;
+    const connections = await this.plane.activeConnections();
+    this.#log.info('this worker ends with its last connection', { 'link.connections': connections });
+    const cut = await this.plane.drain(timeoutMs);
+    this.#log.info('stopped', { 'link.connections_cut': cut });
+    process.exit(0);
+  }
+
+  listenWith(endpoint: Endpoint, handle: unknown): void {
+    const key = formatEndpoint(endpoint);
+    const server = this.#unheard.get(key);
+    this.#unheard.delete(key);
+    server?.listen(handle, TcpListener.backlog);
+  }
+
+  cannotListen(endpoint: Endpoint, code: string, message: string): void {
+    const key = formatEndpoint(endpoint);
+    const server = this.#unheard.get(key);
+    this.#unheard.delete(key);
+    server?.emit('error', Object.assign(new Error(message), { code }));
+  }
+
+  async #listenShared(server: Server, endpoint: Endpoint): Promise<void> {
+    const key = formatEndpoint(endpoint);
+    this.#unheard.set(key, server);
+    await this.#control.call('shareListener', endpoint).catch((error: unknown) => {
+      this.#unheard.delete(key);
+      throw error;
+    });
+  }
+}
+
+function writeLine(line: string): void {
+  try {
+    writeSync(2, line);
+  } catch {
+    // Nobody reads it.
+  }
+}

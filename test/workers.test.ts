@@ -1,0 +1,322 @@
+import { readFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
+import type { LinksDocument } from '../sidecar/admin/documents.ts';
+import { Agent, must, run } from './support/agent.ts';
+import { unless } from './support/needs.ts';
+import { waitFor } from './support/wait.ts';
+
+/** Whole sidecars whose links are carried by processes of their own, which are killed, outlive them and are replaced. */
+
+const needs = { skip: unless('root', 'nft') };
+
+/** Answers each line with itself, and greets first. */
+async function echoServer(t: Test): Promise<number> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => undefined).on('close', () => sockets.delete(socket));
+    socket.pipe(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const address = server.address();
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
+/** A connection that says something and waits for the echo, as often as it is asked. */
+class Client {
+  readonly #socket: Socket;
+  #ended: string | undefined;
+  #heard: ((text: string) => void) | undefined;
+  #failed: (() => void) | undefined;
+
+  constructor(address: string, port: number) {
+    this.#socket = connect(port, address);
+    this.#socket.setNoDelay(true).setEncoding('utf8');
+    this.#socket.on('data', (text: string) => this.#heard?.(text));
+    this.#socket.on('error', (error: NodeJS.ErrnoException) => this.#end(error.code ?? error.message));
+    this.#socket.on('close', () => this.#end('closed'));
+  }
+
+  /** How it ended; undefined while it lives. */
+  get ended(): string | undefined {
+    return this.#ended;
+  }
+
+  /** Resolves with what is wrong, or undefined when the echo came. */
+  async ask(text = 'hello'): Promise<string | undefined> {
+    if (this.#ended !== undefined) return this.#ended;
+    return new Promise((resolve) => {
+      let heard = '';
+      const timer = setTimeout(() => resolve('no answer in 5 s'), 5000);
+      const done = (problem: string | undefined): void => {
+        clearTimeout(timer);
+        resolve(problem);
+      };
+      this.#failed = () => done(this.#ended);
+      this.#heard = (chunk) => {
+        heard += chunk;
+        if (heard === text) done(undefined);
+      };
+      this.#socket.write(text);
+    });
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #end(how: string): void {
+    this.#ended ??= how;
+    this.#failed?.();
+  }
+}
+
+/** Connects, asks and closes, again and again, until it is stopped. */
+class Load {
+  readonly failures: string[] = [];
+  count = 0;
+  longestMs = 0;
+  #stopped = false;
+  readonly #done: Promise<unknown>;
+
+  constructor(address: string, port: number, atOnce = 2) {
+    this.#done = Promise.all(Array.from({ length: atOnce }, () => this.#run(address, port)));
+  }
+
+  async stop(): Promise<this> {
+    this.#stopped = true;
+    await this.#done;
+    return this;
+  }
+
+  async #run(address: string, port: number): Promise<void> {
+    while (!this.#stopped) {
+      const startedMs = performance.now();
+      const client = new Client(address, port);
+      const problem = await client.ask();
+      client.close();
+      this.count += 1;
+      this.longestMs = Math.max(this.longestMs, performance.now() - startedMs);
+      if (problem !== undefined) this.failures.push(problem);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+}
+
+class Plane {
+  readonly agent: Agent;
+  readonly port: number;
+  readonly #range: number;
+  readonly #pids = new Set<number>();
+  vip = '';
+
+  constructor(t: Test, range: number, port: number, config: Readonly<Record<string, unknown>> = {}) {
+    this.port = port;
+    this.#range = range;
+    // Registered before the sidecar's own, so that it comes after that.
+    t.teardown(async () => {
+      for (const pid of this.#pids) if (isWorker(pid)) process.kill(pid, 'SIGKILL');
+      await run('nft', ['delete', 'table', 'ip', this.table]);
+      await run('nft', ['delete', 'table', 'bridge', this.table]);
+      await run('ip', ['route', 'del', 'local', `240.${range}.0.0/16`, 'dev', 'lo']);
+    });
+    this.agent = new Agent(t, this.config(config));
+  }
+
+  config(more: Readonly<Record<string, unknown>> = {}): Readonly<Record<string, unknown>> {
+    return {
+      vip: { range: `240.${this.#range}.0.0/16`, local_range: `240.${this.#range + 1}.0.0/16` },
+      workers: 2,
+      instances: [{ service: 'db', address: '127.0.0.1', port: this.port }],
+      drain: { timeout: '2s' },
+      ...more,
+    };
+  }
+
+  get table(): string {
+    return `legate_240_${this.#range}_0_0_16`;
+  }
+
+  async up(): Promise<this> {
+    await waitFor('the virtual address', async () => {
+      const link = (await this.links()).links.find(({ kind, state }) => kind === 'vip' && state === 'open');
+      this.vip = link?.address.split(':')[0] ?? '';
+      return this.vip !== '';
+    });
+    await waitFor('both workers in the kernel', async () => {
+      const maps = await Promise.all([0, 1].map((slot) => must('nft', 'list', 'map', 'ip', this.table, `tcp_${slot}`)));
+      return maps.every((map) => map.includes(this.vip));
+    });
+    this.workers();
+    return this;
+  }
+
+  links(): Promise<LinksDocument> {
+    return this.agent.json<LinksDocument>('/api/links');
+  }
+
+  async link(): Promise<LinksDocument['links'][number] | undefined> {
+    return (await this.links()).links.find(({ kind }) => kind === 'vip');
+  }
+
+  /** The processes that are written down as workers of this sidecar or those before, and live. */
+  workers(): number[] {
+    const file = join(this.agent.folder, 'data', 'workers');
+    let text = '';
+    try {
+      text = readFileSync(file, 'utf8');
+    } catch {
+      // None are.
+    }
+    const pids = text
+      .split('\n')
+      .map((line) => Number(line.split(' ')[1]))
+      .filter((pid) => pid > 1 && isWorker(pid));
+    for (const pid of pids) this.#pids.add(pid);
+    return pids;
+  }
+
+  client(): Client {
+    return new Client(this.vip, this.port);
+  }
+
+  load(): Load {
+    return new Load(this.vip, this.port);
+  }
+
+  async metric(name: string): Promise<number> {
+    const { text } = await this.agent.api('GET', '/metrics');
+    const line = text.split('\n').find((each) => each.startsWith(name) && !each.startsWith('#'));
+    return Number(line?.split(' ').pop() ?? Number.NaN);
+  }
+}
+
+function isWorker(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('data-plane-worker');
+  } catch {
+    return false;
+  }
+}
+
+async function hold(plane: Plane, count: number): Promise<Client[]> {
+  const clients = Array.from({ length: count }, () => plane.client());
+  const problems = await Promise.all(clients.map((client) => client.ask()));
+  if (problems.some((problem) => problem !== undefined)) throw new Error(`not connected: ${problems.join(' ')}`);
+  return clients;
+}
+
+t.test('two workers carry links as one, and a killed one is replaced', needs, async (t) => {
+  const port = await echoServer(t);
+  const plane = new Plane(t, 170, port, { links: [{ service: 'db', listen: '127.0.0.1:0' }] });
+  await plane.agent.start();
+  await plane.up();
+  t.equal(plane.workers().length, 2);
+
+  const held = await hold(plane, 8);
+  const listen = (await plane.links()).links.find(({ kind }) => kind === 'listen');
+  const [address = '', listenPort] = (listen?.address ?? '').split(':');
+  const direct = new Client(address, Number(listenPort));
+  t.equal(await direct.ask(), undefined, 'a listener of the configuration works, too');
+  t.match(await plane.link(), {
+    connections: { active: 8, total: 8 },
+    consumers: [{ name: 'host', active: 8, total: 8 }],
+    backends: [{ active: 9, total: 9 }],
+  });
+  t.equal(await plane.metric('legate_link_connections_total{service="db"}'), 9);
+  t.equal(await plane.metric('legate_process_workers_count'), 2);
+
+  const load = plane.load();
+  await waitFor('some load', () => load.count > 20);
+  const before = await plane.metric('legate_link_connections_total{service="db"}');
+  const [victim = 0] = plane.workers();
+  process.kill(victim, 'SIGKILL');
+  await waitFor('another one', () => plane.workers().filter((pid) => pid !== victim).length === 2);
+  await plane.up();
+  const replacedAt = load.count;
+  await waitFor('more load', () => load.count > replacedAt + 20);
+  await load.stop();
+  const alive = held.filter(({ ended }) => ended === undefined);
+  t.equal(alive.length, 4, 'connections were spread evenly, and only its own are lost');
+  for (const client of alive) t.equal(await client.ask(), undefined);
+  // Those that were in its hands at that moment, one for each loop, and those that came before the kernel knew.
+  t.ok(load.failures.length <= 4, `${load.failures.length} of ${load.count} failed: ${load.failures.join(' ')}`);
+  t.ok((await plane.metric('legate_link_connections_total{service="db"}')) >= before, 'counters do not go back');
+  t.equal(await plane.metric('legate_process_worker_ends_total'), 1);
+
+  for (const client of [...held, direct]) client.close();
+  t.equal(await plane.agent.kill('SIGTERM'), 0);
+  t.same(plane.workers(), [], 'no process is left');
+  t.notMatch(await must('nft', 'list', 'tables'), plane.table);
+  t.equal((await run('sh', ['-c', `ss -ltn | grep -c ' 240.170' `])).stdout.trim(), '0', 'no socket');
+});
+
+t.test('workers outlive a killed control, and the next one takes over', needs, async (t) => {
+  const port = await echoServer(t);
+  const plane = new Plane(t, 172, port);
+  await plane.agent.start();
+  await plane.up();
+  const former = plane.workers();
+  const held = await hold(plane, 4);
+  const load = plane.load();
+  await waitFor('some load', () => load.count > 10);
+  await plane.agent.kill('SIGKILL');
+  const killedAt = load.count;
+  await waitFor('load without control', () => load.count > killedAt + 50);
+  t.same(plane.workers(), former, 'the workers live');
+  for (const client of held) t.equal(await client.ask(), undefined, 'existing connections go on');
+
+  await plane.agent.start();
+  await waitFor('its own workers', () => plane.workers().length === 4);
+  await plane.up();
+  const takenAt = load.count;
+  await waitFor('load through the new ones', () => load.count > takenAt + 50);
+  await load.stop();
+  t.same(load.failures, [], `of ${load.count} connections`);
+  for (const client of held) t.equal(await client.ask(), undefined, 'still the same connections');
+  for (const client of held) client.close();
+  await waitFor('the former ones end with their last connections', () => plane.workers().length === 2);
+  t.notOk(plane.workers().some((pid) => former.includes(pid)));
+  t.equal((await plane.link())?.connections.failed, 0);
+
+  const last = await hold(plane, 2);
+  await plane.agent.kill('SIGKILL');
+  await plane.agent.start();
+  await plane.up();
+  t.equal(await last[0]?.ask(), undefined);
+  t.equal(await plane.agent.kill('SIGTERM'), 0, 'a stop ends the former ones, too');
+  t.same(plane.workers(), []);
+  t.notMatch(await must('nft', 'list', 'tables'), plane.table);
+  for (const client of last) client.close();
+});
+
+t.test('--replace hands over under load', needs, async (t) => {
+  const port = await echoServer(t);
+  const plane = new Plane(t, 174, port);
+  await plane.agent.start();
+  await plane.up();
+  const held = await hold(plane, 4);
+  const load = plane.load();
+  await waitFor('some load', () => load.count > 10);
+  const former = plane.workers();
+  const next = await plane.agent.replace();
+  await plane.up();
+  const replacedAt = load.count;
+  await waitFor('load through the new one', () => load.count > replacedAt + 50);
+  await load.stop();
+  t.same(load.failures, [], `of ${load.count} connections, the slowest ${Math.round(load.longestMs)} ms`);
+  for (const client of held) t.equal(await client.ask(), undefined, 'the same connections');
+  t.equal(next.former, 0, 'the former control ended in order');
+  for (const client of held) client.close();
+  await waitFor('the former ones end', () => !plane.workers().some((pid) => former.includes(pid)));
+  t.equal(
+    (await plane.agent.json<{ instances: { status: string }[] }>('/api/instances?service=db')).instances.length,
+    1,
+  );
+});
