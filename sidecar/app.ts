@@ -25,7 +25,7 @@ import { PolicyAuthority } from '../src/pki/policy-authority.ts';
 import { policySigner } from '../src/pki/policy-signer.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
-import { openMesh } from '../src/registrar/mesh-identity.ts';
+import { type LimitedHost, limitedHost, openMesh } from '../src/registrar/mesh-identity.ts';
 import { keepMesh, tellRestored } from '../src/registrar/mesh-keeper.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
@@ -313,6 +313,9 @@ export async function startSidecar(
     let starting = true;
     let refused: unknown;
     let orders: ServiceOrders | undefined;
+    // The store in this process takes everything from its own sidecar.
+    const limitsOn = (used: StoreConfig): LimitedHost | undefined =>
+      used.kind === 'embedded' ? undefined : limitedHost(policy.value, self.hostId);
     const prepare = async (store: Store, used: StoreConfig, until: AbortSignal): Promise<void> => {
       const remembered = dataDir.identity.meshId;
       const lastKnown = catalog.saved();
@@ -321,7 +324,8 @@ export async function startSidecar(
         ...(remembered && { remembered }),
         ...(lastKnown && { saved: lastKnown }),
       };
-      const opened = await openMesh({ ...known, store, clock, signal: until });
+      const limited = limitsOn(used);
+      const opened = await openMesh({ ...known, ...(limited && { limited }), store, clock, signal: until });
       await dataDir.rememberMesh(opened.meshId);
       if (starting) {
         const { leaseTtlMs } = used;
@@ -365,6 +369,7 @@ export async function startSidecar(
         links: config.links,
         declared: declared.ports,
         vip: { on: vips.table !== undefined, range: config.vip.range },
+        policy,
       };
       const lastKnown = catalog.saved();
       const remembered = lastKnown && rememberedVips(lastKnown);
@@ -379,11 +384,17 @@ export async function startSidecar(
         ...on,
         hostId: self.hostId,
         snapshots: catalog.snapshots,
+        policy,
         forgotten: () => catalog.forgotten,
         holdsStore: used.kind === 'embedded',
         mayWrite: () => registrar?.holdsHostId === true,
       });
-      const mesh = { remembered: dataDir.identity.meshId ?? '', saved: () => catalog.saved(), signal: until };
+      const mesh = {
+        remembered: dataDir.identity.meshId ?? '',
+        saved: () => catalog.saved(),
+        limited: () => limitsOn(used),
+        signal: until,
+      };
       return [
         catalog.follow(store, until, on.keys),
         registrar.run(until),
@@ -419,7 +430,16 @@ export async function startSidecar(
     });
     closers.push(() => session.close());
     background.push(ignoringAbort(membership.run(signal), signal));
-    const copies = new StoreCopies({ ...common, session, moves, open, self, snapshots: catalog.snapshots, signal });
+    const copies = new StoreCopies({
+      ...common,
+      session,
+      moves,
+      open,
+      self,
+      trust,
+      snapshots: catalog.snapshots,
+      signal,
+    });
     await session.use(moves.first());
     starting = false;
     if (refused !== undefined) throw refused;

@@ -2,11 +2,14 @@ import type { Clock } from '../src/base/clock.ts';
 import { describeError, isLegateError, LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
+import { printable } from '../src/base/text.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { StoreConfig } from '../src/config/config.ts';
+import { isInCharge } from '../src/model/policy.ts';
 import { type CopyProgress, type CopyResult, copyMesh } from '../src/registrar/store-copy.ts';
 import type { Keys } from '../src/store/keys.ts';
 import type { Store } from '../src/store/store.ts';
+import type { StoreTrust } from '../src/store/trust.ts';
 import type { StoreCopyDocument } from './admin/documents.ts';
 import { isSame, type StoreMoves } from './store-moves.ts';
 import type { StoreSession } from './store-session.ts';
@@ -23,6 +26,7 @@ export interface StoreCopiesOptions {
   readonly moves: StoreMoves;
   readonly open: (config: StoreConfig) => Promise<Store>;
   readonly self: { readonly hostId: string; readonly hostName: string };
+  readonly trust: StoreTrust;
   readonly snapshots: Observable<Snapshot>;
   readonly clock: Clock;
   readonly log: Log;
@@ -65,6 +69,7 @@ export class StoreCopies {
     if (this.#document.state === 'running') {
       throw new LegateError('E_IN_USE', 'a copy is going on already', { hint: 'wait for its end' });
     }
+    this.#checkRight();
     const { store, config } = session;
     if (store === undefined || config === undefined) {
       throw new LegateError('E_STORE_AWAY', 'no store is in use that could be copied', {
@@ -96,6 +101,17 @@ export class StoreCopies {
     return this.#document;
   }
 
+  /** All of the mesh is read and marked, which is for the authority's host alone. */
+  #checkRight(): void {
+    const { trust, self, snapshots } = this.#options;
+    const policy = trust.policy.value;
+    if (policy === undefined || isInCharge(policy, self.hostId)) return;
+    const name = snapshots.value.hosts.get(policy.authority)?.name ?? policy.authority;
+    throw new LegateError('E_DENIED', `the mesh is moved by the authority's host, ${printable(name)}`, {
+      hint: 'run the command there, or from here with --admin',
+    });
+  }
+
   #checkTarget(wanted: StoreConfig, config: StoreConfig): void {
     const { snapshots, self } = this.#options;
     if (wanted.kind !== 'embedded') {
@@ -122,9 +138,9 @@ export class StoreCopies {
     until: AbortSignal;
   }): Promise<void> {
     const { store, config, wanted, dryRun, until } = work;
-    const { moves, session, self, clock, log } = this.#options;
+    const { moves, session, self, trust, clock, log } = this.#options;
     const { mesh } = moves.file;
-    const to = movedTo(wanted, self.hostId);
+    const to = movedTo(wanted, self.hostId, trust.credentials.value !== undefined);
     const targetKeys = storeKeys(mesh, wanted);
     moves.hold();
     let result: CopyResult | undefined;

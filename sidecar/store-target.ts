@@ -80,10 +80,11 @@ export function storeConfigOf(target: StoreTarget, like: Config): StoreConfig {
   });
 }
 
-/** What may be said of a store to everybody. */
-export function movedTo(store: StoreConfig, hostId: string): MovedTo {
+/** What may be said of a store to everybody. `secure`: this host has credentials, so that its own store speaks TLS. */
+export function movedTo(store: StoreConfig, hostId: string, secure = false): MovedTo {
   if (store.kind === 'embedded') {
-    const endpoints = store.listen === undefined ? [] : [`http://${formatEndpoint(store.listen)}`];
+    const endpoints =
+      store.listen === undefined ? [] : [`${secure ? 'https' : 'http'}://${formatEndpoint(store.listen)}`];
     return { kind: 'embedded', endpoints, prefix: defaultPrefix, hostId, tls: false, credentials: false };
   }
   const { kind, endpoints, prefix, tls, credentialsFile } = store;
@@ -101,7 +102,7 @@ export function configLine(to: MovedTo, hostId: string): string {
   const { kind, endpoints, prefix, tls, credentials } = to;
   const quoted = endpoints.map((each) => `"${truncate(printable(each), 200)}"`).join(', ');
   if (kind === 'embedded' && to.hostId === hostId) {
-    const listen = endpoints[0]?.replace(/^http:\/\//, '');
+    const listen = endpoints[0]?.replace(/^https?:\/\//, '');
     return `store: {kind: embedded${listen === undefined ? '' : `, listen: "${printable(listen)}"`}}`;
   }
   const parts = [`kind: ${kind === 'consul' ? 'consul' : 'etcd'}`, `endpoints: [${quoted}]`];
@@ -122,8 +123,8 @@ export function followedConfig(to: MovedTo, like: Config, hostId: string): Store
   const list = to.endpoints.join(',');
   const scheme = to.kind === 'consul' ? `consul+${list}` : list;
   const target: StoreTarget = isHere
-    ? { to: first === '' ? 'embedded' : first.replace(/^http:/, 'embedded:') }
-    : { to: scheme, prefix: to.prefix, ...(first.startsWith('https:') ? own : {}) };
+    ? { to: first === '' ? 'embedded' : first.replace(/^https?:/, 'embedded:') }
+    : { to: scheme, prefix: to.prefix, ...(first.startsWith('https:') && to.kind !== 'embedded' ? own : {}) };
   try {
     return storeConfigOf(target, like);
   } catch {

@@ -10,7 +10,7 @@ import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import type { Policy } from '../../src/model/policy.ts';
 import type { EnrolmentDesk } from '../../src/pki/desk.ts';
-import { TcpListener } from '../tcp/listener.ts';
+import { type ListenShared, TcpListener } from '../tcp/listener.ts';
 import { TunnelDoor } from './door.ts';
 import { GatherBuffers } from './frame-writer.ts';
 import { HostDirectory } from './host-directory.ts';
@@ -44,6 +44,8 @@ export interface TunnelPlaneOptions {
   readonly metrics: Metrics;
   readonly conditions: Conditions;
   readonly random?: () => number;
+  /** Where several processes share the listener: who makes its handle. */
+  readonly listenShared?: ListenShared;
   /** Finds out who holds an address that cannot be listened on. */
   readonly explainListenError?: ((error: Error, endpoint: Endpoint) => Promise<LegateError>) | undefined;
 }
@@ -195,7 +197,7 @@ export class TunnelPlane implements Tunnels {
 
   /** Listens while there is a certificate to show. */
   async #listen(): Promise<void> {
-    const { listen, clock, log } = this.#options;
+    const { listen, listenShared, clock, log } = this.#options;
     if (listen === undefined || this.#phase !== 'running') return;
     if (this.#trust() === undefined) {
       await this.#listener?.close();
@@ -205,6 +207,7 @@ export class TunnelPlane implements Tunnels {
     if (this.#listener !== undefined) return;
     const listener = new TcpListener({
       endpoint: listen,
+      listenShared,
       clock,
       random: this.#environment.random,
       onConnection: (socket) => this.take(socket),

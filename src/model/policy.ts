@@ -185,3 +185,11 @@ export function grantBook(policy: Policy | undefined): (hostId: string, service:
 export function isRevoked(policy: Policy | undefined, hostId: string): boolean {
   return policy?.revoked.some((host) => host.hostId === hostId) === true;
 }
+
+/**
+ * Whether a host may change what is the whole mesh's in the store, and what others have there: the authority's host, and
+ * every host where there is no policy.
+ */
+export function isInCharge(policy: Policy | undefined, hostId: string): boolean {
+  return policy === undefined || policy.authority === hostId;
+}

@@ -5,6 +5,7 @@ import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
 import { Bell } from '../catalog/bell.ts';
 import type { Snapshot } from '../catalog/snapshot.ts';
+import { isInCharge, type Policy } from '../model/policy.ts';
 import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
@@ -19,6 +20,8 @@ export interface HostSweeperOptions {
   readonly snapshots: Observable<Snapshot>;
   /** Hosts that have been lost for so long that nobody shows them any more. */
   readonly forgotten: () => ReadonlySet<string>;
+  /** Where there is one, the authority's host sweeps, and nobody else. */
+  readonly policy?: Observable<Policy | undefined>;
   /** Whether the store is in this sidecar. Where it is in none, the living host with the lowest id sweeps. */
   readonly holdsStore: boolean;
   /** Whether this host's id is its own alone; another one's sweeps else. */
@@ -50,9 +53,10 @@ export class HostSweeper {
   /** Runs until aborted. Throws only when the store was closed or something of ours is broken. */
   async run(signal: AbortSignal): Promise<void> {
     const { snapshots, clock, random = Math.random } = this.#options;
-    const unsubscribe = snapshots.subscribe(() => {
+    const look = (): void => {
       if (this.#isDue()) this.#bell.ring();
-    });
+    };
+    const unsubscribe = [snapshots.subscribe(look), this.#options.policy?.subscribe(look)];
     if (this.#isDue()) this.#bell.ring();
     try {
       for (;;) {
@@ -63,13 +67,15 @@ export class HostSweeper {
         if (this.#isDue()) this.#bell.ring();
       }
     } finally {
-      unsubscribe();
+      for (const end of unsubscribe) end?.();
     }
   }
 
   #isDue(): boolean {
     const { forgotten, holdsStore, mayWrite, snapshots, hostId } = this.#options;
+    const policy = this.#options.policy?.value;
     if (forgotten().size === 0 || !mayWrite()) return false;
+    if (policy !== undefined) return isInCharge(policy, hostId);
     if (holdsStore) return true;
     for (const { id, alive } of snapshots.value.hosts.values()) if (alive && id < hostId) return false;
     return true;

@@ -10,6 +10,7 @@ import {
   newerVersionReason,
 } from '../catalog/codec.ts';
 import type { SavedState } from '../catalog/saved-state.ts';
+import { isInCharge, mayOffer, type Policy } from '../model/policy.ts';
 import { batches } from '../store/batches.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Guard, Store, Write } from '../store/store.ts';
@@ -23,7 +24,19 @@ export interface OpenMeshOptions {
   readonly saved?: SavedState;
   /** Says when a mesh was written back. */
   readonly clock?: Clock;
+  /** Where this host may not make the mesh itself, but only write back what it is granted. */
+  readonly limited?: LimitedHost;
   readonly signal?: AbortSignal;
+}
+
+/** A host that is not the authority's, in a store that holds it to that. */
+export interface LimitedHost {
+  readonly mayOffer: (service: string) => boolean;
+}
+
+/** What the policy leaves to this host in a store that others share; undefined where it may do everything. */
+export function limitedHost(policy: Policy | undefined, hostId: string): LimitedHost | undefined {
+  return isInCharge(policy, hostId) ? undefined : { mayOffer: (service) => mayOffer(policy, hostId, service) };
 }
 
 export interface OpenedMesh {
@@ -35,8 +48,8 @@ export interface OpenedMesh {
 /**
  * Makes sure that the store is this mesh's. An empty one becomes it: a new mesh when nothing is remembered, otherwise the
  * remembered one, with its services and claims written back before `meta`, by which all others recognise it. Errors:
- * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, E_CONFLICT while a mesh is being copied into it, and the
- * store's own.
+ * E_STORE_FOREIGN, E_STORE_DAMAGED when `meta` cannot be read, E_CONFLICT while a mesh is being copied into it, E_STORE_AWAY
+ * until the authority's host has written `meta`, where this host may not, and the store's own.
  */
 export async function openMesh({
   store,
@@ -44,6 +57,7 @@ export async function openMesh({
   remembered,
   saved,
   clock = systemClock,
+  limited,
   signal,
 }: OpenMeshOptions): Promise<OpenedMesh> {
   const known = remembered ?? saved?.meshId;
@@ -51,7 +65,12 @@ export async function openMesh({
   const found = await readMeta(store, keys, known, options);
   if (found !== undefined) return { meshId: checkMesh(found, known), outcome: 'opened' };
   await checkNoCopy(store, keys, options);
-  if (known !== undefined && saved !== undefined) await writeBack(store, keys, saved, options);
+  if (known !== undefined && saved !== undefined) await writeBack(store, keys, saved, { ...options, limited });
+  if (limited !== undefined) {
+    throw new LegateError('E_STORE_AWAY', "the store has no mesh yet: it waits for the authority's host", {
+      hint: "start the sidecar of the authority's host; if the store is not that of this mesh, correct store.endpoints",
+    });
+  }
   const meshId = known ?? randomBytes(16).toString('hex');
   const restored = known === undefined ? {} : { restoredAtMs: Math.trunc(clock.nowMs()) };
   const value = encodeMeta({ meshId, format: formatVersion, ...restored });
@@ -108,16 +127,31 @@ async function writeBack(
   store: Store,
   keys: Keys,
   saved: SavedState,
-  options: { signal?: AbortSignal },
+  { limited, ...options }: { signal?: AbortSignal; limited: LimitedHost | undefined },
 ): Promise<void> {
-  const writes = [
-    ...[...saved.vips].map(([address, { record }]) => put(keys.vip(address), encodeVipClaim(record))),
-    ...[...saved.services].map(([name, { record }]) => put(keys.service(name), encodeService(record))),
+  const isOurs = (service: string): boolean => limited?.mayOffer(service) ?? true;
+  const claims = [...saved.vips].filter(([, { record }]) => isOurs(record.service));
+  const services = [...saved.services].filter(([name]) => isOurs(name));
+  const all = [
+    ...claims.map(([address, { record }]) => put(keys.vip(address), encodeVipClaim(record))),
+    ...services.map(([name, { record }]) => put(keys.service(name), encodeService(record))),
   ];
+  // Who waits for `meta` comes by again and again.
+  const present = limited && (await presentKeys(store, [keys.vips, keys.services], options));
+  const writes = all.filter(({ key }) => present?.has(key) !== true);
   for (const batch of batches(writes, store.limits, 1)) {
     const whole = await putAbsent(store, batch, options);
     if (!whole) for (const write of batch) await putAbsent(store, [write], options);
   }
+}
+
+async function presentKeys(
+  store: Store,
+  prefixes: readonly string[],
+  options: { signal?: AbortSignal },
+): Promise<ReadonlySet<string>> {
+  const ranges = await Promise.all(prefixes.map((prefix) => store.range(prefix, options)));
+  return new Set(ranges.flatMap(({ entries }) => entries.map(({ key }) => key)));
 }
 
 function put(key: string, value: Uint8Array): Write {

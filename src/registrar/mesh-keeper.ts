@@ -8,7 +8,7 @@ import { decodeMeta, formatVersion } from '../catalog/codec.ts';
 import type { SavedState } from '../catalog/saved-state.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Store } from '../store/store.ts';
-import { openMesh } from './mesh-identity.ts';
+import { type LimitedHost, openMesh } from './mesh-identity.ts';
 
 const foreignId = 'store.foreign';
 const metaId = 'store.meta';
@@ -24,6 +24,8 @@ export interface KeepMeshOptions {
   readonly remembered: string;
   /** What is known at the moment. */
   readonly saved: () => SavedState | undefined;
+  /** What this host may write back; undefined: everything. */
+  readonly limited?: () => LimitedHost | undefined;
   readonly clock: Clock;
   readonly conditions: Conditions;
   readonly random?: () => number;
@@ -129,14 +131,15 @@ class MeshKeeper {
   }
 
   async #open(storeId: string | undefined): Promise<void> {
-    const { saved, clock, random = Math.random, signal } = this.#options;
+    const { saved, limited, clock, random = Math.random, signal } = this.#options;
     if (this.#meta === 'missing') {
       const isIgnorant = (saved()?.services.size ?? 0) === 0;
       await clock.sleep(random() * jitterMs + (isIgnorant ? ignorantMs : 0), signal);
     }
     const known = saved();
-    const { saved: _, ...rest } = this.#options;
-    await openMesh({ ...rest, ...(known && { saved: known }) });
+    const { saved: _, limited: __, ...rest } = this.#options;
+    const limits = limited?.();
+    await openMesh({ ...rest, ...(known && { saved: known }), ...(limits && { limited: limits }) });
     this.#storeId = storeId;
     this.#meta = 'ours';
   }

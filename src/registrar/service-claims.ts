@@ -11,6 +11,7 @@ import { emptySnapshot, type Snapshot } from '../catalog/snapshot.ts';
 import type { Ipv4Range } from '../model/address.ts';
 import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
+import { isInCharge, mayOffer, type Policy } from '../model/policy.ts';
 import { type ServiceRecord, type ServiceSettings, settingText, settingWord } from '../model/service.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Store } from '../store/store.ts';
@@ -42,6 +43,8 @@ export interface ServiceClaimsOptions {
   /** What containers of this host declare with `legate.links`. */
   readonly declared?: Observable<DeclaredPorts>;
   readonly vip: { readonly on: boolean; readonly range: Ipv4Range };
+  /** Which services this host is granted, and whether it is in charge of settings; without a policy all hosts are. */
+  readonly policy?: Observable<Policy | undefined>;
   /** Which address a service had in the last run. */
   readonly remembered?: ReadonlyMap<string, string>;
   readonly clock: Clock;
@@ -54,7 +57,9 @@ export interface ServiceClaimsOptions {
 /**
  * Gives the services that this host has something to do with (an instance, a link, settings) their record and their
  * virtual address in the store, by transactions that hold only if nobody was faster. Of a record that is there only what
- * nobody chose is changed: by the settings of the configuration, else with the instances. An address stays for ever,
+ * nobody chose is changed: by the settings of the configuration, else with the instances. Where there is a policy, records
+ * are made and follow instances on hosts that are granted the service, and take settings of the configuration later on the
+ * host of the authority only: the store would refuse the others (write-rules.ts). An address stays for ever,
  * unless the service turns to datagrams. A service that a
  * container waits for, at a port that it names, gets both before its first instance, and loses them when nobody waits any
  * more and none has come. While the store is away a new service has no virtual address yet.
@@ -90,8 +95,9 @@ export class ServiceClaims {
 
   /** Runs until aborted. Throws only when the store was closed or something of ours is broken. */
   async run(signal: AbortSignal): Promise<void> {
-    const { snapshots, settings, links } = this.#options;
+    const { snapshots, settings, links, policy } = this.#options;
     const unsubscribe = snapshots.subscribe((snapshot) => this.#look(snapshot));
+    const unfollow = policy?.subscribe(() => this.#lookAtAll());
     for (const name of settings.keys()) this.#due.add(name);
     for (const { service } of links) this.#due.add(service);
     this.#declared.start();
@@ -116,6 +122,7 @@ export class ServiceClaims {
       ended.abort();
       this.#declared.close();
       unsubscribe();
+      unfollow?.();
     }
   }
 
@@ -128,6 +135,23 @@ export class ServiceClaims {
   #lookAt(name: string): void {
     this.#due.add(name);
     this.#bell.ring();
+  }
+
+  /** Rights have come or gone. */
+  #lookAtAll(): void {
+    const { settings, links, snapshots } = this.#options;
+    const names = [settings.keys(), this.#adopted, this.#local, links.map(({ service }) => service)];
+    for (const some of names) for (const name of some) this.#due.add(name);
+    for (const name of snapshots.value.services.keys()) if (this.#isOurs(name)) this.#due.add(name);
+    this.#bell.ring();
+  }
+
+  #isGranted(service: string): boolean {
+    return mayOffer(this.#options.policy?.value, this.#options.hostId, service);
+  }
+
+  get #isInCharge(): boolean {
+    return isInCharge(this.#options.policy?.value, this.#options.hostId);
   }
 
   /** Whether the service is there because containers of this host waited for it. */
@@ -167,7 +191,7 @@ export class ServiceClaims {
       try {
         for (const name of this.#due) {
           if (signal.aborted) return;
-          if (await this.#settle(name, signal)) this.#due.delete(name);
+          if (await this.#settleAllowed(name, signal)) this.#due.delete(name);
         }
         if (this.#due.size === 0) {
           backoff.reset();
@@ -183,6 +207,21 @@ export class ServiceClaims {
       }
       await clock.sleep(backoff.nextMs(), signal).catch(() => undefined);
       this.#bell.ring();
+    }
+  }
+
+  /** What the store refuses this host is not tried again before something changes, and keeps no other service waiting. */
+  async #settleAllowed(name: string, signal: AbortSignal): Promise<boolean> {
+    const { conditions } = this.#options;
+    try {
+      const isSettled = await this.#settle(name, signal);
+      if (isSettled) conditions.clear(deniedId(name));
+      return isSettled;
+    } catch (error) {
+      if (!isLegateError(error, 'E_DENIED')) throw error;
+      const message = `the store refuses what ${name} should have: ${error.message}`;
+      conditions.raise(deniedId(name), 'warning', message, error.hint ?? 'see to it on the host of the authority');
+      return true;
     }
   }
 
@@ -218,8 +257,9 @@ export class ServiceClaims {
     const service = snapshots.value.services.get(name);
     const given = settings.get(name) ?? {};
     const fresh = freshRecord(name, given, { service, isDamaged: row !== undefined });
+    if (fresh !== undefined && this.#isGranted(name)) return fresh;
     const port = this.#options.vip.on ? this.#declared.portOf(name) : undefined;
-    return fresh ?? (port === undefined ? undefined : awaitedRecord(name, given, port, this.#options.hostId));
+    return port === undefined ? undefined : awaitedRecord(name, given, port, this.#options.hostId);
   }
 
   /** The record with what the configuration says and nobody has chosen yet, and moved where its instances moved. */
@@ -227,7 +267,10 @@ export class ServiceClaims {
     const { settings, snapshots } = this.#options;
     const { origin, services } = snapshots.value;
     const isThere = services.get(record.name)?.instances.length;
-    const chosen = withAbsentSettings(isThere ? arrived(record) : record, settings.get(record.name) ?? {});
+    const isGranted = this.#isGranted(record.name);
+    const told = isThere && (isGranted || this.#isAwaited(record.name)) ? arrived(record) : record;
+    if (!isGranted) return told;
+    const chosen = this.#isInCharge ? withAbsentSettings(told, settings.get(record.name) ?? {}) : told;
     // Before the store has told of all instances, those of this host would seem to be all.
     if (origin !== 'store' || !this.#local.has(record.name) || this.#apart.has(record.name)) return chosen;
     return followingInstances(chosen, services.get(record.name)?.instances ?? []);
@@ -239,7 +282,7 @@ export class ServiceClaims {
     // Datagrams are not relayed yet, so a virtual address would swallow them.
     if (!vip.on || transportOf(record.protocol) === 'udp') return undefined;
     const { vip: present, name } = record;
-    if (present !== undefined && this.#mayHold(present, name)) {
+    if (present !== undefined && (this.#mayHold(present, name) || !this.#isInCharge)) {
       this.#checkRange(name, present);
       return present;
     }
@@ -266,7 +309,7 @@ export class ServiceClaims {
 
   /** Whether record and claim both say so already. */
   #holds(record: ServiceRecord, address: string | undefined): boolean {
-    if (address === undefined) return !this.#writer.isSurplus(record);
+    if (address === undefined) return !this.#writer.isSurplus(record) || !this.#isGranted(record.name);
     return record.vip === address && this.#tables.claim(address) !== undefined;
   }
 
@@ -306,6 +349,10 @@ export class ServiceClaims {
     const hint = `run legate service set ${name} ${words} for the whole mesh, or correct the configuration`;
     conditions.raise(id, 'note', message.join('; '), hint);
   }
+}
+
+function deniedId(name: string): string {
+  return `services.denied.${name}`;
 }
 
 function rangeId(name: string): string {
