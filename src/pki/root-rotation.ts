@@ -8,6 +8,8 @@ import type { LedgerEntry } from './ledger.ts';
 
 const stepEveryMs = 250;
 const restEveryMs = 5000;
+/** What hosts have said they do holds in all of their processes after this time. */
+const settleMs = 1500;
 const problemId = 'pki.rotation';
 
 export interface RootRotationOptions {
@@ -32,6 +34,8 @@ export interface RootRotationOptions {
 export class RootRotation {
   readonly #options: RootRotationOptions;
   #wake = new AbortController();
+  /** Monotonic: since when the phase waits for nobody. */
+  #readySinceMs: number | undefined;
 
   constructor(options: RootRotationOptions) {
     this.#options = options;
@@ -103,7 +107,7 @@ export class RootRotation {
   }
 
   async #step(): Promise<void> {
-    const { authority, self, policy, change, log } = this.#options;
+    const { authority, self, policy, change, clock, log } = this.#options;
     const present = policy();
     if (present === undefined || isLocked(present)) return;
     const { roots } = authority;
@@ -111,7 +115,13 @@ export class RootRotation {
       await change((before) => ({ ...before, roots, authority: self.hostId }));
       return;
     }
-    if (this.phase === 'none' || this.waitingFor().length > 0) return;
+    if (this.phase === 'none' || this.waitingFor().length > 0) {
+      this.#readySinceMs = undefined;
+      return;
+    }
+    this.#readySinceMs ??= clock.monotonicMs();
+    if (clock.monotonicMs() - this.#readySinceMs < settleMs) return;
+    this.#readySinceMs = undefined;
     if (this.phase === 'announcing') await authority.issueByNext();
     else await authority.dropOld();
     log.info('the replacement of the root went on', { 'pki.phase': this.phase });
