@@ -26,6 +26,7 @@ import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
 import { Lobby } from './lobby.ts';
 import { Permission } from './permission.ts';
+import { Rates } from './rates.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
@@ -106,6 +107,7 @@ export class LinkPlane {
   #declared: DeclaredPorts = PersistentMap.empty();
   #snapshot: Snapshot = emptySnapshot;
   #unsubscribe: (() => void)[] = [];
+  #cancelSample: (() => void) | undefined;
   #phase: 'new' | 'starting' | 'running' | 'leaving' = 'new';
 
   constructor(options: LinkPlaneOptions) {
@@ -185,7 +187,17 @@ export class LinkPlane {
     await Promise.all(started);
     if (this.#phase !== 'starting') return;
     this.#phase = 'running';
+    this.#sampleLater();
     await this.#publisher.publish();
+  }
+
+  #sampleLater(): void {
+    const { clock } = this.#options;
+    this.#cancelSample = clock.after(Rates.everyMs, () => {
+      const nowMs = clock.monotonicMs();
+      for (const link of this.#links()) link.sample(nowMs);
+      this.#sampleLater();
+    });
   }
 
   /** The receiving side of the tunnels: where streams of other hosts go. */
@@ -233,6 +245,7 @@ export class LinkPlane {
     const told = this.#phase === 'running';
     this.#phase = 'leaving';
     this.#acceptor.leave();
+    this.#cancelSample?.();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.
     if (told) await this.#publisher.publish();

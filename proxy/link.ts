@@ -7,6 +7,7 @@ import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { Asked, DenialDocument } from './permission.ts';
+import { Rates } from './rates.ts';
 import type { TcpListener } from './tcp/listener.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
@@ -42,6 +43,7 @@ export class Link implements Route {
   readonly #clock: Clock;
   readonly #onExhausted: (error: unknown) => void;
   #lastError: LinkDocument['lastError'] = null;
+  readonly #rates = new Rates();
   #denied = 0;
   #lastDenial: DenialDocument | null = null;
 
@@ -163,6 +165,12 @@ export class Link implements Route {
     return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
   }
 
+  /** To be called now and then, for the rates. */
+  sample(nowMs: number): void {
+    const { received, sent, total } = this.traffic;
+    this.#rates.sample(nowMs, { received, sent, connections: total });
+  }
+
   #state(): LinkDocument['state'] {
     if (this.listener.bound === undefined) return 'down';
     if (this.size > 0) return 'open';
@@ -182,6 +190,7 @@ export class Link implements Route {
       connections: { active, total, failed, retried, held: this.target.held },
       consumers: this.consumers.documents(),
       bytes: { received, sent },
+      rates: this.#rates.since(this.#clock.monotonicMs(), { received, sent, connections: total }),
       backends: this.target.backendDocuments(),
       lastError: this.#lastError,
       denied: { total: this.#denied, last: this.#lastDenial },
