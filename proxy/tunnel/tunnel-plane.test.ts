@@ -459,8 +459,8 @@ t.test('enrolment: one request, one answer, within bounds', async (t) => {
 t.test('who breaks the protocol or floods is cut off, and counted', async (t) => {
   const b = await start(t, {
     ...{ hostId: ids.b, credentials: shown.b },
-    accept: (_head, _from, stream) => {
-      stream.write(Buffer.alloc(100_000));
+    accept: ({ service }, _from, stream) => {
+      if (service === 'talks') stream.write(Buffer.alloc(100_000));
       return Object.assign(new RecordedEvents(), { slow: true });
     },
   });
@@ -509,7 +509,7 @@ t.test('who breaks the protocol or floods is cut off, and counted', async (t) =>
     return ({ writer }) => writer.reset(id, 'reset', '');
   }
   function creditByByte(peer: RawPeer): void {
-    open1(peer);
+    peer.writer.open(1, testHead({ service: 'talks' }));
     peer.writer.flush();
     void waitFor('bytes', () => peer.received.bytes > 50_000).then(() => {
       repeat(20_000, ({ writer }) => writer.window(1, 1))(peer);
