@@ -38,6 +38,7 @@ function mergedLink(a: LinkDocument, b: LinkDocument): LinkDocument {
     problem: a.problem ?? b.problem,
     connections: sum(a.connections, b.connections),
     bytes: sum(a.bytes, b.bytes),
+    rates: sum(a.rates, b.rates),
     consumers: [...mergedBy<LinkConsumerDocument>([a.consumers, b.consumers], ({ name }) => name, mergedConsumer)].sort(
       (one, other) => other.total - one.total || (one.name < other.name ? -1 : 1),
     ),

@@ -302,6 +302,7 @@ t.test('documents of workers become one', async (t) => {
     connections: { active, total: 10, failed: 1, retried: 0, held: 0 },
     consumers: [{ name: 'host', active, total: 10 }],
     bytes: { received: 5, sent: 6 },
+    rates: { received: 1, sent: 2, connections: 3 },
     backends: [{ ...backend, active, total: 10 }],
     lastError: null,
     denied: { total: 0, last: null },

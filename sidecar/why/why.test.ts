@@ -45,6 +45,7 @@ const link: LinkDocument = {
   ...{ instances: 1, consumers: [], bytes: { received: 0, sent: 0 }, backends: [], lastError: null },
   connections: { active: 1, total: 400, failed: 212, retried: 0, held: 0 },
   denied: { total: 0, last: null },
+  rates: { received: 0, sent: 0, connections: 0 },
 };
 const tunnel: TunnelDocument = {
   ...{ hostId: id(2), host: 'db-2', address: '10.77.0.2:7711', state: 'ready', since: '2030-01-02T09:00:00.000Z' },
