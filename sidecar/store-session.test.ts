@@ -217,6 +217,13 @@ t.test('targets and what files say of them', (t) => {
     });
     t.same('config' in written && written.config.store, of(text), line);
   }
+  const secure = movedTo(of('embedded://10.77.0.1:7712'), hostId, true);
+  t.match(followedConfig(secure, embedded, 'f'.repeat(16)), {
+    kind: 'etcd',
+    endpoints: [{ text: 'https://10.77.0.1:7712' }],
+  });
+  t.same(followedConfig(secure, embedded, hostId), of('embedded://10.77.0.1:7712'));
+  t.match(configLine(secure, hostId), /listen: "10\.77\.0\.1:7712"/);
   const held = movedTo(of('embedded://10.77.0.1:7712'), hostId);
   t.match(followedConfig(held, embedded, 'f'.repeat(16)), {
     kind: 'etcd',

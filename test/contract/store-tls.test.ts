@@ -5,6 +5,7 @@ import t from 'tap';
 import { Latest } from '../../src/base/feed.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import type { Policy } from '../../src/model/policy.ts';
+import { limits } from '../../src/store/embedded/server/limits.ts';
 import { makeTestAuthority } from '../support/certificates.ts';
 import { openTestStore, stateOf } from '../support/etcd.ts';
 import { OfferedStore } from '../support/offered-store.ts';
@@ -94,10 +95,15 @@ t.test('only hosts of the mesh are let in', async (t) => {
   clear.resume();
   await once(clear, 'close');
   t.pass('nothing is said in the clear');
-  const silent = connect(offered.port, '127.0.0.1');
-  silent.on('error', () => undefined);
-  await once(silent, 'close');
-  t.pass('one that says nothing loses its connection');
+  const silent = Array.from({ length: limits.handshakesPerAddress + 5 }, () => {
+    const socket = connect(offered.port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    return once(socket, 'close');
+  });
+  const tooMany = 'legate_store_server_dropped_total{reason="too_many_handshakes"}';
+  await waitFor('those beyond the bound to be ended', async () => (await offered.metric(tooMany)) === 5);
+  await Promise.all(silent);
+  t.pass('those that say nothing lose their connections');
   await waitFor('no handshake', async () => (await offered.metric('legate_store_server_handshakes_count')) === 0);
 });
 

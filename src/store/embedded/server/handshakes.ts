@@ -109,14 +109,7 @@ export class Handshakes {
   }
 
   #onError(error: Error, socket: TLSSocket): void {
-    const code = systemCode(error) ?? '';
-    const why =
-      code === 'ERR_TLS_HANDSHAKE_TIMEOUT'
-        ? 'it did not finish its handshake in time'
-        : `its handshake failed (${truncate(printable(code.replace(/^ERR_SSL_/, '') || error.message), 80)})`;
-    // One that went away by itself is nobody's fault.
-    const reason = code === 'ECONNRESET' ? 'handshake_ended' : 'handshake';
-    this.#options.onRejected(socket, peerOf(socket), { reason, why });
+    this.#options.onRejected(socket, peerOf(socket), failedHandshake(error));
   }
 
   #judge(socket: TLSSocket): Authenticated | Rejection {
@@ -137,6 +130,23 @@ export class Handshakes {
     if (isRevoked(this.#options.policy(), hostId)) return { reason: 'revoked', why: `host ${hostId} is revoked` };
     if (socket.alpnProtocol !== 'h2') return { reason: 'not_http2', why: 'it does not speak HTTP/2' };
     return { hostId, notAfterMs: Date.parse(certificate.valid_to), root: rootOf(certificate) };
+  }
+}
+
+function failedHandshake(error: Error): Rejection {
+  const code = systemCode(error) ?? '';
+  switch (code) {
+    // One that went away by itself is nobody's fault.
+    case 'ECONNRESET':
+      return { reason: 'handshake_ended', why: 'it went away' };
+    case 'ERR_TLS_HANDSHAKE_TIMEOUT':
+      return { reason: 'handshake', why: 'it did not finish its handshake in time' };
+    case 'ERR_SSL_WRONG_VERSION_NUMBER':
+      return { reason: 'clear_text', why: 'it speaks without TLS; its store.endpoints are to begin with https' };
+    default: {
+      const text = truncate(printable(code.replace(/^ERR_SSL_/, '') || error.message), 80);
+      return { reason: 'handshake', why: `its handshake failed (${text})` };
+    }
   }
 }
 
