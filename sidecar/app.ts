@@ -117,6 +117,7 @@ export async function startSidecar(
   const dataDir = await openDataDir(config.dataDir, { clock, signal, holderLimitMs });
   const closers: (() => unknown)[] = [() => dataDir.release()];
   let handingOver = false;
+  let failed = false;
   let askedToHandOver: () => void = () => undefined;
   const replaced = new Promise<void>((resolve) => {
     askedToHandOver = resolve;
@@ -172,7 +173,9 @@ export async function startSidecar(
     const former = new FormerWorkers({ path: dataDir.workersFile, clock });
     const adopt = former.count > 0;
     const opening = openVirtualAddresses({ ...common, config: config.vip, slots: config.workers, adopt });
-    closers.push(async () => (handingOver ? (await opening).abandon() : (await opening).close()));
+    // A start that fails takes nothing from workers that carry on without it.
+    const keepTable = (): boolean => handingOver || (failed && former.count > 0);
+    closers.push(async () => (keepTable() ? (await opening).abandon() : (await opening).close()));
 
     // The catalog begins with what the last run knew.
     const catalog = new Catalog({ ...common, keys, self, policy });
@@ -282,8 +285,6 @@ export async function startSidecar(
             children,
           });
     closers.push(() => (handingOver && links instanceof WorkerPlane ? links.leaveAlone() : links.close()));
-    // Where this process carries links itself there may still be workers of the sidecar before.
-    if (config.workers === 0) closers.push(() => (handingOver ? undefined : former.end(0)));
     const nameServers = new NameServers({ ...common, server: names, signal });
     const following = vips.follow(
       topology.topology,
@@ -298,6 +299,7 @@ export async function startSidecar(
       vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
       links.start(),
     ]);
+    // Where this process carries links itself there may still be workers of the sidecar before.
     if (config.workers === 0) former.leave();
     if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
@@ -616,6 +618,7 @@ export async function startSidecar(
       },
     };
   } catch (error) {
+    failed = true;
     stopping.abort();
     await Promise.allSettled(background);
     await closeAll(closers);

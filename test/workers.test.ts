@@ -9,6 +9,8 @@ import { waitFor } from './support/wait.ts';
 
 /** Whole sidecars whose links are carried by processes of their own, which are killed, outlive them and are replaced. */
 
+/** What takes processes of its own is waited for longer on a loaded machine. */
+const slow = { timeoutMs: 30_000, everyMs: 100 };
 const needs = { skip: unless('root', 'nft') };
 
 /** Answers each line with itself, and greets first. */
@@ -144,15 +146,17 @@ class Plane {
   }
 
   async up(): Promise<this> {
-    await waitFor('the virtual address', async () => {
+    const open = async (): Promise<boolean> => {
       const link = (await this.links()).links.find(({ kind, state }) => kind === 'vip' && state === 'open');
       this.vip = link?.address.split(':')[0] ?? '';
       return this.vip !== '';
-    });
-    await waitFor('both workers in the kernel', async () => {
+    };
+    await waitFor('the virtual address', open, slow);
+    const mapped = async (): Promise<boolean> => {
       const maps = await Promise.all([0, 1].map((slot) => must('nft', 'list', 'map', 'ip', this.table, `tcp_${slot}`)));
       return maps.every((map) => map.includes(this.vip));
-    });
+    };
+    await waitFor('both workers in the kernel', mapped, slow);
     this.workers();
     return this;
   }
@@ -237,7 +241,7 @@ t.test('two workers carry links as one, and a killed one is replaced', needs, as
   const before = await plane.metric('legate_link_connections_total{service="db"}');
   const [victim = 0] = plane.workers();
   process.kill(victim, 'SIGKILL');
-  await waitFor('another one', () => plane.workers().filter((pid) => pid !== victim).length === 2);
+  await waitFor('another one', () => plane.workers().filter((pid) => pid !== victim).length === 2, slow);
   await plane.up();
   const replacedAt = load.count;
   await waitFor('more load', () => load.count > replacedAt + 20);
@@ -268,20 +272,20 @@ t.test('workers outlive a killed control, and the next one takes over', needs, a
   await waitFor('some load', () => load.count > 10);
   await plane.agent.kill('SIGKILL');
   const killedAt = load.count;
-  await waitFor('load without control', () => load.count > killedAt + 50);
+  await waitFor('load without control', () => load.count > killedAt + 20);
   t.same(plane.workers(), former, 'the workers live');
   for (const client of held) t.equal(await client.ask(), undefined, 'existing connections go on');
 
   await plane.agent.start();
-  await waitFor('its own workers', () => plane.workers().length === 4);
+  await waitFor('its own workers', () => plane.workers().length === 4, slow);
   await plane.up();
   const takenAt = load.count;
-  await waitFor('load through the new ones', () => load.count > takenAt + 50);
+  await waitFor('load through the new ones', () => load.count > takenAt + 20);
   await load.stop();
   t.same(load.failures, [], `of ${load.count} connections`);
   for (const client of held) t.equal(await client.ask(), undefined, 'still the same connections');
   for (const client of held) client.close();
-  await waitFor('the former ones end with their last connections', () => plane.workers().length === 2);
+  await waitFor('the former ones end with their last connections', () => plane.workers().length === 2, slow);
   t.notOk(plane.workers().some((pid) => former.includes(pid)));
   t.equal((await plane.link())?.connections.failed, 0);
 
@@ -308,13 +312,13 @@ t.test('--replace hands over under load', needs, async (t) => {
   const next = await plane.agent.replace();
   await plane.up();
   const replacedAt = load.count;
-  await waitFor('load through the new one', () => load.count > replacedAt + 50);
+  await waitFor('load through the new one', () => load.count > replacedAt + 20);
   await load.stop();
   t.same(load.failures, [], `of ${load.count} connections, the slowest ${Math.round(load.longestMs)} ms`);
   for (const client of held) t.equal(await client.ask(), undefined, 'the same connections');
   t.equal(next.former, 0, 'the former control ended in order');
   for (const client of held) client.close();
-  await waitFor('the former ones end', () => !plane.workers().some((pid) => former.includes(pid)));
+  await waitFor('the former ones end', () => !plane.workers().some((pid) => former.includes(pid)), slow);
   t.equal(
     (await plane.agent.json<{ instances: { status: string }[] }>('/api/instances?service=db')).instances.length,
     1,

@@ -143,7 +143,8 @@ t.test('any change of a list arrives', async (t) => {
     for (const part of snapshotCodec.diff(before, after)) there = snapshotCodec.apply(there, travelled(part) as never);
     before = after;
     const [is, should] = [there.services.get('db'), after.services.get('db')];
-    if (JSON.stringify(is) !== JSON.stringify(should)) return t.same(is, should, `version ${version}`);
+    const lists = [is, should].map((each) => JSON.stringify([each?.instances, each?.usable]));
+    if (lists[0] !== lists[1]) return t.fail(`version ${version}`, { is, should });
   }
   t.pass('200 versions');
 });

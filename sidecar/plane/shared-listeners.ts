@@ -51,6 +51,7 @@ export class SharedListeners {
 
   /** A worker wants to listen. Throws what binding fails with. */
   ask(slot: number, endpoint: Endpoint): void {
+    if (this.#closed) throw new BindError('ECANCELED', endpoint);
     if (this.#held) this.#waiting.push({ slot, endpoint });
     else this.#options.send(slot, endpoint, this.#share(endpoint).handle);
   }
@@ -74,7 +75,7 @@ export class SharedListeners {
     const untilMs = clock.monotonicMs() + retryLimitMs;
     for (;;) {
       try {
-        if (!this.#closed) this.ask(slot, endpoint);
+        this.ask(slot, endpoint);
         return;
       } catch (error) {
         const code = error instanceof BindError ? error.code : '';

@@ -24,7 +24,7 @@ import { WorkerProcess } from './worker-process.ts';
 const answerLimitMs = 2000;
 /** How often each worker is looked after, and so many silences in a row end it. */
 const lookEveryMs = 5000;
-const maxSilences = 3;
+const maxSilences = 6;
 /** The pause before a worker that ended is replaced, and its ceiling. One that ran so long has been well. */
 const firstPauseMs = 10;
 const pauseCeilingMs = 10_000;
@@ -158,8 +158,12 @@ export class WorkerPlane implements DataPlane {
 
   async #end(): Promise<void> {
     this.#leave();
-    await Promise.all([...this.#workers().map((worker) => worker.end()), this.#options.former.end(0)]);
-    this.#options.former.remember([]);
+    const { portMap, former } = this.#options;
+    // What the kernel keeps may be the sidecar before's: of these workers nothing is to stay in it.
+    const unmap = this.#places.map((_, slot) => portMap?.set(ownerOf(slot), [], slot).catch(() => undefined));
+    await Promise.all(unmap);
+    await Promise.all(this.#workers().map((worker) => worker.end()));
+    former.remember([]);
     this.#faults.forgetAll();
   }
 
@@ -273,25 +277,25 @@ export class WorkerPlane implements DataPlane {
   }
 
   async #refresh(worker: WorkerProcess): Promise<void> {
-    try {
-      worker.figures = await worker.peer.callWithin(answerLimitMs, 'figures');
-      worker.silences = 0;
-    } catch {
-      worker.silences += 1;
-    }
+    worker.figures = await worker.peer.callWithin(answerLimitMs, 'figures').catch(() => worker.figures);
   }
 
   /** Looks after all workers from time to time: figures outlive the one they are of, and one that stands still is ended. */
   #look(): void {
     if (this.#leaving) return;
     this.#cancelLook = this.#options.clock.after(lookEveryMs, () => {
-      for (const worker of this.#workers()) {
-        void this.#refresh(worker).then(() => {
-          if (worker.silences >= maxSilences) worker.kill();
-        });
-      }
+      for (const worker of this.#workers()) void this.#lookAfter(worker);
       this.#look();
     });
+  }
+
+  async #lookAfter(worker: WorkerProcess): Promise<void> {
+    const known = worker.figures;
+    await this.#refresh(worker);
+    worker.silences = worker.figures === known ? worker.silences + 1 : 0;
+    if (worker.silences < maxSilences || worker.gone) return;
+    this.#options.log.error('a worker does not answer any more and is ended', { worker: worker.slot });
+    worker.kill();
   }
 
   #remember(): void {

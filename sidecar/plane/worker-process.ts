@@ -47,8 +47,10 @@ export class WorkerProcess {
         for (const sender of this.#senders) sender.close();
         resolve(how);
       };
-      this.#child.once('error', (error) => end(error.message));
-      this.#child.once('exit', (code, signal) => end(signal ?? `status ${code}`));
+      child.once('exit', (code, signal) => end(signal ?? `status ${code}`));
+      // Without a process there is no exit to wait for.
+      if (child.pid === undefined) setImmediate(() => end('not started'));
+      else if (child.exitCode !== null || child.signalCode !== null) setImmediate(() => end('ended at once'));
     });
     this.peer = new Peer<ControlCalls, WorkerCalls>({ wire: wireOf(this.#child), clock, mine });
     this.#senders = Object.entries(toldValues).map(
