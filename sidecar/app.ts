@@ -490,7 +490,14 @@ export async function startSidecar(
     const token = await loadAdminToken(config.admin.tokenFile);
     // The doors open last, so what they are made of is read when names and links already work.
     const { AdminServer } = await import('./admin/server.ts');
-    const admin = new AdminServer({ ...common, listen: config.admin.listen, token, backend });
+    const admin = new AdminServer({
+      ...common,
+      listen: config.admin.listen,
+      token,
+      credentials,
+      names: [config.host, `${config.host}.host.${config.domain}`],
+      backend,
+    });
     closers.push(() => admin.close());
     await admin.open();
     log.info('the sidecar is up', {
