@@ -21,12 +21,12 @@ import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
-import { PolicyAuthority } from '../src/pki/policy-authority.ts';
 import { policySigner } from '../src/pki/policy-signer.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
 import { HostSweeper } from '../src/registrar/host-sweeper.ts';
 import { type LimitedHost, limitedHost, openMesh } from '../src/registrar/mesh-identity.ts';
 import { keepMesh, tellRestored } from '../src/registrar/mesh-keeper.ts';
+import { PolicyAuthority } from '../src/registrar/policy-authority.ts';
 import { Registrar } from '../src/registrar/registrar.ts';
 import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
@@ -580,7 +580,14 @@ export async function startSidecar(
     const token = await loadAdminToken(config.admin.tokenFile);
     // The doors open last, so what they are made of is read when names and links already work.
     const { AdminServer } = await import('./admin/server.ts');
-    const admin = new AdminServer({ ...common, listen: config.admin.listen, token, backend });
+    const admin = new AdminServer({
+      ...common,
+      listen: config.admin.listen,
+      token,
+      credentials,
+      names: [config.host, `${config.host}.host.${config.domain}`],
+      backend,
+    });
     closers.push(() => admin.close());
     await admin.open();
     log.info('the sidecar is up', {

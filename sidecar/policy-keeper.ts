@@ -9,8 +9,8 @@ import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { isLocked, lockedPolicy, type Policy } from '../src/model/policy.ts';
 import { samePolicy } from '../src/model/policy-document.ts';
-import type { PolicyBook } from '../src/pki/policy-authority.ts';
 import { maxSealedBytes, openSealedPolicy, PolicyRefusal } from '../src/pki/policy-seal.ts';
+import type { PolicyBook } from '../src/registrar/policy-authority.ts';
 import type { Keys } from '../src/store/keys.ts';
 import type { Entry, Store } from '../src/store/store.ts';
 

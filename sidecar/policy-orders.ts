@@ -16,7 +16,7 @@ import {
   type Policy,
 } from '../src/model/policy.ts';
 import { anyServiceFault, consumerFault } from '../src/model/policy-document.ts';
-import type { PolicyAuthority } from '../src/pki/policy-authority.ts';
+import type { PolicyAuthority } from '../src/registrar/policy-authority.ts';
 import type {
   GrantChangeDocument,
   IntentCheckDocument,

@@ -1,14 +1,16 @@
 import { cpSync, mkdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
+import { request, Agent as UndiciAgent } from 'undici';
 import type { HostsDocument, InstancesDocument, LinksDocument } from '../sidecar/admin/documents.ts';
 import type { GrantChangeDocument, PolicyDocument } from '../sidecar/admin/policy-documents.ts';
 import { runCommandLine } from '../sidecar/cli/program.ts';
 import { fakeSession } from '../sidecar/cli/test-support.ts';
 import { newPolicyKeys, openSealedPolicy, sealPolicy } from '../src/pki/policy-seal.ts';
 import { keysOf } from '../src/store/keys.ts';
-import { Agent, type Ran, type Teardown } from './support/agent.ts';
+import { Agent, must, type Ran, type Teardown } from './support/agent.ts';
 import { EtcdCluster } from './support/etcd.ts';
 import { ask, complaint, echoServer, freePort, noComplaint, sayingServer, statusOf } from './support/faults.ts';
 import { unless } from './support/needs.ts';
@@ -225,5 +227,74 @@ t.test(
     t.match((await cli(one, 'host', 'revoke', 'web-2')).stdout, /had been revoked before/);
     t.match((await cli(one, 'host', 'allow', 'web-2', 'db')).stderr, /web-2 was revoked, which is for ever/);
     t.match((await statusOf(one)).policy, { revoked: 1, grants: 'any', default: 'allow' });
+  },
+);
+
+const anyName = (): undefined => undefined;
+
+/** An address of this machine that others could reach. */
+function outerAddress(): string | undefined {
+  const all = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  return all.find(({ family, internal }) => family === 'IPv4' && !internal)?.address;
+}
+
+t.test(
+  "beyond loopback the admin API is TLS with the host's certificate, and wants the token",
+  { skip: outerAddress() === undefined ? 'needs an address beyond loopback' : false },
+  async (t) => {
+    const address = outerAddress() ?? '';
+    const at = `${address}:${await freePort()}`;
+    const agent = new Agent(t, { advertise: address, tunnel: { listen: `127.0.0.1:${await freePort()}` } });
+    const store = { kind: 'embedded', listen: `127.0.0.1:${await freePort()}` };
+    const admin = { listen: [`unix:${agent.socket}`, at] };
+    agent.configure({ advertise: address, tunnel: { listen: `127.0.0.1:${await freePort()}` }, store, admin });
+    await agent.start();
+    await complaint(
+      agent,
+      /no admin API on .+ needs this host's certificate, and it has none.+legate init or legate join/,
+    );
+    await agent.kill();
+    t.equal((await legate('init', '-c', agent.configFile)).status, 0);
+    await agent.start();
+    const data = join(agent.folder, 'data');
+    const roots = join(data, 'pki', 'roots.pem');
+    const ca = ['--admin', at, '--ca-file', roots];
+    const token = ['--token-file', join(data, 'admin.token')];
+    const open = await legate(...ca, ...token, 'intent', 'deny', 'a', 'b');
+    t.equal(open.status, 0, open.stderr);
+    t.match((await legate(...ca, 'hosts')).stderr, /wants a token/);
+    t.match(
+      (await legate('--admin', at, ...token, '--ca-file', agent.configFile, 'hosts')).stderr,
+      /holds no certificate/,
+    );
+    const other = join(agent.folder, 'other.pem');
+    await must(
+      'openssl',
+      ...'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1'.split(' '),
+      '-subj',
+      '/CN=x',
+      '-keyout',
+      `${other}.key`,
+      '-out',
+      other,
+    );
+    const distrusted = await legate('--admin', at, ...token, '--ca-file', other, 'hosts');
+    t.match(distrusted.stderr, /is not trusted: its certificate comes from none of the mesh's roots.+--ca-file/);
+    const dispatcher = new UndiciAgent({ connect: { ca: readFileSync(roots, 'utf8'), checkServerIdentity: anyName } });
+    // Names are what is tried here.
+    t.teardown(() => dispatcher.close());
+    const get = async (path: string, headers: Record<string, string> = {}): Promise<number> => {
+      const { statusCode, body } = await request(`https://${at}${path}`, { dispatcher, headers });
+      await body.dump();
+      return statusCode;
+    };
+    t.equal(await get('/healthz'), 200);
+    t.equal(await get('/metrics'), 401);
+    const authorization = `Bearer ${readFileSync(join(data, 'admin.token'), 'utf8').trim()}`;
+    t.equal(await get('/metrics', { authorization }), 200);
+    const port = at.split(':')[1];
+    t.equal(await get('/metrics', { authorization, host: `web-1:${port}` }), 200);
+    t.equal(await get('/healthz', { host: `evil.example:${port}` }), 401);
+    await t.rejects(request(`http://${at}/healthz`), 'nothing in the clear');
   },
 );

@@ -1,5 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { statSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { LegateError } from '../../src/base/errors.ts';
 import { cannotWrite, readFileIfAny, writeFileAtomically } from '../../src/base/files.ts';
 import { type Endpoint, formatEndpoint, isLoopback } from '../../src/model/address.ts';
@@ -38,10 +39,14 @@ export function bearerMatches(header: string | undefined, token: string): boolea
 }
 
 /**
- * Whether a Host header names this listener. A page of another site that was made to resolve to this address (DNS
- * rebinding) says another host, and is refused.
+ * Whether a Host header names this listener: by its address, or, with `names`, by one of these. A page of another site
+ * that was made to resolve to this address (DNS rebinding) says another host, and is refused; an address is nobody's site.
  */
-export function hostHeaderMatches(header: string | undefined, listen: Endpoint): boolean {
+export function hostHeaderMatches(
+  header: string | undefined,
+  listen: Endpoint,
+  names: readonly string[] = [],
+): boolean {
   if (header === undefined) return false;
   const port = /:(\d+)$/.exec(header)?.[1] ?? '80';
   const name = header
@@ -50,5 +55,7 @@ export function hostHeaderMatches(header: string | undefined, listen: Endpoint):
     .toLowerCase();
   if (Number(port) !== listen.port) return false;
   if (formatEndpoint(listen) === header || name === listen.address) return true;
+  if (names.includes(name)) return true;
+  if (listen.address === '0.0.0.0' || listen.address === '::') return isIP(name) !== 0;
   return isLoopback(listen.address) && isLoopback(name);
 }

@@ -1,5 +1,6 @@
 import { chmodSync, existsSync, rmSync } from 'node:fs';
 import type { Server } from 'node:http';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import { connect, type Server as NetServer } from 'node:net';
 import { dirname } from 'node:path';
 import { createAdaptorServer, type HttpBindings } from '@hono/node-server';
@@ -7,11 +8,13 @@ import { type Context, Hono } from 'hono';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError, isLegateError, LegateError } from '../../src/base/errors.ts';
+import type { Observable } from '../../src/base/feed.ts';
 import { makePrivateFolder } from '../../src/base/files.ts';
 import type { Log } from '../../src/base/log.ts';
 import { explainListenError } from '../../src/base/sockets.ts';
 import type { AdminListen } from '../../src/config/config.ts';
-import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
+import { type Endpoint, formatEndpoint, isLoopback } from '../../src/model/address.ts';
+import type { Credentials } from '../../src/model/credentials.ts';
 import { bearerMatches, hostHeaderMatches } from './access.ts';
 import type { AdminBackend } from './backend.ts';
 import { adminRoutes, answerError } from './routes.ts';
@@ -24,6 +27,10 @@ const watchEveryMs = 5000;
 export interface AdminServerOptions {
   readonly listen: readonly AdminListen[];
   readonly token: string;
+  /** With these TCP is opened beyond loopback, over TLS. */
+  readonly credentials: Observable<Credentials | undefined>;
+  /** What this host may be called there besides its addresses. */
+  readonly names: readonly string[];
   readonly backend: AdminBackend;
   readonly clock: Clock;
   readonly log: Log;
@@ -32,13 +39,15 @@ export interface AdminServerOptions {
 
 /**
  * The admin doors: a unix socket that only its owner can use, and TCP where asked, which always needs the token except for
- * `/healthz` and `/readyz`. A socket that cannot be opened at the start fails `open`; a TCP port that cannot be had is a
+ * `/healthz` and `/readyz`. Beyond loopback that is TLS with this host's certificate, and closed while it has none. A socket that cannot be opened at the start fails `open`; a TCP port that cannot be had is a
  * condition and is tried again, and a socket that somebody removed is made again: names and links depend on neither.
  */
 export class AdminServer {
   readonly #options: AdminServerOptions;
   readonly #routes: Hono;
-  readonly #servers = new Map<AdminListen, Server>();
+  readonly #servers = new Map<AdminListen, Server | TlsServer>();
+  readonly #opening = new Set<AdminListen>();
+  #unsubscribe: (() => void) | undefined;
   readonly #stop = new AbortController();
 
   constructor(options: AdminServerOptions) {
@@ -51,6 +60,7 @@ export class AdminServer {
       if (listen.kind === 'unix') this.#servers.set(listen, await listenUnix(listen.path, this.#routes));
       else await this.#openTcp(listen);
     }
+    this.#unsubscribe = this.#options.credentials.subscribe(() => void this.#renew());
     this.#watch().catch((error: unknown) => {
       if (!this.#stop.signal.aborted) throw error;
     });
@@ -58,20 +68,52 @@ export class AdminServer {
 
   async close(): Promise<void> {
     this.#stop.abort();
+    this.#unsubscribe?.();
     await Promise.all([...this.#servers.values()].map(closeServer));
     for (const listen of this.#servers.keys()) if (listen.kind === 'unix') rmSync(listen.path, { force: true });
   }
 
-  async #openTcp(listen: AdminListen & { kind: 'tcp' }): Promise<void> {
-    const { conditions, token } = this.#options;
+  async #openTcp(listen: TcpListen): Promise<void> {
+    const { conditions, token, credentials, names } = this.#options;
     const id = `admin.listen.${formatEndpoint(listen)}`;
+    const where = `no admin API on ${formatEndpoint(listen)}`;
+    const secure = !isLoopback(listen.address);
+    const { value: shown } = credentials;
+    if (secure && shown === undefined) {
+      const hint = 'legate init or legate join gives this host one; until then use the socket, or 127.0.0.1:7710';
+      conditions.raise(
+        id,
+        'warning',
+        `${where}: beyond loopback it needs this host's certificate, and it has none`,
+        hint,
+      );
+      return;
+    }
+    if (this.#opening.has(listen)) return;
+    this.#opening.add(listen);
     try {
-      const app = guarded(this.#routes, (port) => ({ address: listen.address, port }), token);
-      this.#servers.set(listen, await listenTcp(listen, app));
+      const endpointOf = (port: number): Endpoint => ({ address: listen.address, port });
+      const app = guarded(this.#routes, endpointOf, { token, ...(secure ? { names, scheme: 'https' } : {}) });
+      this.#servers.set(listen, await listenTcp(listen, createServer(app, secure ? shown : undefined)));
       conditions.clear(id);
     } catch (error) {
       const hint = isLegateError(error) ? (error.hint ?? '') : '';
-      conditions.raise(id, 'error', `no admin API on ${formatEndpoint(listen)}: ${describeError(error)}`, hint);
+      conditions.raise(id, 'error', `${where}: ${describeError(error)}`, hint);
+    } finally {
+      this.#opening.delete(listen);
+    }
+  }
+
+  /** The certificate was renewed: new connections get the new one, those that run go on. Or there is one at last. */
+  async #renew(): Promise<void> {
+    const { credentials, listen } = this.#options;
+    const { value: shown } = credentials;
+    if (shown === undefined) return;
+    for (const each of listen) {
+      if (each.kind === 'unix' || isLoopback(each.address) || this.#stop.signal.aborted) continue;
+      const server = this.#servers.get(each);
+      if (server === undefined) await this.#openTcp(each);
+      else if ('setSecureContext' in server) server.setSecureContext(tlsOptions(shown));
     }
   }
 
@@ -95,15 +137,19 @@ export class AdminServer {
 }
 
 /** `endpointOf` makes the listener's endpoint of the port on which the request came in: 0 was resolved by then. */
-function guarded(routes: Hono, endpointOf: (port: number) => Endpoint, token: string): Hono {
+function guarded(
+  routes: Hono,
+  endpointOf: (port: number) => Endpoint,
+  { token, names = [], scheme = 'http' }: { token: string; names?: readonly string[]; scheme?: string },
+): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     const endpoint = endpointOf(localPort(context));
-    if (!hostHeaderMatches(context.req.header('host'), endpoint)) {
+    if (!hostHeaderMatches(context.req.header('host'), endpoint, names)) {
       return answerError(
         context,
         new LegateError('E_UNAUTHORIZED', 'the Host header does not name this sidecar', {
-          hint: `ask http://${formatEndpoint(endpoint)}`,
+          hint: `ask ${scheme}://${formatEndpoint(endpoint)}`,
         }),
       );
     }
@@ -128,16 +174,26 @@ function localPort(context: Context): number {
   return incoming.socket.localPort ?? 0;
 }
 
-function createServer(app: Hono): Server {
-  const server = createAdaptorServer({ fetch: app.fetch }) as Server;
+type TcpListen = AdminListen & { readonly kind: 'tcp' };
+
+function tlsOptions({ chain, key }: Credentials): { minVersion: 'TLSv1.2'; cert: string; key: string } {
+  return { minVersion: 'TLSv1.2', cert: chain, key };
+}
+
+/** With credentials it speaks TLS. */
+function createServer(app: Hono, credentials?: Credentials): Server | TlsServer {
+  const secure =
+    credentials === undefined
+      ? {}
+      : { createServer: createTlsServer, serverOptions: { ...tlsOptions(credentials), handshakeTimeout: 10_000 } };
+  const server = createAdaptorServer({ fetch: app.fetch, ...secure }) as Server | TlsServer;
   server.maxConnections = maxConnections;
   server.headersTimeout = 10_000;
   server.requestTimeout = 30_000;
   return server;
 }
 
-async function listenTcp(endpoint: Endpoint, app: Hono): Promise<Server> {
-  const server = createServer(app);
+async function listenTcp<T extends NetServer>(endpoint: Endpoint, server: T): Promise<T> {
   try {
     await listening(server, () => server.listen({ host: endpoint.address, port: endpoint.port }));
   } catch (error) {
@@ -146,7 +202,7 @@ async function listenTcp(endpoint: Endpoint, app: Hono): Promise<Server> {
   return server;
 }
 
-async function listenUnix(path: string, app: Hono): Promise<Server> {
+async function listenUnix(path: string, app: Hono): Promise<Server | TlsServer> {
   makePrivateFolder(dirname(path));
   if (await answers(path)) {
     throw new LegateError('E_IN_USE', `the admin socket ${path} is held by a running sidecar`, {
@@ -195,7 +251,7 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-function closeServer(server: Server): Promise<void> {
+function closeServer(server: Server | TlsServer): Promise<void> {
   return new Promise((resolve) => {
     server.close(() => resolve());
     server.closeAllConnections();

@@ -2,6 +2,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { Agent, type Dispatcher, request } from 'undici';
 import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
+import { readFileIfAny } from '../../src/base/files.ts';
 import { printable, truncate } from '../../src/base/text.ts';
 import { isLoopback, isPort } from '../../src/model/address.ts';
 import { AdminError, isErrorCode, NoSidecarError } from './failure.ts';
@@ -24,6 +25,8 @@ export interface AdminAddress {
   readonly text: string;
   readonly origin: string;
   readonly socketPath: string | undefined;
+  /** Beyond loopback: TLS. */
+  readonly secure: boolean;
 }
 
 /** Reads `unix:/path`, `/path` or `host:port`. */
@@ -31,7 +34,7 @@ export function parseAdminAddress(text: string): AdminAddress {
   if (text.startsWith('unix:') || text.startsWith('/')) {
     const socketPath = text.replace(/^unix:(\/\/)?/, '');
     if (socketPath !== '' && !socketPath.includes('\0')) {
-      return { text: `unix:${printable(socketPath)}`, origin: 'http://localhost', socketPath };
+      return { text: `unix:${printable(socketPath)}`, origin: 'http://localhost', socketPath, secure: false };
     }
   }
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]+)):(\d{1,5})$/.exec(text);
@@ -39,12 +42,52 @@ export function parseAdminAddress(text: string): AdminAddress {
   if (match === null || !isPort(Number(match[3])) || (match[1] !== undefined && isIP(host) !== 6)) {
     throw new LegateError('E_USAGE', `--admin "${truncate(printable(text), 80)}" is neither unix:/path nor host:port`);
   }
-  if (host !== 'localhost' && (isIP(host) === 0 || !isLoopback(host))) {
-    throw new LegateError('E_USAGE', `--admin ${text} is beyond loopback: not yet in this version`, {
-      hint: 'it needs TLS; run the command on that host, or through ssh -L',
-    });
+  const secure = host !== 'localhost' && (isIP(host) === 0 || !isLoopback(host));
+  return { text, origin: `${secure ? 'https' : 'http'}://${text}`, socketPath: undefined, secure };
+}
+
+const unknownRoot = [
+  "its certificate comes from none of the mesh's roots",
+  'is it of another mesh, or was the root replaced? Name a fresh copy of roots.pem with --ca-file',
+] as const;
+const wrongTime = ['its certificate is not valid now', "compare that host's clock with this one's"] as const;
+
+/** Why a certificate is refused, by Node's code, each with what to do. */
+const certificateProblems: Readonly<Record<string, readonly [problem: string, hint: string]>> = {
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: unknownRoot,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: unknownRoot,
+  SELF_SIGNED_CERT_IN_CHAIN: unknownRoot,
+  DEPTH_ZERO_SELF_SIGNED_CERT: unknownRoot,
+  CERT_SIGNATURE_FAILURE: unknownRoot,
+  CERT_HAS_EXPIRED: wrongTime,
+  CERT_NOT_YET_VALID: wrongTime,
+  ERR_TLS_CERT_ALTNAME_INVALID: [
+    'its certificate is for another address',
+    'use the address that the host advertises, or its name',
+  ],
+};
+
+/** Where a sidecar with the usual data_dir keeps the mesh's roots. */
+const defaultRoots = '/var/lib/legate/pki/roots.pem';
+const maxRootsBytes = 64 * 1024;
+
+/** The roots that a sidecar beyond loopback is checked with. */
+export function readRoots(path: string | undefined, { text }: AdminAddress): string {
+  const hint = 'name a copy of roots.pem, from pki in the data_dir of any host of the mesh, with --ca-file';
+  try {
+    const roots = readFileIfAny(path ?? defaultRoots, maxRootsBytes);
+    if (roots?.includes('-----BEGIN CERTIFICATE-----')) return roots;
+  } catch (error) {
+    if (path !== undefined) {
+      const message = `the roots' file ${printable(path)} cannot be read (${describeError(error)})`;
+      throw new LegateError('E_PERMISSION', message, { hint, cause: error });
+    }
   }
-  return { text, origin: `http://${text}`, socketPath: undefined };
+  const what =
+    path === undefined ? `${defaultRoots} is not there or not readable` : `${printable(path)} holds no certificate`;
+  throw new LegateError('E_USAGE', `--admin ${text} is beyond loopback, where it takes the mesh's roots: ${what}`, {
+    hint,
+  });
 }
 
 /** Reads the token for the admin API over TCP. */
@@ -95,12 +138,21 @@ export class AdminClient {
   readonly #dispatcher: Agent;
   readonly #token: string | undefined;
 
-  constructor(options: { readonly address: AdminAddress; readonly token?: string | undefined }) {
+  constructor(options: {
+    readonly address: AdminAddress;
+    readonly token?: string | undefined;
+    /** PEM; for an address beyond loopback. */
+    readonly roots?: string | undefined;
+  }) {
     this.address = options.address;
     this.#token = options.token;
     const { socketPath } = options.address;
     this.#dispatcher = new Agent({
-      connect: { timeout: connectTimeoutMs, ...(socketPath === undefined ? {} : { socketPath }) },
+      connect: {
+        timeout: connectTimeoutMs,
+        ...(socketPath !== undefined && { socketPath }),
+        ...(options.roots !== undefined && { ca: options.roots }),
+      },
       connections: 4,
     });
   }
@@ -233,6 +285,14 @@ export class AdminClient {
     );
   }
 
+  #distrusted(code: string, cause: unknown): Error {
+    const [problem = '', hint = ''] = certificateProblems[code] ?? [];
+    return new AdminError('E_UNAUTHORIZED', `what listens at ${this.address.text} is not trusted: ${problem}`, 0, {
+      hint,
+      cause,
+    });
+  }
+
   #explain(error: unknown, signal: AbortSignal | undefined): unknown {
     if (error instanceof LegateError || signal?.aborted === true) return error;
     const at = this.address.text;
@@ -266,6 +326,8 @@ export class AdminClient {
           cause: error,
         });
       default:
+        if (this.address.secure && code in certificateProblems) return this.#distrusted(code, error);
+        if (code === 'EPROTO' || code.startsWith('ERR_SSL_')) return this.#strange('it does not speak TLS', error);
         if (code.startsWith('HPE_')) return this.#strange('it does not speak HTTP', error);
         return none(`no sidecar at ${at}: ${describeError(error)}`, start);
     }

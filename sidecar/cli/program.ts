@@ -59,6 +59,7 @@ async function createProgram(
     .configureHelp({ showGlobalOptions: true })
     .option('--admin <address>', "the sidecar's admin API: unix:/path or host:port (LEGATE_ADMIN)")
     .option('--token-file <file>', 'the token for it over TCP (LEGATE_TOKEN_FILE)')
+    .option('--ca-file <file>', "the mesh's roots for it beyond loopback (LEGATE_CA_FILE)")
     .option('--json', 'prints documents for programs instead of tables')
     .addHelpText('after', examples('legate agent -c legate.yaml', 'legate status', 'legate resolve db'));
   const register: Register = <O extends GlobalOptions>(

@@ -17,6 +17,7 @@ export interface Session {
 export interface GlobalOptions {
   readonly admin?: string;
   readonly tokenFile?: string;
+  readonly caFile?: string;
   readonly json?: boolean;
 }
 
@@ -41,10 +42,13 @@ export async function withClient<T>(
   options: GlobalOptions,
   use: (client: AdminClient) => Promise<T>,
 ): Promise<T> {
-  const { AdminClient, defaultAdminAddress, parseAdminAddress, readToken } = await import('./admin-client.ts');
+  const { AdminClient, defaultAdminAddress, parseAdminAddress, readRoots, readToken } = await import(
+    './admin-client.ts'
+  );
   const address = parseAdminAddress(options.admin ?? (session.env.LEGATE_ADMIN || defaultAdminAddress));
   const tokenFile = options.tokenFile ?? session.env.LEGATE_TOKEN_FILE;
-  const client = new AdminClient({ address, token: tokenFile ? readToken(tokenFile) : undefined });
+  const roots = address.secure ? readRoots(options.caFile ?? session.env.LEGATE_CA_FILE, address) : undefined;
+  const client = new AdminClient({ address, roots, token: tokenFile ? readToken(tokenFile) : undefined });
   try {
     return await use(client);
   } finally {

@@ -229,17 +229,13 @@ function checkZones(values: Values, faults: Faults): void {
   }
 }
 
-/** Equal sockets, and TCP beyond loopback: the latter needs TLS with the host's certificate. */
+/** Equal sockets. TCP beyond loopback opens only with the host's certificate, which is seen when it runs. */
 function checkAdmin(listen: readonly Located<AdminListen>[], faults: Faults): AdminListen[] {
   const sockets = new Set<string>();
   for (const { value, at } of listen) {
-    if (value.kind === 'unix') {
-      if (sockets.has(value.path)) faults.add(at, 'admin.listen', `${quoted(`unix:${value.path}`)} is written twice`);
-      sockets.add(value.path);
-    } else if (!isLoopback(value.address)) {
-      const what = `${quoted(formatEndpoint(value))} is beyond loopback`;
-      faults.add(at, 'admin.listen', `${what}: not yet in this version (it needs the host's certificate)`);
-    }
+    if (value.kind !== 'unix') continue;
+    if (sockets.has(value.path)) faults.add(at, 'admin.listen', `${quoted(`unix:${value.path}`)} is written twice`);
+    sockets.add(value.path);
   }
   return listen.map(({ value }) => value);
 }

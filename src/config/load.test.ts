@@ -216,10 +216,6 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ],
     ['docker: true', '1:9: docker: "true" is not a map (of socket, expose, image_labels)'],
     ['docker: {image_labels: maybe}', '1:24: docker.image_labels: "maybe" is not true or false'],
-    [
-      'admin: {listen: ["0.0.0.0:7710"]}',
-      '1:18: admin.listen: "0.0.0.0:7710" is beyond loopback: not yet in this version (it needs the host\'s certificate)',
-    ],
     ['store: {kind: etcdd}', '1:15: store.kind: "etcdd" is not one of embedded, etcd, consul; did you mean `etcd`?'],
     [
       'dns: {listen: ["0.0.0.0:53", "[::]:53", "[0:0::0]:53", "127.0.0.1:53"]}',

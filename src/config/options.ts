@@ -144,7 +144,7 @@ export const options = {
   'admin.listen': option(
     listType(adminListenType, 16),
     'unix:/run/legate/admin.sock',
-    'where the admin API listens; add 127.0.0.1:7710 for browsers',
+    "where the admin API listens; add 127.0.0.1:7710 for browsers; beyond loopback it is TLS with the host's certificate",
   ),
   'admin.token_file': option(
     pathType(true),

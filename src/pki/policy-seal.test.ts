@@ -1,8 +1,7 @@
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { must, temporaryFolder } from '../../test/support/agent.ts';
 import { unless } from '../../test/support/needs.ts';
 import { isLegateError } from '../base/errors.ts';
 import type { Policy } from '../model/policy.ts';
@@ -128,8 +127,7 @@ t.test('a sealed policy opens with the right key, mesh and version alone', async
 });
 
 t.test('openssl takes the signature', { skip: unless('command:openssl') }, async (t) => {
-  const folder = mkdtempSync(join(tmpdir(), 'legate-seal-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = temporaryFolder(t);
   const sealed = sealPolicy(policy, keys.privateKey);
   const { payload, signature } = JSON.parse(Buffer.from(sealed).toString()) as { payload: string; signature: string };
   const file = (name: string, content: string | Uint8Array): string => {
@@ -142,5 +140,5 @@ t.test('openssl takes the signature', { skip: unless('command:openssl') }, async
     file('sig', Buffer.from(signature, 'base64')),
     file('payload', Buffer.from(payload, 'base64')),
   );
-  t.match(execFileSync('openssl', args).toString(), /Verified OK/);
+  t.match(await must('openssl', ...args), /Verified OK/);
 });

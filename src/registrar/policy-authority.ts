@@ -7,9 +7,11 @@ import type { Log } from '../base/log.ts';
 import type { CounterCell, Metrics } from '../base/metrics.ts';
 import { isLocked, type Policy } from '../model/policy.ts';
 import { samePolicy } from '../model/policy-document.ts';
+import type { PolicyRefusal } from '../pki/policy-seal.ts';
+import type { PolicySigner } from '../pki/policy-signer.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store } from '../store/store.ts';
-import type { PolicyRefusal } from './policy-seal.ts';
+import { notMoving } from './store-marker.ts';
 
 /** Changes that wait for their turn; further ones are refused. */
 const maxWaiting = 32;
@@ -19,12 +21,6 @@ const firstRetryMs = 100;
 const retryCeilingMs = 5000;
 /** After this long without a rewrite the next one is done at once again. */
 const quietMs = 60_000;
-
-/** What seals policies with the policy key. */
-export interface PolicySigner {
-  /** Errors: E_PERMISSION and E_INVALID where the key cannot be read, E_TOO_LARGE and E_INVALID as `sealPolicy`. */
-  seal(policy: Policy): Promise<Uint8Array>;
-}
 
 /** This host's own copy of the policy. */
 export interface PolicyBook {
@@ -219,7 +215,7 @@ export class PolicyAuthority {
     const unchanged: Guard =
       entry === undefined ? { kind: 'absent', key } : { kind: 'revision', key, revision: entry.revision };
     // A store that is new or came back empty gets what is in it back first; one that is being left is not written any more.
-    const guards: Guard[] = [unchanged, { kind: 'exists', key: keys.meta }, { kind: 'absent', key: keys.moved }];
+    const guards: Guard[] = [unchanged, { kind: 'exists', key: keys.meta }, notMoving(keys)];
     try {
       const result = await store.txn(guards, [{ kind: 'put', key, value: sealed }], { signal });
       if (result.ok) {
