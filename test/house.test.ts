@@ -107,6 +107,7 @@ t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
     'process',
     'network',
     'policy',
+    'pki',
   ]);
   const units =
     /_(total|count|bytes|seconds|ratio|bool|version|revision|revisions|records|keys|transactions|connections)$/;

@@ -43,6 +43,8 @@ t.test('each record comes back as it was', async (t) => {
   t.same(decodeInstance(encodeInstance(instance), 'a'), { ok: true, value: instance });
   const host = { id: '00000000000000aa', name: 'web-1', address: '10.77.0.1', version: '0.1.0' };
   t.same(decodeHost(encodeHost(host), host.id), { ok: true, value: host });
+  const placed = { ...host, zone: 'a', tunnelPort: 17711 };
+  t.same(decodeHost(encodeHost(placed), host.id), { ok: true, value: placed });
   for (const vip of ['240.77.0.9', undefined]) {
     const service = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', ...(vip && { vip }) } as const;
     t.same(decodeService(encodeService(service), 'db'), { ok: true, value: service });

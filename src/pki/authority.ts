@@ -11,7 +11,6 @@ import { issueHost, makeRoot, type Root } from './issue.ts';
 import { keyOfPem, keyToPem, readPassphrase, readPlainFile, readSecretFile } from './key-files.ts';
 import { Ledger } from './ledger.ts';
 
-export const defaultCertificateLifeMs = 7 * 24 * 3_600_000;
 const fingerprintPattern = /^[0-9a-f]{64}$/;
 
 /** What the authority has decided, in `settings.json`: its replacement is what makes a step of a rotation happen. */

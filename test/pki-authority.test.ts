@@ -1,0 +1,154 @@
+import { X509Certificate } from 'node:crypto';
+import { cpSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import type { AuthorityDocument, StatusDocument } from '../sidecar/admin/documents.ts';
+import { type Ran, temporaryFolder } from './support/agent.ts';
+import { firstHost, identityOf, joinTo, legate, meshHost, nextToken, served, tokenOf } from './support/mesh-host.ts';
+import { waitFor } from './support/wait.ts';
+
+t.test('certificates renew by themselves, and it is said when they cannot', async (t) => {
+  const one = await firstHost(t, {}, '--certificate-life', '12s');
+  const two = await meshHost(t, 'db-1');
+  await one.agent.start();
+  t.match(await joinTo(one, two, tokenOf(one.init)), { status: 0 });
+  await two.agent.start();
+  const before = [await identityOf(one), await identityOf(two)];
+  for (const [index, each] of [one, two].entries()) {
+    const next = await waitFor('a new certificate', async () => {
+      const now = await identityOf(each);
+      return now.serial !== before[index]?.serial && now;
+    });
+    t.equal(next.problem, null);
+    const roots = join(two.dataDir, 'pki', 'roots.pem');
+    t.equal(await served(each.ports.tunnel, roots), next.serial, 'it is the one that is shown');
+    const onDisk = new X509Certificate(readFileSync(join(each.dataDir, 'pki', 'host.crt')));
+    t.equal(onDisk.serialNumber.toLowerCase(), next.serial);
+  }
+  await one.agent.kill('SIGKILL');
+  const todo = async (): Promise<string> =>
+    JSON.stringify(
+      (await two.agent.json<StatusDocument>('/api/status')).todo.filter(({ id }) => id === 'pki.certificate'),
+    );
+  t.match(await waitFor('a word', async () => /could not be renewed.*nobody listens/.exec(await todo())), /./);
+  await waitFor('its end', async () => /has ended/.test(await todo()), { timeoutMs: 20_000 });
+  await one.agent.start();
+  await waitFor('its own to be new', async () => (await identityOf(one)).problem === null);
+});
+
+t.test('the root is replaced while hosts go on believing each other', async (t) => {
+  const one = await firstHost(t);
+  const two = await meshHost(t, 'db-1');
+  await one.agent.start();
+  t.match(await joinTo(one, two, tokenOf(one.init)), { status: 0 });
+  await two.agent.start();
+  const [old = ''] = (await identityOf(one)).roots;
+  const ca = (): Promise<AuthorityDocument> => one.agent.json<AuthorityDocument>('/api/ca');
+  await waitFor('db-1 to live', async () => (await ca()).hosts.filter(({ alive }) => alive).length === 2);
+
+  // Every host's certificate is looked at with the other's roots, all the time.
+  let looked = 0;
+  const failures: string[] = [];
+  let stopped = false;
+  const looking = (async () => {
+    while (!stopped) {
+      for (const [shown, by] of [
+        [one, two],
+        [two, one],
+      ] as const) {
+        if (!shown.agent.running) continue;
+        looked += 1;
+        await served(shown.ports.tunnel, join(by.dataDir, 'pki', 'roots.pem')).catch((error: Error) => {
+          // The sidecar that is killed below takes its listener with it.
+          if (!/ECONNREFUSED|ECONNRESET|socket disconnected|no handshake/.test(error.message))
+            failures.push(error.message);
+        });
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  })();
+  process.kill(two.agent.pid, 'SIGSTOP');
+  t.match(await one.agent.cli('ca', 'rotate'), { status: 0, stdout: /is announced, and issues next/ });
+  t.match(await one.agent.cli('ca', 'rotate'), { status: 1, stderr: /being replaced already/ });
+  t.match(await ca(), { phase: 'announcing', waitingFor: ['db-1'] });
+  await one.agent.kill('SIGKILL');
+  await one.agent.start();
+  t.match(await ca(), { phase: 'announcing' }, 'a restart forgets nothing');
+  process.kill(two.agent.pid, 'SIGCONT');
+  const end = await waitFor(
+    'the end',
+    async () => {
+      const now = await ca();
+      return now.phase === 'none' && now;
+    },
+    { timeoutMs: 30_000 },
+  );
+  t.equal(end.roots.length, 1);
+  t.not(end.roots[0]?.fingerprint, old);
+  t.same(
+    end.hosts.map(({ rootState }) => rootState),
+    ['issuing', 'issuing'],
+  );
+  await waitFor('both to believe only the new one', async () => {
+    const all = [await identityOf(one), await identityOf(two)];
+    return all.every(({ roots }) => roots.length === 1 && roots[0] === end.roots[0]?.fingerprint);
+  });
+  stopped = true;
+  await looking;
+  t.same(failures, [], `${looked} handshakes`);
+  t.ok(looked > 20);
+  t.notOk(existsSync(join(one.dataDir, 'pki', 'authority', `root-${old.slice(0, 16)}.key`)), 'the old key is gone');
+  const three = await meshHost(t, 'late-1');
+  t.match(await joinTo(one, three, await nextToken(one)), { status: 0 }, 'a new host joins by the new root');
+});
+
+t.test('the authority is saved and restored', async (t) => {
+  const passphrases = temporaryFolder(t);
+  const [pass, wrong] = [join(passphrases, 'pass'), join(passphrases, 'wrong')];
+  writeFileSync(pass, 'one two three\n', { mode: 0o600 });
+  writeFileSync(wrong, 'four\n', { mode: 0o600 });
+  const one = await firstHost(t, { authority: { passphrase_file: pass } });
+  const file = join(passphrases, 'authority.backup');
+  const config = ['-c', one.agent.configFile];
+  t.match(await legate(['ca', 'backup', file, ...config]), { status: 2, stderr: /--passphrase-file/ });
+  t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', pass]), { status: 0, stdout: /1 host/ });
+  t.equal(statSync(file).mode & 0o777, 0o600);
+  t.notMatch(readFileSync(file, 'utf8'), /PRIVATE/);
+  const restore = (passphrase: string, ...more: string[]): Promise<Ran> =>
+    legate(['ca', 'restore', file, ...config, '--passphrase-file', passphrase, ...more]);
+  t.match(await restore(pass), { status: 1, stderr: /is there already/ });
+  const id = JSON.parse(readFileSync(join(one.dataDir, 'host.json'), 'utf8')).hostId;
+  const kept = join(passphrases, 'kept');
+  cpSync(join(one.dataDir, 'store'), kept, { recursive: true });
+  rmSync(one.dataDir, { recursive: true });
+  t.match(await restore(wrong), { status: 1, stderr: /cannot be opened with this passphrase/ });
+  t.match(await restore(pass), { status: 0 });
+  cpSync(kept, join(one.dataDir, 'store'), { recursive: true });
+  await one.agent.start();
+  t.match(await one.agent.json('/api/status'), { host: { id }, identity: { role: 'authority', problem: null } });
+  const two = await meshHost(t, 'db-1');
+  t.match(await joinTo(one, two, await nextToken(one)), { status: 0 }, 'it goes on letting hosts in');
+  await two.agent.start();
+  await waitFor(
+    'it to be alive',
+    async () => (await one.agent.json<{ hosts: unknown[] }>('/api/hosts')).hosts.length === 2,
+  );
+  await two.agent.kill();
+
+  // The authority moves to the other host of the mesh.
+  await one.agent.kill();
+  rmSync(join(one.dataDir, 'pki', 'authority'), { recursive: true });
+  two.agent.configure({ ...two.config, authority: { passphrase_file: pass } });
+  const moving = ['ca', 'restore', file, '-c', two.agent.configFile, '--passphrase-file', pass];
+  t.match(await legate(moving), { status: 0 });
+  const moved = JSON.parse(readFileSync(join(two.dataDir, 'host.json'), 'utf8')).hostId;
+  const policyFile = join(two.dataDir, 'pki', 'policy.json');
+  await two.agent.start();
+  await waitFor('it to be the authority', async () => {
+    const { authority } = JSON.parse(
+      Buffer.from(JSON.parse(readFileSync(policyFile, 'utf8')).payload, 'base64').toString(),
+    );
+    return authority === moved;
+  });
+  t.match(await identityOf(two), { role: 'authority' });
+});
