@@ -6,15 +6,15 @@ import { portKey } from './vip-rules.ts';
 
 /** Who wants which mapping. Each owner's mappings are replaced as a whole; a change is taken completely or not at all. */
 export class VipMappings {
-  readonly #range: Ipv4Range;
+  readonly #ranges: readonly Ipv4Range[];
   readonly #slots: number;
   readonly #owners = new Map<string, ReadonlyMap<string, number>>();
   readonly #ownerOf = new Map<string, string>();
   readonly #ports = new Map<string, number>();
 
-  /** `slots`: how many processes may map the same ports. */
-  constructor(range: Ipv4Range, slots = 0) {
-    this.#range = range;
+  /** The ranges may grow. `slots`: how many processes may map the same ports. */
+  constructor(ranges: readonly Ipv4Range[], slots = 0) {
+    this.#ranges = ranges;
     this.#slots = slots;
   }
 
@@ -54,8 +54,11 @@ export class VipMappings {
 
   #checkedKey(owner: string, mapping: PortMapping, slot: Slot | undefined): string {
     const { transport, address, port, privatePort } = mapping;
-    if (!isIPv4(address) || !inRange(this.#range, address)) {
-      throw new LegateError('E_INVALID', `${describe(mapping)} is not in ${this.#range.text}`);
+    if (!isIPv4(address) || !this.#ranges.some((range) => inRange(range, address))) {
+      throw new LegateError(
+        'E_INVALID',
+        `${describe(mapping)} is not in ${this.#ranges.map(({ text }) => text).join(' or ')}`,
+      );
     }
     if (!isPort(port) || !isPort(privatePort)) {
       throw new LegateError('E_INVALID', `${describe(mapping)} to ${privatePort}: a port is 1 to 65535`);

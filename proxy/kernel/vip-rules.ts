@@ -56,6 +56,12 @@ function mapKey(key: string): { map: string; address: string; element: string } 
   return { map: map.includes('_') ? map : `${map}_vip`, address, element: `${address} . ${port}` };
 }
 
+/** Ranges as nft compares an address with them. */
+export function rangesText(ranges: readonly Ipv4Range[]): string {
+  const texts = ranges.map(({ text }) => text);
+  return texts.length === 1 ? texts.join() : `{ ${texts.join(', ')} }`;
+}
+
 function elements(list: readonly string[]): string {
   return list.length === 0 ? '' : `elements = { ${list.join(', ')} };`;
 }
@@ -71,7 +77,13 @@ function elements(list: readonly string[]): string {
  * Where there are slots, new connections enter their chains in turn; each chain looks into its own slot's map and then into
  * the others', so that one without the port is passed over. Connection tracking keeps a connection where it began.
  */
-export function buildScript(table: string, range: Ipv4Range, content: TableContent, slots = 0): string {
+export function buildScript(
+  table: string,
+  ranges: readonly Ipv4Range[],
+  content: TableContent,
+  slots = 0,
+): string {
+  const all = rangesText(ranges);
   const slotMaps = slots === 0 ? [] : [...Array.from({ length: slots }, (_, slot) => `tcp_${slot}`), 'tcp_former'];
   const lists = new Map<string, string[]>(['tcp_vip', 'udp_vip', ...slotMaps].map((map) => [map, []]));
   for (const [key, privatePort] of content.ports) {
@@ -79,7 +91,7 @@ export function buildScript(table: string, range: Ipv4Range, content: TableConte
     lists.get(map)?.push(`${element} : ${address} . ${privatePort}`);
   }
   const mapType = 'type ipv4_addr . inet_service : ipv4_addr . inet_service;';
-  const newDelivered = `ip daddr ${range.text} ct status dnat ct state new iifname != "lo" counter name`;
+  const newDelivered = `ip daddr ${all} ct status dnat ct state new iifname != "lo" counter name`;
   return `add table ip ${table}
 delete table ip ${table}
 table ip ${table} {
@@ -89,8 +101,8 @@ ${[...lists].map(([map, list]) => `  map ${map} { ${mapType} ${elements(list)} }
   set guarded { type ipv4_addr . inet_service; ${elements([...content.guarded])} }
   chain guard {
     type filter hook prerouting priority -300;
-    ip daddr ${range.text} iifname != @clients drop
-    ip saddr ${range.text} iifname != "lo" drop
+    ip daddr ${all} iifname != @clients drop
+    ip saddr ${all} iifname != "lo" drop
     ip daddr . udp dport @guarded iifname != @clients drop
     ip daddr . tcp dport @guarded iifname != @clients drop
   }
@@ -101,20 +113,20 @@ ${spread(slots)}    dnat ip to ip daddr . tcp dport map @tcp_vip
   }
   chain pre {
     type nat hook prerouting priority -110;
-    ip daddr ${range.text} jump vip
+    ip daddr ${all} jump vip
   }
   chain out {
     type nat hook output priority -110;
-    ip daddr ${range.text} jump vip
+    ip daddr ${all} jump vip
   }
   chain entrance {
     type filter hook input priority -1;
     ${newDelivered} seen
-    ip daddr ${range.text} ct status dnat accept
-    ip daddr ${range.text} icmp type echo-request accept
-    ip daddr ${range.text} ct state new meta mark & ${newcomerMark} == ${newcomerMark} drop
-    ip daddr ${range.text} ct state new meta l4proto tcp reject with tcp reset
-    ip daddr ${range.text} ct state new reject
+    ip daddr ${all} ct status dnat accept
+    ip daddr ${all} icmp type echo-request accept
+    ip daddr ${all} ct state new meta mark & ${newcomerMark} == ${newcomerMark} drop
+    ip daddr ${all} ct state new meta l4proto tcp reject with tcp reset
+    ip daddr ${all} ct state new reject
   }
   chain inside {
     type filter hook input priority 50;

@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { Latest } from '../../src/base/feed.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { PersistentMap } from '../../src/base/persistent-map.ts';
 import type { Service } from '../../src/catalog/snapshot.ts';
 import type { Host } from '../../src/model/host.ts';
 import type { Instance } from '../../src/model/instance.ts';
@@ -394,6 +395,32 @@ t.test(
     t.equal(await answers(), '2222', 'a failure falls to the next tier');
   },
 );
+
+t.test('a single instance is reached at the address that is handed out for it', async (t) => {
+  const [one, two] = await Promise.all(['1', '2'].map((name) => startBackend(t, naming(name))));
+  const instances = [at(otherHost, 'a', one?.port ?? 0), at(otherHost, 'b', two?.port ?? 0)];
+  const entry = (index: number) => ({
+    service: 'db',
+    address: `127.0.0.${index}`,
+    port: instances[index - 2]?.port ?? 0,
+  });
+  const table = new Latest(PersistentMap.from([['there/a', entry(2)] as const, ['there/b', entry(3)] as const]));
+  const tunnels = new FakeTunnels(ownHost);
+  const bed = await startBed(t, { services: [serviceOf(instances)], tunnels, instanceAddresses: table });
+  const peer = await startBed(t, { services: [serviceOf(instances)], self: { hostId: otherHost }, links: [] });
+  tunnels.join(otherHost, peer.plane.acceptStream);
+  const mapped = await waitFor('both', () => (bed.portMap.last.length === 2 ? bed.portMap.last : undefined));
+  for (const { address, port, privatePort } of mapped) {
+    const index = Number(address.at(-1)) - 1;
+    t.equal(port, instances[index - 1]?.port);
+    for (let each = 0; each < 3; each += 1) t.equal(await ask(t, privatePort, address), String(index), address);
+  }
+  t.equal(bed.plane.links().length, 1, 'they are no links of their own');
+  bed.set(serviceOf(instances.slice(1)));
+  await waitFor('one is gone', () => bed.portMap.last.length === 1);
+  table.set(PersistentMap.empty());
+  await waitFor('none', () => bed.portMap.last.length === 0);
+});
 
 t.test('with park connections wait for an instance, and the mapping stays', async (t) => {
   const park = { parkMs: 20_000, vip: '127.0.0.1' };

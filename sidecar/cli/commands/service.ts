@@ -27,7 +27,6 @@ export function addServiceCommands({ program, session, register }: CommandTools)
       'after',
       examples(
         'legate service set db port=5432',
-        'legate service set db balance=least-connections',
         'legate service set db prefer=any park=5s',
         'legate service set web port=80 protocol=http',
       ),

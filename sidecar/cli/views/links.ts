@@ -43,7 +43,7 @@ function placeLines(links: readonly LinkDocument[], view: View): string[] {
     { title: 'SERVICE', cut: 'middle', least: 8 },
     { title: 'ADDRESS', cut: 'middle', least: 21 },
     { title: 'STATE' },
-    { title: 'INSTANCES' },
+    { title: 'INSTANCES', optional: true },
     { title: 'OPEN', align: 'right' },
     { title: 'TOTAL', align: 'right' },
     { title: 'FAILED', align: 'right' },
