@@ -174,6 +174,14 @@ t.test('slow streams do not stall the others, and never get more than their cred
   const held = slow.reduce((sum, { bytes }) => sum + bytes, 0);
   t.ok(held <= 2 * 16 * 1_048_576, `${held} bytes are held`);
   t.ok(Math.max(...slow.map(({ bytes }) => bytes)) <= 1_048_576, 'no stream beyond its credit');
+  // In such a crowd many small messages are no flood.
+  const small = open(a, ids.b, { service: 'small' });
+  for (let message = 0; message < 6000; message += 1) {
+    small.stream.write(Buffer.alloc(50));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  small.stream.end();
+  await waitFor('small messages', () => quick?.hasEnded === true && quick.bytes === 300_000);
   // They go on when somebody takes their bytes at last.
   for (const each of slow) {
     each.slow = false;
