@@ -430,6 +430,23 @@ function plain(t: Test, port: number): Promise<Socket> {
   });
 }
 
+t.test('it listens while there is a certificate, and tries again while it cannot', async (t) => {
+  const blocker = createServer();
+  await new Promise<void>((resolve) => blocker.listen(0, '127.0.0.1', resolve));
+  const address = blocker.address();
+  const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+  const b = await start(t, { hostId: ids.b, credentials: undefined, port });
+  t.same([b.plane.bound, b.conditions.list()], [undefined, []], 'nothing without a certificate');
+  b.credentials.set(shown.b);
+  await waitFor('the condition', () => b.conditions.list().length > 0);
+  t.match(b.conditions.list(), [{ id: 'tunnel.listen', severity: 'error', message: /^tunnels cannot listen on 127/ }]);
+  await new Promise((resolve) => blocker.close(resolve));
+  await waitFor('the address', () => b.plane.bound?.port === port);
+  t.same(b.conditions.list(), []);
+  b.credentials.set(undefined);
+  await waitFor('the end', () => b.plane.bound === undefined);
+});
+
 t.test('enrolment: one request, one answer, within bounds', async (t) => {
   const asked: string[] = [];
   const desk = {
