@@ -6,8 +6,10 @@ import {
   connectionShare,
   largeChunkBytes,
   maxUnsentBytes,
+  maxWindows,
   minShareBytes,
   windowsInAdvance,
+  windowsPerFrame,
 } from './limits.ts';
 import type { SessionStream } from './session-stream.ts';
 
@@ -41,7 +43,6 @@ export class Outflow {
   #scheduled = false;
   #closed = false;
   #windowsLeft = windowsInAdvance;
-  #bytesToWindow = 0;
 
   constructor(options: OutflowOptions) {
     this.#options = options;
@@ -81,11 +82,6 @@ export class Outflow {
 
   /** Bounds how often credit is returned by what it is returned for. */
   payForWindow(): void {
-    if (this.#bytesToWindow >= bytesPerWindow) {
-      const earned = Math.floor(this.#bytesToWindow / bytesPerWindow);
-      this.#windowsLeft = Math.min(windowsInAdvance, this.#windowsLeft + earned);
-      this.#bytesToWindow %= bytesPerWindow;
-    }
     this.#windowsLeft -= 1;
     if (this.#windowsLeft < 0) throw new ProtocolFault('flood', 'a flood of WINDOWs');
   }
@@ -161,7 +157,7 @@ export class Outflow {
     this.writer.data(stream.id, bytes);
     stream.inFlight += bytes;
     this.#inFlight += bytes;
-    this.#bytesToWindow += bytes;
+    this.#windowsLeft = Math.min(maxWindows, this.#windowsLeft + windowsPerFrame + bytes / bytesPerWindow);
     this.#options.onSent(bytes);
     let left = bytes;
     while (left > 0) {

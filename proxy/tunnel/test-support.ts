@@ -43,6 +43,8 @@ export interface TestHostOptions {
   readonly clock?: Clock;
   readonly desk?: EnrolmentDesk;
   readonly policy?: Policy;
+  /** Where it listens; any free port when it does not say. */
+  readonly port?: number;
 }
 
 export function makeHost(options: TestHostOptions): TestHost {
@@ -60,7 +62,7 @@ export function makeHost(options: TestHostOptions): TestHost {
     return events;
   };
   const plane = new TunnelPlane({
-    ...{ self: { hostId }, listen: { address: '127.0.0.1', port: 0 }, credentials, policy, snapshots },
+    ...{ self: { hostId }, listen: { address: '127.0.0.1', port: options.port ?? 0 }, credentials, policy, snapshots },
     ...{ clock, log: silentLog, metrics, conditions, desk: options.desk, accept: options.accept ?? accept },
   });
   return {

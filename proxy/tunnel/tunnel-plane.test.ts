@@ -174,6 +174,14 @@ t.test('slow streams do not stall the others, and never get more than their cred
   const held = slow.reduce((sum, { bytes }) => sum + bytes, 0);
   t.ok(held <= 2 * 16 * 1_048_576, `${held} bytes are held`);
   t.ok(Math.max(...slow.map(({ bytes }) => bytes)) <= 1_048_576, 'no stream beyond its credit');
+  // In such a crowd many small messages are no flood.
+  const small = open(a, ids.b, { service: 'small' });
+  for (let message = 0; message < 6000; message += 1) {
+    small.stream.write(Buffer.alloc(50));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  small.stream.end();
+  await waitFor('small messages', () => quick?.hasEnded === true && quick.bytes === 300_000);
   // They go on when somebody takes their bytes at last.
   for (const each of slow) {
     each.slow = false;
@@ -421,6 +429,23 @@ function plain(t: Test, port: number): Promise<Socket> {
     t.teardown(() => socket.destroy());
   });
 }
+
+t.test('it listens while there is a certificate, and tries again while it cannot', async (t) => {
+  const blocker = createServer();
+  await new Promise<void>((resolve) => blocker.listen(0, '127.0.0.1', resolve));
+  const address = blocker.address();
+  const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+  const b = await start(t, { hostId: ids.b, credentials: undefined, port });
+  t.same([b.plane.bound, b.conditions.list()], [undefined, []], 'nothing without a certificate');
+  b.credentials.set(shown.b);
+  await waitFor('the condition', () => b.conditions.list().length > 0);
+  t.match(b.conditions.list(), [{ id: 'tunnel.listen', severity: 'error', message: /^tunnels cannot listen on 127/ }]);
+  await new Promise((resolve) => blocker.close(resolve));
+  await waitFor('the address', () => b.plane.bound?.port === port);
+  t.same(b.conditions.list(), []);
+  b.credentials.set(undefined);
+  await waitFor('the end', () => b.plane.bound === undefined);
+});
 
 t.test('enrolment: one request, one answer, within bounds', async (t) => {
   const asked: string[] = [];

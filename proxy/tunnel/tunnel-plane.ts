@@ -202,6 +202,7 @@ export class TunnelPlane implements Tunnels {
     if (this.#trust() === undefined) {
       await this.#listener?.close();
       this.#listener = undefined;
+      this.#options.conditions.clear(listenCondition);
       return;
     }
     if (this.#listener !== undefined) return;
