@@ -424,6 +424,7 @@ export async function startSidecar(
       vip: () => ({ on: vips.on.value, reason: vips.reason() }),
       plane: links,
       policy,
+      ungranted: catalog.ungranted,
       credentials,
       health: (name) => own.details(name),
     });

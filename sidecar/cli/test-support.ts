@@ -397,7 +397,7 @@ const status: StatusDocument = {
   host: { id: '0011223344556677', name: 'web-1', address: '10.77.0.1' },
   mesh: 'home',
   policy: null,
-        identity: { role: 'none', certificateUntil: null, serial: null, roots: [], problem: null },
+  identity: { role: 'none', certificateUntil: null, serial: null, roots: [], problem: null },
   version: '0.1.0',
   pid: 4711,
   startedAt: '2029-12-29T23:04:05Z',

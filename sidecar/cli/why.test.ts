@@ -27,7 +27,13 @@ const bad: WhyDocument = {
     { ...plain, name: 'instance', verdict: 'unknown', text: 'not reached' },
   ],
   fix: 'on db-2: compare its clock (chronyc makestep); where it is right, legate join anew',
-  traffic: { active: 1, total: 1400, failed: 212, lastError: { at: since, message: 'db-2/9c1f: no tunnel' } },
+  traffic: {
+    active: 1,
+    total: 1400,
+    failed: 212,
+    denied: 0,
+    lastError: { at: since, message: 'db-2/9c1f: no tunnel' },
+  },
   changes: [{ at: since, text: 'db-1/77ab turned critical: connection refused' }],
 };
 const fine: WhyDocument = { ...bad, fine: true, steps: bad.steps.slice(0, 3), fix: null, traffic: null, changes: [] };

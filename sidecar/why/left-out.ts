@@ -10,9 +10,7 @@ const maxOutput = 120;
 
 /** Instances that connections may go to now, the nearest and soundest first. */
 export function candidatesOf(instances: readonly InstanceFacts[]): readonly InstanceFacts[] {
-  return instances
-    .filter((facts) => facts.usable && facts.path.kind !== 'none' && facts.granted && !facts.revoked)
-    .sort((a, b) => rank(a) - rank(b));
+  return instances.filter((facts) => facts.usable && facts.path.kind !== 'none').sort((a, b) => rank(a) - rank(b));
 }
 
 /** Sound ones before ejected before suspect ones, with weight before without, near before far. */
@@ -26,22 +24,26 @@ export interface LeftOut extends Detail {
   readonly fix: string;
 }
 
+/** What is kept out of the picture itself: instances without a grant, and those of revoked hosts. */
+export function keptOut({ ungranted, revokedHosts, target }: WhyFacts): LeftOut[] {
+  const service = target.service ?? target.asked;
+  const offered = ungranted.map(({ id, host }) => ({
+    text: `${id}: host ${host} may not offer ${service}, no grant says so`,
+    fix: `on the authority's host: legate host allow ${host} ${service}`,
+  }));
+  const gone = revokedHosts.map((host) => ({
+    text: `host ${host}, which had instances of it, is revoked`,
+    fix: `a revoked host joins anew, with an empty data_dir: legate token, then legate join on ${host}`,
+  }));
+  return [...offered, ...gone];
+}
+
 /** Undefined for candidates. */
 export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyFacts): LeftOut | undefined {
-  const { instance, own, usable, granted, revoked, path, sinceMs } = facts;
+  const { instance, own, usable, path, sinceMs } = facts;
   const { id, host, draining, status, source, protocol } = instance;
   const service = target.view?.name ?? instance.service;
   const there = own ? '' : `on ${host}: `;
-  if (revoked) {
-    return {
-      text: `${id}: host ${host} is revoked`,
-      fix: `let ${host} join anew: legate token, then legate join there`,
-    };
-  }
-  if (!granted) {
-    const fix = `on the authority's host: legate host allow ${host} ${service}`;
-    return { text: `${id}: host ${host} may not offer ${service}: no grant names it`, fix };
-  }
   const paused = source.startsWith('docker:') && instance.output === pausedOutput;
   if (paused) {
     return { text: `${id} is paused`, sinceMs, fix: `${there}docker unpause ${source.slice('docker:'.length)}` };

@@ -1,14 +1,14 @@
 import { span } from '../../src/base/duration.ts';
-import type { Intent } from '../../src/model/policy.ts';
+import { decisionText, type Intent } from '../../src/model/policy.ts';
 import type { WhyFacts } from './facts.ts';
-import { conditionOf, type Step } from './step.ts';
+import { conditionOf, type Step, stepOf } from './step.ts';
 
 /** Whether the consumer may call the service, and by what. */
 export function policyStep(facts: WhyFacts): Step | undefined {
   const { policy: found, target, self } = facts;
   const service = target.view?.name;
   if (service === undefined) return undefined;
-  const refused = conditionOf(facts, /^policy\./);
+  const refused = conditionOf(facts, /^policy\.(?:locked|refused|missing|disk)$/);
   const told = refused === undefined ? [] : [{ text: refused.message, sinceMs: refused.sinceMs }];
   if (found === undefined) {
     if (refused === undefined) return undefined;
@@ -19,6 +19,15 @@ export function policyStep(facts: WhyFacts): Step | undefined {
   const { by, intent, allowed } = decision;
   const may = `${consumer} may ${allowed ? '' : 'not '}call ${service}`;
   const version = `policy v${policy.version}`;
+  if (by === 'locked') {
+    if (refused !== undefined) return stepOf('policy', refused);
+    return {
+      name: 'policy',
+      verdict: 'bad',
+      text: decisionText(decision, { consumer, service }),
+      fix: 'legate status',
+    };
+  }
   if (!maySpeak) {
     const text = `this host may not speak for ${consumer}: grants name others (${version})`;
     const fix = `on the authority's host: legate host allow ${self.hostName} ${consumer}`;
