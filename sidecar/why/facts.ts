@@ -80,8 +80,12 @@ export type ConsumerFacts =
   | { readonly kind: 'host' }
   /** A service whose instances here are processes of the host. */
   | { readonly kind: 'process'; readonly name: string }
-  /** A listener of the configuration that stands for it. */
-  | { readonly kind: 'listener'; readonly name: string; readonly listen: string }
+  /** Listeners of the configuration stand for it. */
+  | {
+      readonly kind: 'listener';
+      readonly name: string;
+      readonly listens: readonly { readonly service: string; readonly at: string }[];
+    }
   | ContainerFacts
   | { readonly kind: 'elsewhere'; readonly name: string; readonly hosts: readonly string[] }
   | {

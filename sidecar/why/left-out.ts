@@ -2,6 +2,7 @@ import { truncate } from '../../src/base/text.ts';
 import { isUsableStatus } from '../../src/model/instance.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
+import { tunnelFix, tunnelProblem } from './tunnel-fix.ts';
 
 /** What is said of the instances of a container that `docker pause` stopped. */
 const pausedOutput = 'the container is paused';
@@ -39,7 +40,8 @@ export function keptOut({ ungranted, revokedHosts, target }: WhyFacts): LeftOut[
 }
 
 /** Undefined for candidates. */
-export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyFacts): LeftOut | undefined {
+export function leftOut(facts: InstanceFacts, all: WhyFacts): LeftOut | undefined {
+  const { self, target, conditions } = all;
   const { instance, own, usable, path, sinceMs } = facts;
   const { id, host, draining, status, source, protocol } = instance;
   const service = target.view?.name ?? instance.service;
@@ -53,7 +55,7 @@ export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyF
     const fix = `${there}correct its protocol, or: legate service set ${service} protocol=${protocol}`;
     return { text: `${id} speaks ${protocol}, unlike the service`, fix };
   }
-  if (!usable) return unhealthy(facts, there);
+  if (!usable) return unhealthy(facts, all, there);
   if (path.kind !== 'none') return undefined;
   const join = `join ${self.hostName} and ${host} to one mesh (legate init, legate join)`;
   const fix = `${join}, or publish its port (-p) and declare network.underlay`;
@@ -66,14 +68,29 @@ function drains({ instance, own, sinceMs }: InstanceFacts, conditions: WhyFacts[
   return { text: `${instance.id} drains`, sinceMs, fix };
 }
 
-function unhealthy({ instance, sinceMs }: InstanceFacts, there: string): LeftOut {
-  const { id, status, output, source, host } = instance;
+/** What is known of a lost host is what its tunnel says. */
+function lost({ instance, sinceMs }: InstanceFacts, all: WhyFacts): LeftOut {
+  const { id, host, hostId } = instance;
+  const tunnel = all.tunnels.get(hostId);
+  const text = `${id}: host ${host} is lost`;
+  if (tunnel?.state === 'ready') {
+    const fix = `on ${host}: legate status says why it does not reach the store`;
+    return { text: `${text}, and its tunnel works: it does not reach the store`, sinceMs, fix };
+  }
+  const problem = tunnelProblem(tunnel, all.nowMs);
+  if (problem !== undefined) {
+    return { text: `${text} (${problem})`, sinceMs, fix: tunnelFix(hostId, all) };
+  }
+  const fix = `is ${host} up, its sidecar running (systemctl status legate), and can it reach the store?`;
+  return { text, sinceMs, fix };
+}
+
+function unhealthy(facts: InstanceFacts, all: WhyFacts, there: string): LeftOut {
+  const { instance, sinceMs } = facts;
+  const { id, status, output, source } = instance;
   const said = output === '' ? '' : `, "${truncate(output, maxOutput)}"`;
   const text = `${id} is ${status}${said}`;
-  if (status === 'lost') {
-    const fix = `is ${host} up, its sidecar running (systemctl status legate), and can it reach the store?`;
-    return { text: `${id}: host ${host} is lost`, sinceMs, fix };
-  }
+  if (status === 'lost') return lost(facts, all);
   const container = source.startsWith('docker:') ? source.slice('docker:'.length) : undefined;
   if (status === 'starting') {
     const fix = `wait for its first check; ${there}legate instances shows what it says`;

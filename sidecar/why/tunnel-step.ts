@@ -2,6 +2,7 @@ import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { WhyFacts } from './facts.ts';
 import { candidatesOf } from './left-out.ts';
 import { conditionOf, listed, type Step, stepOf } from './step.ts';
+import { tunnelFix } from './tunnel-fix.ts';
 
 /** How this host reaches the hosts of the instances that may be chosen. */
 export function tunnelStep(facts: WhyFacts): Step | undefined {
@@ -33,24 +34,13 @@ export function tunnelStep(facts: WhyFacts): Step | undefined {
     return { name: 'tunnel', verdict: 'ok', text: names };
   }
   const name = first.host?.name ?? first.hostId;
-  const at = first.tunnel?.address ?? first.host?.address ?? name;
-  const hint = facts.conditions.find(({ id }) => id === `tunnel.host.${first.hostId}`)?.hint;
-  const fix = tunnelFix({ problem: first.tunnel?.problem ?? '', host: name, at, hint }, facts);
+  const fix = tunnelFix(first.hostId, facts);
   const sinceMs = first.tunnel === undefined ? undefined : Date.parse(first.tunnel.since);
   const rest = details.filter((_, index) => states[index] !== first);
   const isInTheWay = broken.length === states.length && !here;
   if (isInTheWay && own?.severity === 'error') return { ...stepOf('tunnel', own), details };
   const text = `${name}: ${stateText(first.tunnel)}`;
   return { name: 'tunnel', verdict: isInTheWay ? 'bad' : 'note', text, sinceMs, details: rest, fix };
-}
-
-interface Trouble {
-  readonly problem: string;
-  readonly host: string;
-  /** Where it is dialled. */
-  readonly at: string;
-  /** What the tunnel itself advises. */
-  readonly hint: string | undefined;
 }
 
 function hostsOf(ids: readonly string[]): string[] {
@@ -73,31 +63,4 @@ function stateText(tunnel: TunnelDocument | undefined): string {
 function trip(tunnel: TunnelDocument | undefined): string {
   if (tunnel === undefined || tunnel.roundTripMs === null) return '';
   return `(round trip ${tunnel.roundTripMs < 10 ? tunnel.roundTripMs.toFixed(1) : Math.round(tunnel.roundTripMs)} ms)`;
-}
-
-/** What helps against a tunnel's problem: by its words where they tell more than the tunnel's own hint. */
-function tunnelFix({ problem, host, at, hint }: Trouble, { credentials, nowMs, self }: WhyFacts): string {
-  const port = /:(\d+)$/.exec(at)?.[1] ?? '7711';
-  if (credentials === undefined)
-    return `let ${self.hostName} join the mesh: legate token on the authority's host, then legate join`;
-  if (/our certificate has ended|our certificate is bad/.test(problem)) {
-    if (credentials.notAfterMs > nowMs) return `on ${host}: set its clock, which is ahead (chronyc makestep)`;
-    return `here, on ${self.hostName}: legate ca status, and set the clock if it is wrong (chronyc makestep)`;
-  }
-  if (/its certificate (?:has )?(?:ended|not begun|begins)/.test(problem)) {
-    return `on ${host}: set its clock if it is wrong (chronyc makestep); then it renews by itself, legate status there says why not`;
-  }
-  if (/revoked|our certificate is revoked/.test(problem)) {
-    return 'a revoked host joins anew, with an empty data_dir: legate token, then legate join';
-  }
-  if (/authority|signed by itself|of mesh/.test(problem)) {
-    return `${self.hostName} and ${host} trust different authorities: legate join anew on the one that is wrong`;
-  }
-  if (/connection refused/.test(problem)) {
-    return `on ${host}: is its sidecar running (systemctl status legate), and does a firewall there let ${port}/tcp in?`;
-  }
-  if (/no answer|no route|nothing/.test(problem)) {
-    return `is ${host} up, and does a firewall there or on the way let ${port}/tcp in? nc -vz ${at.replace(/:(\d+)$/, ' $1')}`;
-  }
-  return hint ?? `legate status here and on ${host} says more`;
 }

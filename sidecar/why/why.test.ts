@@ -273,12 +273,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /^bad address: a firewall drops it/,
       /^let it in$/,
     ],
-    [
-      'a denial',
-      ruled({}),
-      /^bad policy: web may not call db \(deny is the default, policy v12\)/,
-      /legate intent allow web db$/,
-    ],
+    ['a denial', ruled({}), /^bad policy: web may not call db \(deny is the default\)/, /legate intent allow web db$/],
     [
       'an intent that denies',
       ruled({ intents: [{ consumer: 'web', service: 'db', action: 'deny', setAtMs: beforeMs }] }),
@@ -323,9 +318,18 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     ['starting', instanceIs({ status: 'starting' }), /^bad choice:/, /^wait for its first check/],
     [
       'a lost host',
-      instanceIs({ status: 'lost', host: 'db-2' }, { own: false }),
+      { ...instanceIs({ status: 'lost', host: 'db-2' }, { own: false }), tunnels: new Map() },
       /^bad choice:/,
       /^is db-2 up, its sidecar running/,
+    ],
+    [
+      'a lost host whose certificate ended',
+      {
+        ...tunnelled({ state: 'connecting', problem: '10.77.0.2:7711: its certificate ended 3 h ago' }),
+        instances: [{ ...afar, usable: false, instance: { ...remote, status: 'lost' } }],
+      },
+      /^bad choice:/,
+      /^on db-2: set its clock if it is wrong/,
     ],
     ['another protocol', instanceIs({ protocol: 'udp' }), /^bad choice:/, /legate service set db protocol=udp/],
     [
