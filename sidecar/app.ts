@@ -489,7 +489,7 @@ export async function startSidecar(
         return counts.reduce((sum, count) => sum + count, 0);
       },
       status: async () => {
-        const linkCount = (await links.links()).length;
+        const [shownLinks, shownTunnels] = await Promise.all([links.links(), links.tunnels()]);
         return statusDocument({
           self: { ...self, address: config.advertise },
           mesh: config.mesh,
@@ -509,7 +509,8 @@ export async function startSidecar(
             const { off, bound } = callers.table.value;
             return { state: off === undefined ? 'on' : 'off', reason: off ?? null, bound: bound.size };
           },
-          links: () => linkCount,
+          links: () => shownLinks.length,
+          tunnels: shownTunnels,
           names: () => nameServers.documents(),
           policy: () => policyStatus(policy.value),
           identity: () => membership.document(),

@@ -43,6 +43,21 @@ const times = (moment: string): string => {
   return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, '0')).join(':');
 };
 
+t.test('status: tunnels, those in trouble first', async (t) => {
+  const tunnels = [
+    { host: 'db-1', state: 'ready', since, problem: null },
+    { host: 'cache-1', state: 'connecting', since, problem: 'connection refused at 10.77.0.9:7711' },
+    { host: 'db-2', state: 'ready', since, problem: null },
+  ];
+  const admin = await fakeAdmin(t, () => ({ json: { ...canned.status, tunnels } }));
+  const { session, stdout } = fakeSession();
+  t.equal(await runCommandLine(['--admin', admin.address, 'status'], session), 0);
+  t.match(
+    stdout.text,
+    /11 links, 3 tunnels \(cache-1 x 4 min: connection refused at 10\.77\.0\.9:7711, db-1 db-2 ok\), Docker/,
+  );
+});
+
 t.test('why: plain, and rich at two widths', async (t) => {
   const admin = await fakeAdmin(t, ({ url }) => ({ json: url.includes('name=fine') ? fine : bad }));
   const ask = async (words: string[], terminal: { tty?: boolean; columns?: number } = {}) => {

@@ -23,6 +23,7 @@ const usage = `npm run testbed -- COMMAND
   faults [--store etcd|consul|embedded] [--down 60]
                                 brings three hosts up with that store, makes every fault while a consumer asks 50 times
                                 a second, prints what it noticed, and takes them down; --down: seconds without store
+  why [PATTERN]                 joins three hosts, makes each fault that legate why has to name, and prints what it says
   down                          ends and removes everything
 
 Examples:
@@ -139,6 +140,11 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
       return 0;
     case 'faults':
       return faults(args);
+    case 'why': {
+      const { printWhy } = await import('../faults/why-print.ts');
+      const [pattern] = args;
+      return printWhy(pattern === undefined ? undefined : new RegExp(pattern, 'i'));
+    }
     case 'down':
       await Testbed.takeDown();
       return 0;
