@@ -11,11 +11,18 @@ export class Commands {
 
   /** What a command printed, without the last line end; a failure carries its last line. */
   output(command: string, ...args: string[]): Promise<string> {
+    return this.input('', command, ...args);
+  }
+
+  /** As `output`, with something to read for it: what is secret is in no list of processes then. */
+  input(text: string, command: string, ...args: string[]): Promise<string> {
     const child = spawn(command, args, {
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe'],
       timeout: commandTimeoutMs,
     });
+    // What it does not read, it does not need.
+    child.stdin.on('error', () => undefined).end(text);
     let stdout = '';
     let stderr = '';
     child.stdout.setEncoding('utf8').on('data', (text: string) => {

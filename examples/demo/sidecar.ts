@@ -21,6 +21,8 @@ export interface DemoHost {
 export class DemoSidecar {
   readonly socket: string;
   readonly host: DemoHost;
+  /** Where its tunnel listens. */
+  readonly tunnel: string;
   readonly #legate: string;
   readonly #folder: string;
   readonly #service: string;
@@ -39,12 +41,15 @@ export class DemoSidecar {
     /** Which of the two hosts it stands for: the first has the store, which the second uses. */
     readonly host: DemoHost;
     readonly storePort: number;
+    /** Where its tunnel listens. */
+    readonly tunnelPort: number;
   }) {
     this.#legate = options.legate;
     this.#folder = options.folder;
     this.#service = options.service;
     const { name, address } = options.host;
     this.host = options.host;
+    this.tunnel = `${address}:${options.tunnelPort}`;
     this.#config = join(options.folder, `${name}.yaml`);
     this.socket = join(options.folder, `${name}.sock`);
     const store = `127.0.0.1:${options.storePort}`;
@@ -54,9 +59,9 @@ export class DemoSidecar {
         host: name,
         advertise: address,
         data_dir: join(options.folder, name),
-        store: options.host.first ? { listen: store } : { kind: 'etcd', endpoints: [`http://${store}`] },
-        // Both hosts are this machine: what goes between them stays on it.
-        network: { underlay: 'trusted' },
+        // The second host learns of the store when it joins.
+        ...(options.host.first && { store: { listen: store } }),
+        tunnel: { listen: this.tunnel },
         docker: options.dockerSocket === undefined ? { expose: 'off' } : { socket: options.dockerSocket },
         dns: { listen: [`${address}:0`], bridges: 'off' },
         ...(!options.host.first && { vip: { mode: 'off' } }),
@@ -65,6 +70,29 @@ export class DemoSidecar {
         services: { [options.service]: { port: 5432 } },
         links: [{ service: options.service, listen: `${address}:${options.linkPort}` }],
       }),
+    );
+  }
+
+  /** Makes the mesh and its authority; what a further host needs to join. */
+  async init(): Promise<string> {
+    const printed = await this.#commands.output(process.execPath, this.#legate, 'init', '-c', this.#config);
+    const token = /^legate join \S+ --token (\S+)/.exec(printed.trim().split('\n').at(-1) ?? '')?.[1];
+    if (token === undefined) throw new Error(`init printed no token: ${printed}`);
+    return token;
+  }
+
+  /** Joins the mesh of the host at `address`. */
+  async join(address: string, token: string): Promise<void> {
+    await this.#commands.input(
+      `${token}\n`,
+      process.execPath,
+      this.#legate,
+      'join',
+      address,
+      '--token',
+      '-',
+      '-c',
+      this.#config,
     );
   }
 
@@ -94,7 +122,7 @@ export class DemoSidecar {
     writeFileSync(
       file,
       stringify({
-        instances: [{ service: this.#service, name, address: this.host.address, port, reach: 'mesh', checks: [check] }],
+        instances: [{ service: this.#service, name, address: this.host.address, port, reach: 'host', checks: [check] }],
       }),
     );
     await this.#commands.output(

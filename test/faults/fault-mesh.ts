@@ -11,6 +11,16 @@ import type { TrafficReport } from './traffic.child.ts';
 
 export type StoreKind = 'etcd' | 'consul' | 'embedded';
 
+/** How links reach other hosts: to published ports in the clear, or through tunnels to containers that publish none. */
+export type Way = 'clear' | 'tunnels';
+
+export interface FaultMeshOptions {
+  readonly way?: Way;
+  /** How long certificates live, with tunnels: `7d`. */
+  readonly certificateLife?: string;
+  readonly say?: (line: string) => void;
+}
+
 const service = 'web';
 const linkPort = 18080;
 const publishedPort = 8080;
@@ -18,18 +28,23 @@ const publishedPort = 8080;
 const periodMs = 20;
 const nftTable = 'inet fault_table';
 
+/** The host with the mesh's authority, where there are tunnels. */
+export const authorityHost = 3;
+
 /**
- * Three hosts with a store, a sidecar each, a container of the service on hosts 2 and 3 that publishes its port, and on
- * host 1 a consumer that asks for it through a link without pause.
+ * Three hosts with a store, a sidecar each, a container of the service on hosts 2 and 3, and on host 1 a consumer that
+ * asks for it through a link without pause.
  */
 export class FaultMesh {
   readonly testbed: Testbed;
   readonly store: MeshStore;
+  readonly way: Way;
   readonly #sidecars = new Map<number, HostSidecar>();
   readonly #trafficSocket: string;
 
-  private constructor(testbed: Testbed, kind: StoreKind) {
+  private constructor(testbed: Testbed, kind: StoreKind, way: Way) {
     this.testbed = testbed;
+    this.way = way;
     const sidecars: Sidecars = {
       kill: async (host) => void (await this.#sidecars.get(host)?.kill('SIGKILL')),
       start: (host) => this.startSidecar(host),
@@ -43,12 +58,16 @@ export class FaultMesh {
     this.#trafficSocket = join(testbed.host(1).folder, 'traffic.sock');
   }
 
-  static async up(t: Teardown, kind: StoreKind, options: { say?: (line: string) => void } = {}): Promise<FaultMesh> {
-    const testbed = await Testbed.up(t, { hosts: 3, ...(options.say && { say: options.say }) });
-    const mesh = new FaultMesh(testbed, kind);
+  static async up(t: Teardown, kind: StoreKind, options: FaultMeshOptions = {}): Promise<FaultMesh> {
+    const { way = 'clear', certificateLife = '7d', say } = options;
+    const testbed = await Testbed.up(t, { hosts: 3, ...(say && { say }) });
+    const mesh = new FaultMesh(testbed, kind, way);
     await mesh.store.start();
     // The host with an embedded store comes first, so that the others find it.
-    for (const host of [3, 2, 1]) await mesh.startSidecar(host);
+    for (const host of [3, 2, 1]) {
+      if (way === 'tunnels') await mesh.#enrol(host, certificateLife);
+      await mesh.startSidecar(host);
+    }
     for (const host of [2, 3]) await mesh.startBackend(host);
     await mesh.bothUsed();
     const script = join(checkout, 'build', 'test', 'faults', 'traffic.child.js');
@@ -68,21 +87,44 @@ export class FaultMesh {
   }
 
   async startSidecar(host: number): Promise<void> {
-    const config = {
-      store: this.store.config(host),
-      network: { underlay: 'trusted' },
+    this.#sidecars.set(host, await this.testbed.host(host).startSidecar(this.#config(host)));
+  }
+
+  /** Starts a sidecar that takes over from the one that runs; resolves when the old one has ended. */
+  async replaceSidecar(host: number): Promise<void> {
+    await this.sidecar(host).replace();
+  }
+
+  #config(host: number): Readonly<Record<string, unknown>> {
+    return {
+      store: this.store.config(host, this.way),
+      ...(this.way === 'clear' && { network: { underlay: 'trusted' } }),
       services: { [service]: { port: 80 } },
       ...(host === 1 && { links: [{ service, listen: `127.0.0.1:${linkPort}` }] }),
     };
-    this.#sidecars.set(host, await this.testbed.host(host).startSidecar(config));
   }
 
-  /** A web server in a container that answers with its host's name. */
+  /** `legate init` on the authority's host, `legate join` with a fresh token on the others. */
+  async #enrol(host: number, certificateLife: string): Promise<void> {
+    const { sidecar } = this.testbed.host(host);
+    sidecar.configure(this.#config(host));
+    const file = '/etc/legate/legate.yaml';
+    if (host === authorityHost) {
+      await this.testbed.host(host).run('legate', 'init', '-c', file, '--certificate-life', certificateLife);
+      return;
+    }
+    const token = (await this.testbed.host(authorityHost).run('legate', 'token')).trim();
+    const { address } = this.testbed.host(authorityHost);
+    await this.testbed.host(host).run('sh', '-c', `echo ${token} | legate join ${address} --token - -c ${file}`);
+  }
+
+  /** A web server in a container that answers with its host's name; with tunnels it publishes no port. */
   async startBackend(host: number): Promise<void> {
     const { name } = this.testbed.host(host);
     const labels = ['--label', `legate.service=${service}`, '--label', 'legate.port=80', '--label', 'legate.check=tcp'];
     const command = `mkdir -p /www; echo ${name} > /www/index.html; exec httpd -f -p 80 -h /www`;
-    const options = ['-d', '--name', service, '--restart', 'unless-stopped', '-p', `${publishedPort}:80`];
+    const published = this.way === 'clear' ? ['-p', `${publishedPort}:80`] : [];
+    const options = ['-d', '--name', service, '--restart', 'unless-stopped', ...published];
     await this.testbed.host(host).docker('run', ...options, ...labels, 'busybox', 'sh', '-c', command);
   }
 
@@ -129,6 +171,16 @@ export class FaultMesh {
       '}',
     ].join('\n');
     await this.testbed.host(host).run('sh', '-c', `printf '%s' '${rules}' | nft -f -`);
+  }
+
+  /** Nobody reaches the tunnels' port of a host any more, silently. */
+  async blockTunnel(host: number): Promise<void> {
+    const rules = `table ${nftTable} { chain in { type filter hook input priority -300; tcp dport 7711 drop; }; chain out { type filter hook output priority -300; tcp sport 7711 drop; }; }`;
+    await this.testbed.host(host).run('sh', '-c', `printf '%s' '${rules}' | nft -f -`);
+  }
+
+  unblockTunnel(host: number): Promise<void> {
+    return this.unblockStore(host);
   }
 
   async unblockStore(host: number): Promise<void> {

@@ -10,7 +10,7 @@ export interface MeshStore {
   /** TCP ports of it. */
   readonly ports: readonly number[];
   /** `store:` of the sidecar on a host. */
-  config(host: number): Readonly<Record<string, unknown>>;
+  config(host: number, way?: 'clear' | 'tunnels'): Readonly<Record<string, unknown>>;
   /** Starts all members; before the sidecars, unless the members are sidecars. */
   start(): Promise<void>;
   /** The host that leads. */
@@ -100,11 +100,12 @@ export class EmbeddedOnHost implements MeshStore {
     this.#sidecars = sidecars;
   }
 
-  config(host: number): Readonly<Record<string, unknown>> {
+  config(host: number, way = 'clear'): Readonly<Record<string, unknown>> {
     const at = `${this.#testbed.host(3).address}:7712`;
+    const scheme = way === 'clear' ? 'http' : 'https';
     return host === 3
       ? { kind: 'embedded', listen: at, lease_ttl: '5s' }
-      : { kind: 'etcd', endpoints: [`http://${at}`], lease_ttl: '5s' };
+      : { kind: 'etcd', endpoints: [`${scheme}://${at}`], lease_ttl: '5s' };
   }
 
   start(): Promise<void> {

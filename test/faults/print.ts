@@ -1,7 +1,7 @@
 import { type Column, renderTable } from '../../sidecar/cli/table.ts';
 import { Terminal } from '../../sidecar/cli/terminal.ts';
-import { FaultMesh, type StoreKind } from './fault-mesh.ts';
-import { type FaultRow, faultsOf, runFaults } from './fault-table.ts';
+import { FaultMesh, type FaultMeshOptions, type StoreKind } from './fault-mesh.ts';
+import { type FaultRow, faultsOf, runFaults, wronglyFailed } from './fault-table.ts';
 
 const columns: readonly Column[] = [
   { title: 'fault', cut: 'end', least: 30 },
@@ -17,7 +17,11 @@ const columns: readonly Column[] = [
  * The fault table by hand: brings a testbed up, makes every fault under traffic, prints a row for each and takes the
  * testbed down. `downMs`: how long the whole store is gone.
  */
-export async function printFaults(kind: StoreKind, downMs: number): Promise<number> {
+export async function printFaults(
+  kind: StoreKind,
+  downMs: number,
+  options: Pick<FaultMeshOptions, 'way' | 'certificateLife'> & { readonly only?: RegExp },
+): Promise<number> {
   const { stdout, stderr, env } = process;
   const terminal = new Terminal({ stdout, stderr, env, nowMs: () => Date.now() });
   const ends: (() => void | Promise<void>)[] = [];
@@ -25,8 +29,8 @@ export async function printFaults(kind: StoreKind, downMs: number): Promise<numb
   const rows: FaultRow[] = [];
   try {
     const say = (line: string): void => terminal.error(line);
-    const mesh = await FaultMesh.up(t, kind, { say });
-    const faults = faultsOf(mesh, downMs);
+    const mesh = await FaultMesh.up(t, kind, { ...options, say });
+    const faults = faultsOf(mesh, downMs).filter(({ name }) => options.only?.test(name) !== false);
     await runFaults(mesh, faults, (row) => {
       rows.push(row);
       say(`${rows.length} of ${faults.length}: ${row.fault}`);
@@ -36,7 +40,7 @@ export async function printFaults(kind: StoreKind, downMs: number): Promise<numb
   }
   terminal.lines(renderTable(columns, rows.map(cellsOf), terminal.view()));
   for (const { fault, problems } of rows) if (problems.length > 0) terminal.lines([`${fault}: ${problems.join(', ')}`]);
-  return rows.some(({ failed, inFlight, storeOnly }) => failed > (storeOnly ? 0 : inFlight)) ? 1 : 0;
+  return rows.some((row) => wronglyFailed(row) > 0) ? 1 : 0;
 }
 
 function cellsOf(row: FaultRow): { cells: string[] } {

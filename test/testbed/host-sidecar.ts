@@ -57,6 +57,17 @@ export class HostSidecar {
     return this;
   }
 
+  /** Starts another one that takes over from the one that runs, as an upgrade does. */
+  async replace(): Promise<void> {
+    const former = this.#process;
+    if (former?.running !== true) throw new Error(`the sidecar of ${this.host.name} does not run`);
+    this.#process = await this.host.spawn('legate', 'agent', '--replace', '-c', '/etc/legate/legate.yaml');
+    await waitFor(`the former sidecar of ${this.host.name} to end`, () => !former.running, {
+      timeoutMs: startTimeoutMs,
+    });
+    await this.isReady();
+  }
+
   /** Waits until it says that it is ready. */
   async isReady(timeoutMs = startTimeoutMs): Promise<void> {
     const ended = (): boolean => this.#process !== undefined && !this.#process.running;

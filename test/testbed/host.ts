@@ -169,8 +169,13 @@ export class TestbedHost {
    * every call gives the same object.
    */
   startSidecar(config?: Readonly<Record<string, unknown>>, options: SidecarOptions = {}): Promise<HostSidecar> {
+    return this.sidecar.start(config, options);
+  }
+
+  /** Its sidecar, which may not run yet. */
+  get sidecar(): HostSidecar {
     this.#sidecar ??= new HostSidecar(this);
-    return this.#sidecar.start(config, options);
+    return this.#sidecar;
   }
 
   get #path(): string {

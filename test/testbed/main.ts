@@ -20,9 +20,10 @@ const usage = `npm run testbed -- COMMAND
         heal [A [B]]            takes these back: all, those of A, those between A and B
         power-off N, boot N     the power of N; its disk stays
         kill-engine N, start-engine N
-  faults [--store etcd|consul|embedded] [--down 60]
+  faults [--store etcd|consul|embedded] [--down 60] [--tunnels] [--certificate-life 7d] [--only WORDS]
                                 brings three hosts up with that store, makes every fault while a consumer asks 50 times
-                                a second, prints what it noticed, and takes them down; --down: seconds without store
+                                a second, prints what it noticed, and takes them down; --down: seconds without store;
+                                --tunnels: through tunnels, and with the faults of these; --only: those named so
   why [PATTERN]                 joins three hosts, makes each fault that legate why has to name, and prints what it says
   down                          ends and removes everything
 
@@ -117,12 +118,22 @@ async function fault([what, first, second]: readonly string[]): Promise<void> {
 }
 
 async function faults(args: readonly string[]): Promise<number> {
-  const options = { store: { type: 'string', default: 'etcd' }, down: { type: 'string', default: '60' } } as const;
+  const options = {
+    store: { type: 'string', default: 'etcd' },
+    down: { type: 'string', default: '60' },
+    tunnels: { type: 'boolean', default: false },
+    'certificate-life': { type: 'string', default: '7d' },
+    only: { type: 'string' },
+  } as const;
   const { values } = parseArgs({ args: [...args], options });
   const kind = (['etcd', 'consul', 'embedded'] as const).find((each) => each === values.store);
   if (kind === undefined) throw new Usage(`there is no store ${values.store}`);
   const { printFaults } = await import('../faults/print.ts');
-  return printFaults(kind, number(values.down, '--down') * 1000);
+  return printFaults(kind, number(values.down, '--down') * 1000, {
+    way: values.tunnels ? 'tunnels' : 'clear',
+    certificateLife: values['certificate-life'],
+    ...(values.only !== undefined && { only: new RegExp(values.only, 'i') }),
+  });
 }
 
 async function main([command, ...args]: readonly string[]): Promise<number> {

@@ -67,7 +67,40 @@ function expectedOf(command: string): RegExp {
   throw new Error(`what does ${command} print?`);
 }
 
+/** The mesh of the first block: what `init` prints last goes to the others. */
+async function joinedHosts(t: Test): Promise<void> {
+  const testbed = await Testbed.up(t, { hosts: 2, hasTurn: true });
+  for (const host of testbed.hosts) await host.image('busybox');
+  let token = '';
+  for (const { host, commands } of byHost(block('run: join'))) {
+    const at = testbed.host(host);
+    for (const written of commands) {
+      const command = written.replace('TOKEN', token);
+      if (command.endsWith(' &')) {
+        const [first = '', ...words] = command.slice(0, -2).split(' ');
+        await at.spawn(first, ...words);
+        await waitFor(`host ${host} to be ready`, async () => (await at.tryRun('legate', 'status')).status === 0);
+        continue;
+      }
+      const expected = /^(?:echo|touch|legate (?:init|join)) /.test(command) ? /^/ : expectedOf(command);
+      const stdout = await waitFor(
+        `${written} on host ${host}`,
+        async () => {
+          const ran = await at.tryRun('sh', '-c', command);
+          if (ran.status !== 0 || !expected.test(ran.stdout)) throw new Error(`${ran.stdout}${ran.stderr}`);
+          return { text: ran.stdout };
+        },
+        { timeoutMs: 60_000, everyMs: 500 },
+      );
+      token = /^legate join \S+ --token (\S+)/m.exec(stdout.text)?.[1] ?? token;
+      t.pass(`host ${host}: ${written}`);
+    }
+  }
+}
+
 if (skip === false) await testbedTurn(t);
+
+t.test('two hosts that join, from nothing', { skip, timeout: 180_000 }, joinedHosts);
 
 t.test('three hosts with etcd, from nothing', { skip, timeout: 240_000 }, (t) => threeHosts(t, 'etcd'));
 
@@ -77,6 +110,6 @@ t.test('three hosts with Consul, from nothing', { skip: skip || unlessConsul(), 
 
 t.test('every block for several hosts is run', async (t) => {
   const marks = [...readme.matchAll(/^<!-- (run[^>]*) -->$/gm)].map(([, mark]) => mark);
-  t.same(marks, ['run on each: etcd', 'run: etcd', 'run on each: consul', 'run: consul']);
+  t.same(marks, ['run: join', 'run on each: etcd', 'run: etcd', 'run on each: consul', 'run: consul']);
   t.equal((await run('sh', ['-n'], { input: marks.map((mark) => block(mark ?? '')).join('\n') })).status, 0);
 });
