@@ -1,6 +1,7 @@
 import type { Endpoint } from '../src/model/address.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { ConnectionFilter } from './link-plane.ts';
+import type { Probe, ProbeResult } from './tunnel/probe.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 
 /**
@@ -14,6 +15,8 @@ export interface DataPlane {
   links(): Promise<readonly LinkDocument[]>;
   /** One for each other host that links have asked for, or that has connected to this one. */
   tunnels(): Promise<readonly TunnelDocument[]>;
+  /** Connects to an instance of another host through its tunnel, and hangs up at once. Never rejects. */
+  probe(probe: Probe): Promise<ProbeResult>;
   /** Where this host's configured listener for the service listens. */
   listenerOf(service: string): Endpoint | undefined;
   /** How many connections run. */

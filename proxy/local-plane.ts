@@ -1,3 +1,4 @@
+import type { Clock } from '../src/base/clock.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
@@ -7,6 +8,7 @@ import type { DataPlane } from './data-plane.ts';
 import type { LinkDocument } from './link-document.ts';
 import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
 import { Permission } from './permission.ts';
+import { type Probe, type ProbeResult, probeThrough } from './tunnel/probe.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 import { TunnelPlane } from './tunnel/tunnel-plane.ts';
 
@@ -31,9 +33,11 @@ export interface DataPlaneOptions extends LinkPlaneOptions {
 export class LocalDataPlane implements DataPlane {
   readonly #links: LinkPlane;
   readonly #tunnels: TunnelPlane;
+  readonly #clock: Clock;
 
   constructor(options: DataPlaneOptions) {
     const permission = new Permission(options);
+    this.#clock = options.clock;
     this.#tunnels = new TunnelPlane({
       ...options,
       listen: options.tunnel.listen,
@@ -52,6 +56,10 @@ export class LocalDataPlane implements DataPlane {
 
   tunnels(): Promise<readonly TunnelDocument[]> {
     return Promise.resolve(this.#tunnels.documents());
+  }
+
+  probe(probe: Probe): Promise<ProbeResult> {
+    return probeThrough(this.#tunnels, probe, this.#clock);
   }
 
   listenerOf(service: string): Endpoint | undefined {

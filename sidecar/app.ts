@@ -503,6 +503,7 @@ export async function startSidecar(
       vip: () => ({ on: vips.on.value, reason: vips.reason() }),
       plane: links,
       policy,
+      ungranted: catalog.ungranted,
       credentials,
       health: (name) => own.details(name),
     });
@@ -573,7 +574,7 @@ export async function startSidecar(
         return counts.reduce((sum, count) => sum + count, 0);
       },
       status: async () => {
-        const linkCount = (await links.links()).length;
+        const [shownLinks, shownTunnels] = await Promise.all([links.links(), links.tunnels()]);
         return statusDocument({
           self: { ...self, address: config.advertise },
           mesh: config.mesh,
@@ -593,7 +594,8 @@ export async function startSidecar(
             const { off, bound } = callers.table.value;
             return { state: off === undefined ? 'on' : 'off', reason: off ?? null, bound: bound.size };
           },
-          links: () => linkCount,
+          links: () => shownLinks.length,
+          tunnels: shownTunnels,
           names: () => nameServers.documents(),
           policy: () => policyStatus(policy.value),
           identity: () => membership.document(),

@@ -23,6 +23,7 @@ function status(over: Partial<StatusParts>) {
     callers: () => ({ state: 'off', reason: null, bound: 0 }),
     links: () => 0,
     names: () => [],
+    tunnels: [],
     policy: () => null,
     identity: () => ({ role: 'none', certificateUntil: null, serial: null, roots: [], problem: null }),
     ...over,

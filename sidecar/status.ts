@@ -1,3 +1,4 @@
+import type { TunnelDocument } from '../proxy/tunnel/tunnel-document.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Condition, Conditions } from '../src/base/conditions.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
@@ -27,6 +28,7 @@ export interface StatusParts {
   readonly callers: () => StatusDocument['callers'];
   readonly links: () => number;
   readonly names: () => readonly NameServerDocument[];
+  readonly tunnels: readonly TunnelDocument[];
   readonly policy: () => StatusDocument['policy'];
   readonly identity: () => StatusDocument['identity'];
 }
@@ -69,6 +71,9 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     callers: parts.callers(),
     here: { containers, instances, services, links: parts.links() },
     names: parts.names(),
+    tunnels: parts.tunnels
+      .filter((tunnel) => tunnel.state !== 'idle')
+      .map(({ host, state, since, problem }) => ({ host, state, since, problem })),
     todo: onceEach(parts.conditions.list()).map(conditionDocument),
   };
 }

@@ -1,6 +1,7 @@
 export type { LinkDocument } from '../../proxy/link-document.ts';
 
 import type { LinkDocument } from '../../proxy/link-document.ts';
+import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
 import type { Balance, Preference, ProxyProtocol } from '../../src/model/service.ts';
 import type { PolicyStatusDocument } from './policy-documents.ts';
@@ -200,6 +201,8 @@ export interface NameServerDocument {
   readonly queries: number;
 }
 
+export type TunnelStatusDocument = Pick<TunnelDocument, 'host' | 'state' | 'since' | 'problem'>;
+
 export interface StatusDocument {
   readonly host: { readonly id: string; readonly name: string; readonly address: string };
   readonly mesh: string;
@@ -239,6 +242,8 @@ export interface StatusDocument {
     readonly links: number;
   };
   readonly names: readonly NameServerDocument[];
+  /** To the hosts that links ask for. A sidecar of an earlier version does not tell. */
+  readonly tunnels?: readonly TunnelStatusDocument[];
   /** What is wrong now, worst first; empty when all is well. */
   readonly todo: readonly ConditionDocument[];
 }

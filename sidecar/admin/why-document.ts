@@ -46,6 +46,8 @@ export interface WhyDocument {
     readonly active: number;
     readonly total: number;
     readonly failed: number;
+    /** Refused or cut by policy. */
+    readonly denied: number;
     readonly lastError: { readonly at: string; readonly message: string } | null;
   } | null;
   /** The last changes on the way, newest first. */

@@ -27,7 +27,13 @@ const bad: WhyDocument = {
     { ...plain, name: 'instance', verdict: 'unknown', text: 'not reached' },
   ],
   fix: 'on db-2: compare its clock (chronyc makestep); where it is right, legate join anew',
-  traffic: { active: 1, total: 1400, failed: 212, lastError: { at: since, message: 'db-2/9c1f: no tunnel' } },
+  traffic: {
+    active: 1,
+    total: 1400,
+    failed: 212,
+    denied: 0,
+    lastError: { at: since, message: 'db-2/9c1f: no tunnel' },
+  },
   changes: [{ at: since, text: 'db-1/77ab turned critical: connection refused' }],
 };
 const fine: WhyDocument = { ...bad, fine: true, steps: bad.steps.slice(0, 3), fix: null, traffic: null, changes: [] };
@@ -36,6 +42,21 @@ const times = (moment: string): string => {
   const date = new Date(moment);
   return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, '0')).join(':');
 };
+
+t.test('status: tunnels, those in trouble first', async (t) => {
+  const tunnels = [
+    { host: 'db-1', state: 'ready', since, problem: null },
+    { host: 'cache-1', state: 'connecting', since, problem: 'connection refused at 10.77.0.9:7711' },
+    { host: 'db-2', state: 'ready', since, problem: null },
+  ];
+  const admin = await fakeAdmin(t, () => ({ json: { ...canned.status, tunnels } }));
+  const { session, stdout } = fakeSession();
+  t.equal(await runCommandLine(['--admin', admin.address, 'status'], session), 0);
+  t.match(
+    stdout.text,
+    /11 links, 3 tunnels \(cache-1 x 4 min: connection refused at 10\.77\.0\.9:7711, db-1 db-2 ok\), Docker/,
+  );
+});
 
 t.test('why: plain, and rich at two widths', async (t) => {
   const admin = await fakeAdmin(t, ({ url }) => ({ json: url.includes('name=fine') ? fine : bad }));

@@ -6,7 +6,7 @@ import { conditionOf, listed, type Step, stepOf } from './step.ts';
 
 /** Whether what is dialled leads to this sidecar: the listener, the kernel's map, the way there. */
 export function addressStep(facts: WhyFacts): Step | undefined {
-  const { target, consumer, links, vip } = facts;
+  const { target, consumer, vip } = facts;
   const { view, form, link } = target;
   if (view === undefined) return undefined;
   if (form === 'instances') {
@@ -16,12 +16,7 @@ export function addressStep(facts: WhyFacts): Step | undefined {
   if (transportOf(view.protocol) === 'udp') {
     return { name: 'address', verdict: 'note', text: 'UDP is not linked: the name gives the instances’ own addresses' };
   }
-  if (consumer.kind === 'listener') {
-    return atListener(
-      facts,
-      links.find((each) => each.kind === 'listen' && each.address === consumer.listen),
-    );
-  }
+  if (consumer.kind === 'listener') return ofListener(facts, consumer, view.name);
   if (!vip.on) return withoutVips(facts);
   if (view.vip === undefined) {
     const full = conditionOf(facts, /^services\.(?:vip\.range|write)$/);
@@ -90,6 +85,21 @@ function atListener(facts: WhyFacts, link: LinkDocument | undefined): Step {
   }
   const refusing = link.state === 'refusing' ? ', refused while nothing usable is behind it' : '';
   return { name: 'address', verdict: 'ok', text: `${link.address} → this sidecar${refusing}` };
+}
+
+/** The listeners of the configuration that stand for a consumer; port 0 there means any. */
+function ofListener(facts: WhyFacts, consumer: ConsumerFacts & { kind: 'listener' }, service: string): Step {
+  const places = consumer.listens.filter((each) => each.service === service).map(({ at }) => at);
+  if (places.length === 0) {
+    const text = `no listener of the configuration stands for ${consumer.name} and leads to ${service}`;
+    const fix = `write links: [{service: ${service}, listen: "127.0.0.1:PORT", consumer: ${consumer.name}}]`;
+    return { name: 'address', verdict: 'bad', text, fix };
+  }
+  const isIt = (address: string): boolean => places.some((at) => at === address || at.endsWith(':0'));
+  return atListener(
+    facts,
+    facts.links.find(({ kind, address }) => kind === 'listen' && isIt(address)),
+  );
 }
 
 /** Without virtual addresses names lead to a listener of the configuration, else to the instances themselves. */

@@ -1,6 +1,7 @@
 import { span } from '../../src/base/duration.ts';
+import type { Preference } from '../../src/model/service.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
-import { candidatesOf, leftOut } from './left-out.ts';
+import { candidatesOf, keptOut, leftOut } from './left-out.ts';
 import { type Detail, listed, type Step } from './step.ts';
 
 /** Which instance a connection would get, and why not the others. */
@@ -8,15 +9,19 @@ export function choiceStep(facts: WhyFacts): Step | undefined {
   const { target, instances, nowMs } = facts;
   const { view, refusals } = target;
   if (view === undefined) return undefined;
-  const [refused] = refusals;
+  const kept = keptOut(facts);
   if (instances.length === 0) {
-    const details = refusals.map(({ source, reason }) => ({ text: `${source} was refused: ${reason}` }));
+    const refused = refusals.map(({ source, reason, hint }) => ({
+      text: `${source} was refused: ${reason}`,
+      fix: hint,
+    }));
+    const details = [...kept, ...refused];
     const register = `register one: docker run --label legate.service=${view.name} --label legate.port=${view.port} …`;
     const text = `${view.name} has no instances`;
-    return { name: 'choice', verdict: 'bad', text, details, fix: refused?.hint ?? register };
+    return { name: 'choice', verdict: 'bad', text, details, fix: details[0]?.fix ?? register };
   }
   const candidates = candidatesOf(instances);
-  const out = instances.flatMap((instance) => leftOut(instance, facts) ?? []);
+  const out = [...instances.flatMap((instance) => leftOut(instance, facts) ?? []), ...kept];
   if (candidates.length === 0) {
     const count = instances.length === 1 ? 'the only instance' : `none of ${instances.length} instances`;
     const text = `${count} of ${view.name} ${instances.length === 1 ? 'cannot' : 'can'} be used`;
@@ -25,7 +30,7 @@ export function choiceStep(facts: WhyFacts): Step | undefined {
   }
   const avoided = candidates.flatMap((candidate) => avoidedNow(candidate, nowMs) ?? []);
   const sound = candidates.filter((candidate) => avoidedNow(candidate, nowMs) === undefined);
-  const chosen = preferred(sound.length > 0 ? sound : candidates);
+  const chosen = preferred(sound.length > 0 ? sound : candidates, view.prefer);
   const ids = chosen.map(({ instance }) => instance.id);
   const text =
     ids.length === 1 ? `${ids.join()}${onHost(chosen[0])}` : `${view.balance} among ${ids.length}: ${listed(ids)}`;
@@ -39,10 +44,11 @@ function onHost(facts: InstanceFacts | undefined): string {
   return facts === undefined || facts.own ? '' : ` on host ${facts.instance.host}`;
 }
 
-/** The nearest of those with weight. */
-function preferred(candidates: readonly InstanceFacts[]): readonly InstanceFacts[] {
+/** Those with weight; the nearest of them, where the service does not say otherwise. */
+function preferred(candidates: readonly InstanceFacts[], prefer: Preference | undefined): readonly InstanceFacts[] {
   const weighted = candidates.filter(({ instance }) => instance.weight > 0);
   const from = weighted.length > 0 ? weighted : candidates;
+  if (prefer === 'any') return from;
   const nearest = Math.min(...from.map(({ distance }) => distance));
   return from.filter(({ distance }) => distance === nearest);
 }

@@ -14,7 +14,11 @@ export function consumerStep(facts: WhyFacts): Step {
         text: `${consumer.name} (a process of this host, which calls as host)`,
       };
     case 'listener':
-      return { name: 'consumer', verdict: 'ok', text: `${consumer.name} (whoever connects to ${consumer.listen})` };
+      return {
+        name: 'consumer',
+        verdict: 'ok',
+        text: `${consumer.name} (whoever connects to ${listed(consumer.listens.map(({ at }) => at))})`,
+      };
     case 'container':
       return containerStep(consumer, facts);
     case 'elsewhere':

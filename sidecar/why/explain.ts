@@ -60,11 +60,12 @@ function stepsOf(facts: WhyFacts): readonly Step[] {
 function trafficOf({ links }: WhyFacts): WhyDocument['traffic'] {
   if (links.length === 0) return null;
   let lastError: { readonly at: string; readonly message: string } | null = null;
-  const sum = { active: 0, total: 0, failed: 0 };
-  for (const { connections, lastError: error } of links) {
+  const sum = { active: 0, total: 0, failed: 0, denied: 0 };
+  for (const { connections, denied, lastError: error } of links) {
     sum.active += connections.active;
     sum.total += connections.total;
     sum.failed += connections.failed;
+    sum.denied += denied.total;
     if (error !== null && (lastError === null || error.at > lastError.at)) lastError = error;
   }
   return { ...sum, lastError };

@@ -32,6 +32,10 @@ export interface WhyFacts {
   readonly bypasses: readonly { readonly network: string; readonly instance: string }[];
   readonly policy: PolicyFacts | undefined;
   readonly instances: readonly InstanceFacts[];
+  /** What other hosts offer of the service without the right to, which is not among the instances. */
+  readonly ungranted: readonly { readonly id: string; readonly host: string }[];
+  /** Names of revoked hosts that had instances of it in this run. */
+  readonly revokedHosts: readonly string[];
   readonly hosts: ReadonlyMap<string, Host>;
   readonly tunnels: ReadonlyMap<string, TunnelDocument>;
   /** When this host's own certificate ends, and why there is none or why it is refused. */
@@ -76,8 +80,12 @@ export type ConsumerFacts =
   | { readonly kind: 'host' }
   /** A service whose instances here are processes of the host. */
   | { readonly kind: 'process'; readonly name: string }
-  /** A listener of the configuration that stands for it. */
-  | { readonly kind: 'listener'; readonly name: string; readonly listen: string }
+  /** Listeners of the configuration stand for it. */
+  | {
+      readonly kind: 'listener';
+      readonly name: string;
+      readonly listens: readonly { readonly service: string; readonly at: string }[];
+    }
   | ContainerFacts
   | { readonly kind: 'elsewhere'; readonly name: string; readonly hosts: readonly string[] }
   | {
@@ -156,9 +164,6 @@ export interface InstanceFacts {
   readonly sinceMs: number | undefined;
   /** How this host reaches it. */
   readonly path: InstancePath;
-  /** Whether its host may offer the service. */
-  readonly granted: boolean;
-  readonly revoked: boolean;
   /** Until when this host's links avoid it for repeated failures. */
   readonly ejectedUntilMs: number | undefined;
   readonly suspect: boolean;

@@ -41,8 +41,9 @@ export function findConsumer(name: string | undefined, sources: ConsumerSources)
   if (name === undefined || name === 'host') return plain({ kind: 'host' });
   const matches = containersCalled(name, sources.running);
   if (matches.length > 0) return ofContainer(matches, sources);
-  const listener = sources.configured.find(({ consumer }) => consumer === name);
-  if (listener !== undefined) return plain({ kind: 'listener', name, listen: formatEndpoint(listener.listen) });
+  const listeners = sources.configured.filter(({ consumer }) => consumer === name);
+  const listens = listeners.map(({ service, listen }) => ({ service, at: formatEndpoint(listen) }));
+  if (listens.length > 0) return plain({ kind: 'listener', name, listens });
   const { snapshot, hostId, running, dockerProblem } = sources;
   const instances = snapshot.services.get(name)?.instances ?? [];
   if (instances.some((instance) => instance.hostId === hostId)) return plain({ kind: 'process', name });

@@ -3,7 +3,6 @@ import type { Snapshot } from '../../src/catalog/snapshot.ts';
 import { type Dialler, dialOf } from '../../src/model/dial.ts';
 import type { Host } from '../../src/model/host.ts';
 import type { Instance } from '../../src/model/instance.ts';
-import { isRevoked, mayOffer, type Policy } from '../../src/model/policy.ts';
 import type { InstanceFacts, InstancePath, TargetFacts } from './facts.ts';
 
 export interface InstanceSources {
@@ -11,13 +10,12 @@ export interface InstanceSources {
   readonly target: TargetFacts;
   readonly links: readonly LinkDocument[];
   readonly dialler: Dialler;
-  readonly policy: Policy | undefined;
   readonly sinceOf: (instance: Instance) => number | undefined;
 }
 
 /** The service's instances, each with how it is reached and what speaks against it. */
 export function findInstances(sources: InstanceSources): InstanceFacts[] {
-  const { snapshot, target, links, dialler, policy, sinceOf } = sources;
+  const { snapshot, target, links, dialler, sinceOf } = sources;
   const { view } = target;
   if (view === undefined) return [];
   const usable = new Set(view.usable);
@@ -34,8 +32,6 @@ export function findInstances(sources: InstanceSources): InstanceFacts[] {
       usable: usable.has(instance),
       sinceMs: sinceOf(instance),
       path: pathOf(instance, sources),
-      granted: own || mayOffer(policy, hostId, view.name),
-      revoked: !own && isRevoked(policy, hostId),
       ejectedUntilMs: ejected === undefined || ejected === null ? undefined : Date.parse(ejected),
       suspect: backend?.suspect === true,
       distance: own ? 0 : isNear(self, snapshot.hosts.get(hostId)) ? 1 : 2,

@@ -2,6 +2,7 @@ import { formatEndpoint } from '../../src/model/address.ts';
 import type { InstanceFacts, ProbeFacts, WhyFacts } from './facts.ts';
 import { candidatesOf } from './left-out.ts';
 import type { Detail, Step } from './step.ts';
+import { tunnelStep } from './tunnel-step.ts';
 
 /** What came of connecting to the instances just now. */
 export function instanceStep(facts: WhyFacts): Step | undefined {
@@ -9,6 +10,8 @@ export function instanceStep(facts: WhyFacts): Step | undefined {
   if (instances.length === 0) return undefined;
   const candidates = candidatesOf(instances);
   const asked = candidates.flatMap((candidate) => probed(candidate, probes) ?? []);
+  const cut = candidates.length > 0 && tunnelStep(facts)?.verdict === 'bad';
+  if (cut) return { name: 'instance', verdict: 'unknown', text: 'not reached' };
   if (asked.length === 0) return notAsked(facts, candidates.length > 0);
   const failed = asked.flatMap(({ facts: each, probe }) => (probe.ok ? [] : [{ facts: each, probe }]));
   const good = asked.find(({ probe }) => probe.ok);

@@ -58,6 +58,12 @@ export class Journal {
     return this.#services.get(service)?.findLast(({ id }) => id === instanceId)?.atMs;
   }
 
+  /** Ids of instances that left the service. */
+  departed(service: string): string[] {
+    const entries = this.#services.get(service) ?? [];
+    return entries.flatMap(({ id, text }) => (id !== undefined && text === `${id} left` ? [id] : []));
+  }
+
   /** What changed last for a consumer of the service whose instances are on these hosts, newest first. */
   changes(about: {
     readonly service: string;

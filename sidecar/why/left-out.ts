@@ -2,6 +2,7 @@ import { truncate } from '../../src/base/text.ts';
 import { isUsableStatus } from '../../src/model/instance.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
+import { tunnelFix, tunnelProblem } from './tunnel-fix.ts';
 
 /** What is said of the instances of a container that `docker pause` stopped. */
 const pausedOutput = 'the container is paused';
@@ -10,9 +11,7 @@ const maxOutput = 120;
 
 /** Instances that connections may go to now, the nearest and soundest first. */
 export function candidatesOf(instances: readonly InstanceFacts[]): readonly InstanceFacts[] {
-  return instances
-    .filter((facts) => facts.usable && facts.path.kind !== 'none' && facts.granted && !facts.revoked)
-    .sort((a, b) => rank(a) - rank(b));
+  return instances.filter((facts) => facts.usable && facts.path.kind !== 'none').sort((a, b) => rank(a) - rank(b));
 }
 
 /** Sound ones before ejected before suspect ones, with weight before without, near before far. */
@@ -26,22 +25,27 @@ export interface LeftOut extends Detail {
   readonly fix: string;
 }
 
+/** What is kept out of the picture itself: instances without a grant, and those of revoked hosts. */
+export function keptOut({ ungranted, revokedHosts, target }: WhyFacts): LeftOut[] {
+  const service = target.service ?? target.asked;
+  const offered = ungranted.map(({ id, host }) => ({
+    text: `${id}: host ${host} may not offer ${service}, no grant says so`,
+    fix: `on the authority's host: legate host allow ${host} ${service}`,
+  }));
+  const gone = revokedHosts.map((host) => ({
+    text: `host ${host}, which had instances of it, is revoked`,
+    fix: `a revoked host joins anew, with an empty data_dir: legate token, then legate join on ${host}`,
+  }));
+  return [...offered, ...gone];
+}
+
 /** Undefined for candidates. */
-export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyFacts): LeftOut | undefined {
-  const { instance, own, usable, granted, revoked, path, sinceMs } = facts;
+export function leftOut(facts: InstanceFacts, all: WhyFacts): LeftOut | undefined {
+  const { self, target, conditions } = all;
+  const { instance, own, usable, path, sinceMs } = facts;
   const { id, host, draining, status, source, protocol } = instance;
   const service = target.view?.name ?? instance.service;
   const there = own ? '' : `on ${host}: `;
-  if (revoked) {
-    return {
-      text: `${id}: host ${host} is revoked`,
-      fix: `let ${host} join anew: legate token, then legate join there`,
-    };
-  }
-  if (!granted) {
-    const fix = `on the authority's host: legate host allow ${host} ${service}`;
-    return { text: `${id}: host ${host} may not offer ${service}: no grant names it`, fix };
-  }
   const paused = source.startsWith('docker:') && instance.output === pausedOutput;
   if (paused) {
     return { text: `${id} is paused`, sinceMs, fix: `${there}docker unpause ${source.slice('docker:'.length)}` };
@@ -51,7 +55,7 @@ export function leftOut(facts: InstanceFacts, { self, target, conditions }: WhyF
     const fix = `${there}correct its protocol, or: legate service set ${service} protocol=${protocol}`;
     return { text: `${id} speaks ${protocol}, unlike the service`, fix };
   }
-  if (!usable) return unhealthy(facts, there);
+  if (!usable) return unhealthy(facts, all, there);
   if (path.kind !== 'none') return undefined;
   const join = `join ${self.hostName} and ${host} to one mesh (legate init, legate join)`;
   const fix = `${join}, or publish its port (-p) and declare network.underlay`;
@@ -64,14 +68,29 @@ function drains({ instance, own, sinceMs }: InstanceFacts, conditions: WhyFacts[
   return { text: `${instance.id} drains`, sinceMs, fix };
 }
 
-function unhealthy({ instance, sinceMs }: InstanceFacts, there: string): LeftOut {
-  const { id, status, output, source, host } = instance;
+/** What is known of a lost host is what its tunnel says. */
+function lost({ instance, sinceMs }: InstanceFacts, all: WhyFacts): LeftOut {
+  const { id, host, hostId } = instance;
+  const tunnel = all.tunnels.get(hostId);
+  const text = `${id}: host ${host} is lost`;
+  if (tunnel?.state === 'ready') {
+    const fix = `on ${host}: legate status says why it does not reach the store`;
+    return { text: `${text}, and its tunnel works: it does not reach the store`, sinceMs, fix };
+  }
+  const problem = tunnelProblem(tunnel, all.nowMs);
+  if (problem !== undefined) {
+    return { text: `${text} (${problem})`, sinceMs, fix: tunnelFix(hostId, all) };
+  }
+  const fix = `is ${host} up, its sidecar running (systemctl status legate), and can it reach the store?`;
+  return { text, sinceMs, fix };
+}
+
+function unhealthy(facts: InstanceFacts, all: WhyFacts, there: string): LeftOut {
+  const { instance, sinceMs } = facts;
+  const { id, status, output, source } = instance;
   const said = output === '' ? '' : `, "${truncate(output, maxOutput)}"`;
   const text = `${id} is ${status}${said}`;
-  if (status === 'lost') {
-    const fix = `is ${host} up, its sidecar running (systemctl status legate), and can it reach the store?`;
-    return { text: `${id}: host ${host} is lost`, sinceMs, fix };
-  }
+  if (status === 'lost') return lost(facts, all);
   const container = source.startsWith('docker:') ? source.slice('docker:'.length) : undefined;
   if (status === 'starting') {
     const fix = `wait for its first check; ${there}legate instances shows what it says`;

@@ -1,5 +1,6 @@
 import { span } from '../../src/base/duration.ts';
 import type { WhyFacts } from './facts.ts';
+import { keptOut } from './left-out.ts';
 import { listed, type Step } from './step.ts';
 
 /** What this very consumer is answered under the name. */
@@ -34,13 +35,19 @@ function withoutAddress({ target, vip, instances }: WhyFacts): string | undefine
   return `give it an address on this host: links: [{service: ${name}, listen: "127.0.0.1:PORT"}]`;
 }
 
-function noSuchService({ target, domain }: WhyFacts, service: string): Step {
+function noSuchService(facts: WhyFacts, service: string): Step {
+  const { target, domain } = facts;
   const { near, refusals, link, asked } = target;
   const [refused] = refusals;
+  const [kept] = keptOut(facts);
   const details = refusals.map(({ source, reason }) => ({
     text: `${source} asked to be it and was refused: ${reason}`,
   }));
   const alias = link === undefined ? '' : ` (${asked} in legate.links means it)`;
+  if (kept !== undefined) {
+    const text = `there is no service ${service}${alias} for this host`;
+    return { name: 'name', verdict: 'bad', text, details: keptOut(facts), fix: kept.fix };
+  }
   if (refused !== undefined) {
     return { name: 'name', verdict: 'bad', text: `there is no service ${service}${alias}`, details, fix: refused.hint };
   }

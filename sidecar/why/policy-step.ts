@@ -1,14 +1,14 @@
 import { span } from '../../src/base/duration.ts';
-import type { Intent } from '../../src/model/policy.ts';
+import { decisionText, type Intent } from '../../src/model/policy.ts';
 import type { WhyFacts } from './facts.ts';
-import { conditionOf, type Step } from './step.ts';
+import { conditionOf, type Step, stepOf } from './step.ts';
 
 /** Whether the consumer may call the service, and by what. */
 export function policyStep(facts: WhyFacts): Step | undefined {
   const { policy: found, target, self } = facts;
   const service = target.view?.name;
   if (service === undefined) return undefined;
-  const refused = conditionOf(facts, /^policy\./);
+  const refused = conditionOf(facts, /^policy\.(?:locked|refused|missing|disk)$/);
   const told = refused === undefined ? [] : [{ text: refused.message, sinceMs: refused.sinceMs }];
   if (found === undefined) {
     if (refused === undefined) return undefined;
@@ -18,26 +18,34 @@ export function policyStep(facts: WhyFacts): Step | undefined {
   const { policy, consumer, decision, maySpeak } = found;
   const { by, intent, allowed } = decision;
   const may = `${consumer} may ${allowed ? '' : 'not '}call ${service}`;
-  const version = `policy v${policy.version}`;
+  if (by === 'locked') {
+    if (refused !== undefined) return stepOf('policy', refused);
+    return {
+      name: 'policy',
+      verdict: 'bad',
+      text: decisionText(decision, { consumer, service }),
+      fix: 'legate status',
+    };
+  }
   if (!maySpeak) {
-    const text = `this host may not speak for ${consumer}: grants name others (${version})`;
+    const text = `this host may not speak for ${consumer}: grants name others`;
     const fix = `on the authority's host: legate host allow ${self.hostName} ${consumer}`;
     return { name: 'policy', verdict: 'bad', text, details: told, fix };
   }
   const rule = intent === undefined ? `${policy.default} is the default` : intentText(intent, facts.nowMs);
   if (!allowed) {
-    const text = `${may} (${rule}, ${version})`;
+    const text = `${may} (${rule})`;
     const fix = `on the authority's host: legate intent allow ${consumer} ${service}`;
     return { name: 'policy', verdict: 'bad', text, sinceMs: intent?.setAtMs, details: told, fix };
   }
   if (by === 'learning') {
-    const text = `${consumer} would be refused ${service} (${rule}, ${version}), and is not while the mesh learns`;
+    const text = `${consumer} would be refused ${service} (${rule}), and is not while the mesh learns`;
     const fix = `legate intent allow ${consumer} ${service}, or legate intent list --learned for all that is needed`;
     return { name: 'policy', verdict: 'note', text, details: told, fix };
   }
   const why = by === 'link' ? 'its declared link is permission' : rule;
   const verdict = told.length > 0 ? 'note' : 'ok';
-  return { name: 'policy', verdict, text: `${may} (${why}, ${version})`, details: told, fix: refused?.hint };
+  return { name: 'policy', verdict, text: `${may} (${why})`, details: told, fix: refused?.hint };
 }
 
 function intentText({ action, consumer, service, setAtMs }: Intent, nowMs: number): string {

@@ -2,6 +2,7 @@ import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { WhyFacts } from './facts.ts';
 import { candidatesOf } from './left-out.ts';
 import { conditionOf, listed, type Step, stepOf } from './step.ts';
+import { tunnelFix } from './tunnel-fix.ts';
 
 /** How this host reaches the hosts of the instances that may be chosen. */
 export function tunnelStep(facts: WhyFacts): Step | undefined {
@@ -33,11 +34,11 @@ export function tunnelStep(facts: WhyFacts): Step | undefined {
     return { name: 'tunnel', verdict: 'ok', text: names };
   }
   const name = first.host?.name ?? first.hostId;
-  const fix = tunnelFix(first.tunnel?.problem ?? '', name, first.tunnel?.address ?? first.host?.address, facts);
+  const fix = tunnelFix(first.hostId, facts);
   const sinceMs = first.tunnel === undefined ? undefined : Date.parse(first.tunnel.since);
   const rest = details.filter((_, index) => states[index] !== first);
   const isInTheWay = broken.length === states.length && !here;
-  if (isInTheWay && own !== undefined) return { ...stepOf('tunnel', own), details };
+  if (isInTheWay && own?.severity === 'error') return { ...stepOf('tunnel', own), details };
   const text = `${name}: ${stateText(first.tunnel)}`;
   return { name: 'tunnel', verdict: isInTheWay ? 'bad' : 'note', text, sinceMs, details: rest, fix };
 }
@@ -62,31 +63,4 @@ function stateText(tunnel: TunnelDocument | undefined): string {
 function trip(tunnel: TunnelDocument | undefined): string {
   if (tunnel === undefined || tunnel.roundTripMs === null) return '';
   return `(round trip ${tunnel.roundTripMs < 10 ? tunnel.roundTripMs.toFixed(1) : Math.round(tunnel.roundTripMs)} ms)`;
-}
-
-/** What helps against a tunnel's problem, by its words. */
-export function tunnelFix(problem: string, host: string, address: string | undefined, facts: WhyFacts): string {
-  const { credentials, nowMs, self } = facts;
-  const where = address ?? host;
-  const port = /:(\d+)$/.exec(where)?.[1] ?? '7711';
-  if (credentials === undefined)
-    return `let ${self.hostName} join the mesh: legate token on the authority's host, then legate join`;
-  if (/revoked/i.test(problem))
-    return `the host is revoked for good: let it join anew (legate token, then legate join)`;
-  if (
-    credentials.notAfterMs <= nowMs ||
-    /(?:our|this host’s) certificate.*expired|refuses our.*expired/i.test(problem)
-  ) {
-    return `compare the clocks of ${self.hostName} and ${host} (chronyc tracking), then legate join anew on ${self.hostName}`;
-  }
-  if (/expired|not yet valid|notBefore|clock/i.test(problem)) {
-    return `on ${host}: compare its clock (chronyc makestep); where it is right, legate join anew`;
-  }
-  if (/self.signed|unable to (?:get|verify)|unknown ca|issuer|another mesh|of mesh/i.test(problem)) {
-    return `${host} and ${self.hostName} believe different roots: legate join anew on ${host}`;
-  }
-  if (/refused/i.test(problem))
-    return `on ${host}: is its sidecar running (systemctl status legate), and does it listen at ${where}?`;
-  if (/EHOSTUNREACH|ENETUNREACH|no route/i.test(problem)) return `is ${host} up, and is there a route to ${where}?`;
-  return `does a firewall on the way, or on ${host}, let ${port}/tcp in? nc -vz ${where.replace(/:(\d+)$/, ' $1')}`;
 }

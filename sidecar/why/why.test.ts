@@ -4,7 +4,7 @@ import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
 import { PersistentMap } from '../../src/base/persistent-map.ts';
 import { emptySnapshot, type Service } from '../../src/catalog/snapshot.ts';
-import { decide, type Policy } from '../../src/model/policy.ts';
+import { decide, lockedPolicy, type Policy } from '../../src/model/policy.ts';
 import { hostId as id, shownInstance } from '../../test/support/records.ts';
 import type { WhyDocument } from '../admin/why-document.ts';
 import { explain } from './explain.ts';
@@ -36,7 +36,7 @@ const target: TargetFacts = {
   ...{ asked: 'db', form: 'link', service: 'db', link: undefined, view: db, near: undefined, refusals: [] },
 };
 const own: InstanceFacts = {
-  ...{ instance: local, own: true, usable: true, sinceMs: beforeMs, granted: true, revoked: false, distance: 0 },
+  ...{ instance: local, own: true, usable: true, sinceMs: beforeMs, distance: 0 },
   ...{ ejectedUntilMs: undefined, suspect: false, path: { kind: 'dial', address: '172.17.0.3', port: 5432 } },
 };
 const afar: InstanceFacts = { ...own, instance: remote, own: false, distance: 2, path: { kind: 'tunnel' } };
@@ -75,7 +75,15 @@ const fine: WhyFacts = {
       queries: 0,
     },
   ],
-  ...{ vip: { on: true, reason: null }, links: [link], bypasses: [], policy: undefined, instances: [own] },
+  ...{
+    vip: { on: true, reason: null },
+    links: [link],
+    bypasses: [],
+    policy: undefined,
+    instances: [own],
+    ungranted: [],
+    revokedHosts: [],
+  },
   hosts: new Map([
     [id(2), { id: id(2), name: 'db-2', address: '10.77.0.2', version: '0.4.1', alive: true, revision: '' }],
   ]),
@@ -140,6 +148,12 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     servers: [{ address, answer: typeof answer === 'string' ? { problem: answer } : { addresses: answer } }],
   });
   const shadow = { what: 'container other', network: 'shop', address: '172.18.0.3', isInstance: false };
+  const empty = {
+    ...fine,
+    target: { ...target, view: { ...db, instances: [], usable: [] } },
+    instances: [],
+    probes: gone,
+  };
   const none: WhyFacts = { ...fine, vip: { on: false, reason: 'nft is not installed' }, links: [] };
   const noAddress = { status: 'NOERROR', addresses: [], note: null, leftOut: [] };
   const down = { ...link, state: 'down', problem: 'held by postgres (pid 8)' } as const;
@@ -260,12 +274,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /^bad address: a firewall drops it/,
       /^let it in$/,
     ],
-    [
-      'a denial',
-      ruled({}),
-      /^bad policy: web may not call db \(deny is the default, policy v12\)/,
-      /legate intent allow web db$/,
-    ],
+    ['a denial', ruled({}), /^bad policy: web may not call db \(deny is the default\)/, /legate intent allow web db$/],
     [
       'an intent that denies',
       ruled({ intents: [{ consumer: 'web', service: 'db', action: 'deny', setAtMs: beforeMs }] }),
@@ -310,22 +319,31 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     ['starting', instanceIs({ status: 'starting' }), /^bad choice:/, /^wait for its first check/],
     [
       'a lost host',
-      instanceIs({ status: 'lost', host: 'db-2' }, { own: false }),
+      { ...instanceIs({ status: 'lost', host: 'db-2' }, { own: false }), tunnels: new Map() },
       /^bad choice:/,
       /^is db-2 up, its sidecar running/,
+    ],
+    [
+      'a lost host whose certificate ended',
+      {
+        ...tunnelled({ state: 'connecting', problem: '10.77.0.2:7711: its certificate ended 3 h ago' }),
+        instances: [{ ...afar, usable: false, instance: { ...remote, status: 'lost' } }],
+      },
+      /^bad choice:/,
+      /^on db-2: set its clock if it is wrong/,
     ],
     ['another protocol', instanceIs({ protocol: 'udp' }), /^bad choice:/, /legate service set db protocol=udp/],
     [
       'no grant',
-      instanceIs({ host: 'db-2' }, { own: false, usable: true, granted: false }),
-      /^bad choice:/,
+      { ...empty, ungranted: [{ id: 'db-2/9c1f-5432', host: 'db-2' }] },
+      /^bad choice: db has no instances/,
       /legate host allow db-2 db/,
     ],
     [
       'a revoked host',
-      instanceIs({ host: 'db-2' }, { own: false, usable: true, revoked: true }),
-      /^bad choice:/,
-      /let db-2 join anew/,
+      { ...empty, revokedHosts: ['db-2'] },
+      /^bad choice: db has no instances/,
+      /legate join on db-2$/,
     ],
     [
       'no way to another host',
@@ -344,21 +362,51 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     ],
     [
       'nobody at 7711',
-      tunnelled({ state: 'connecting', problem: 'connection refused' }),
+      tunnelled({ state: 'connecting', problem: 'connection refused at 10.77.0.2:7711' }),
       /^bad tunnel: db-2: connection refused at 10.77.0.2:7711/,
       /on db-2: is its sidecar running/,
     ],
     [
       'an expired certificate',
-      tunnelled({ state: 'connecting', problem: 'its certificate has expired' }),
-      /^bad tunnel:/,
-      /^on db-2: compare its clock/,
+      tunnelled({ state: 'connecting', problem: '10.77.0.2:7711: its certificate ended 3 h ago' }),
+      /^bad tunnel: db-2: 10.77.0.2:7711: its certificate ended 3 h ago$/,
+      /^on db-2: set its clock if it is wrong/,
     ],
     [
-      'our own expired',
-      { ...tunnelled({ state: 'connecting', problem: 'alert' }), credentials: { notAfterMs: beforeMs } },
+      'a clock that is ahead over there',
+      tunnelled({ state: 'connecting', problem: '10.77.0.2:7711 refuses this host: our certificate has ended' }),
       /^bad tunnel:/,
-      /legate join anew on web-1/,
+      /^on db-2: set its clock, which is ahead/,
+    ],
+    [
+      'our own certificate',
+      {
+        ...tunnelled({ state: 'connecting', problem: 'refused' }),
+        conditions: condition('pki.certificate', 'this host has a certificate that ended', 'legate ca status'),
+      },
+      /^bad tunnel: this host has a certificate that ended/,
+      /^legate ca status$/,
+    ],
+    [
+      'another authority',
+      tunnelled({ state: 'connecting', problem: 'its certificate comes from another authority than this mesh trusts' }),
+      /^bad tunnel:/,
+      /legate join anew on the one that is wrong/,
+    ],
+    [
+      'a silent host',
+      tunnelled({ state: 'suspect', problem: 'it does not answer just now' }),
+      /^bad tunnel: db-2: it does not answer just now at/,
+      /legate status here and on db-2/,
+    ],
+    [
+      'a policy that cannot be read',
+      {
+        ...ruled(lockedPolicy('legate')),
+        conditions: condition('policy.locked', 'the policy is broken', 'restore it'),
+      },
+      /^bad policy: the policy is broken$/,
+      /^restore it$/,
     ],
     [
       'nothing listens',
@@ -400,7 +448,7 @@ t.test('what is told beside a fault', async (t) => {
   t.match(choice?.details[0]?.text, /^web-1\/77ab-5432 is critical, "x+…"$/);
   t.equal(choice?.details[0]?.since, '2030-01-02T11:56:00.000Z');
   t.match(document.steps.find(({ name }) => name === 'host')?.text, 'db-2 (legate 0.4.1): alive');
-  t.same(document.traffic, { active: 1, total: 400, failed: 212, lastError: null });
+  t.same(document.traffic, { active: 1, total: 400, failed: 212, denied: 0, lastError: null });
   t.equal(document.changes.length, 1);
   // A tunnel that is broken is not in the way while an instance of this host serves.
   const mixed = {

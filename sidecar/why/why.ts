@@ -4,6 +4,7 @@ import type { Conditions } from '../../src/base/conditions.ts';
 import { LegateError } from '../../src/base/errors.ts';
 import type { Observable } from '../../src/base/feed.ts';
 import { printable, truncate } from '../../src/base/text.ts';
+import type { Ungranted } from '../../src/catalog/rights.ts';
 import type { Snapshot } from '../../src/catalog/snapshot.ts';
 import type { HealthDetails } from '../../src/health/runner.ts';
 import type { CallerTable } from '../../src/model/caller.ts';
@@ -33,6 +34,8 @@ const maxChanges = 3;
 /** Questions that are worked on at a time. */
 const maxQuestions = 8;
 const maxNameLength = 300;
+/** Of the client, in what another host is told: nobody has one. */
+const probePort = 65_535;
 
 export interface WhyOptions {
   readonly self: { readonly hostId: string; readonly hostName: string };
@@ -52,8 +55,9 @@ export interface WhyOptions {
   readonly resolve: (name: string, from: string | undefined) => Promise<ResolveDocument>;
   readonly nameServers: () => readonly NameServerDocument[];
   readonly vip: () => WhyFacts['vip'];
-  readonly plane: Pick<DataPlane, 'links' | 'tunnels'>;
+  readonly plane: Pick<DataPlane, 'links' | 'tunnels' | 'probe'>;
   readonly policy: Observable<Policy | undefined>;
+  readonly ungranted: Observable<readonly Ungranted[]>;
   readonly credentials: Observable<Credentials | undefined>;
   /** What is known of the health of one of this host's instances. */
   readonly health: (name: string) => HealthDetails | undefined;
@@ -123,15 +127,16 @@ export class Why {
     const links = allLinks.filter(({ service }) => service === view?.name);
     const policy = this.#options.policy.value;
     const instances = findInstances({
-      ...{ snapshot, target, links, policy },
+      ...{ snapshot, target, links },
       dialler: { hostId: self.hostId, clearUnderlay, tunnels: credentials.value !== undefined },
       sinceOf: (instance) => this.#sinceOf(instance),
     });
+    const rules = view && policyFacts(policy, found, view.name, self.hostId);
     const nameServers = this.#options.nameServers();
     const [answer, resolver, probes] = await Promise.all([
       this.#resolve(target, consumer.kind === 'container' ? consumer.address : undefined),
       this.#resolver(found, target, nameServers),
-      this.#probe(instances),
+      this.#probe(instances, rules?.decision.allowed === false ? undefined : rules, found),
     ]);
     return {
       nowMs: clock.nowMs(),
@@ -141,7 +146,9 @@ export class Why {
       shadows: findShadows(target.asked, found, running, { view, hostId: self.hostId }),
       vip: vip(),
       bypasses: findBypasses(found, running, view, self.hostId),
-      policy: policy && view && policyFacts(policy, found, view.name, self.hostId),
+      policy: policy && rules && { policy, ...rules },
+      ungranted: this.#options.ungranted.value.filter((each) => each.service === target.service),
+      revokedHosts: this.#revoked(target.service, policy),
       hosts: new Map([...snapshot.hosts.values()].map((host) => [host.id, host])),
       tunnels: new Map(tunnels.map((tunnel) => [tunnel.hostId, tunnel])),
       credentials: credentials.value,
@@ -164,6 +171,12 @@ export class Why {
         ? undefined
         : (problem ?? (state === 'off' ? 'docker.expose is off' : 'Docker is being asked')),
     });
+  }
+
+  #revoked(service: string | undefined, policy: Policy | undefined): string[] {
+    const left = this.#journal.departed(service ?? '');
+    const names = (policy?.revoked ?? []).map(({ name }) => name);
+    return names.filter((name) => left.some((id) => id.startsWith(`${name}/`)));
   }
 
   #store(snapshot: Snapshot): WhyFacts['store'] {
@@ -211,32 +224,50 @@ export class Why {
     return { servers: await Promise.all(servers.map(ask)) };
   }
 
-  /** Connects to the first candidates; without any to instances of this host that are left out. */
-  async #probe(instances: readonly InstanceFacts[]): Promise<WhyFacts['probes']> {
+  /**
+   * Connects to the first candidates; without any to instances of this host that are left out. Other hosts are asked in
+   * the consumer's name, unless `caller` is undefined: what policy forbids is not asked for.
+   */
+  async #probe(
+    instances: readonly InstanceFacts[],
+    caller: Caller | undefined,
+    { facts }: FoundConsumer,
+  ): Promise<WhyFacts['probes']> {
     const candidates = candidatesOf(instances);
     const chosen = candidates.length > 0 ? candidates : instances.filter(({ own }) => own);
+    const address = (facts.kind === 'container' ? facts.address : undefined) ?? '127.0.0.1';
+    const client = { address, port: probePort };
     const tried = chosen.slice(0, maxProbes).map(async ({ instance, path }): Promise<[string, ProbeFacts][]> => {
-      if (path.kind !== 'dial' || transportOf(instance.protocol) !== 'tcp') return [];
-      return [[instance.id, await tryToConnect(path)]];
+      if (path.kind === 'none' || transportOf(instance.protocol) !== 'tcp') return [];
+      if (path.kind === 'dial') return [[instance.id, await tryToConnect(path)]];
+      if (caller === undefined) return [];
+      const { consumer, declared } = caller;
+      const { hostId, service, name } = instance;
+      const probe = { hostId, head: { consumer, declared, service, instance: name, client } };
+      const result = await this.#options.plane.probe(probe);
+      return [[instance.id, result.ok ? result : { ok: false, code: result.reason, problem: result.detail }]];
     });
     return new Map((await Promise.all(tried)).flat());
   }
 }
 
-/** The name that policy knows the consumer by, and what it says of it. */
+/** The name that policy knows the consumer by, and whether it declares a link to the service. */
+interface Caller {
+  readonly consumer: string;
+  readonly declared: boolean;
+}
+
+/** Who calls, and what policy says of it. */
 function policyFacts(
-  policy: Policy,
+  policy: Policy | undefined,
   { facts, links }: FoundConsumer,
   service: string,
   hostId: string,
-): WhyFacts['policy'] {
+): Caller & Omit<NonNullable<WhyFacts['policy']>, 'policy'> {
   const consumer = policyName(facts);
   const declared = links.some((link) => link.service === service);
-  return {
-    ...{ policy, consumer },
-    decision: decide(policy, { consumer, service, declared }),
-    maySpeak: mayOffer(policy, hostId, consumer),
-  };
+  const decision = decide(policy, { consumer, service, declared });
+  return { consumer, declared, decision, maySpeak: mayOffer(policy, hostId, consumer) };
 }
 
 function policyName(facts: FoundConsumer['facts']): string {

@@ -24,6 +24,7 @@ const usage = `npm run testbed -- COMMAND
                                 brings three hosts up with that store, makes every fault while a consumer asks 50 times
                                 a second, prints what it noticed, and takes them down; --down: seconds without store;
                                 --tunnels: through tunnels, and with the faults of these; --only: those named so
+  why [PATTERN]                 joins three hosts, makes each fault that legate why has to name, and prints what it says
   down                          ends and removes everything
 
 Examples:
@@ -150,6 +151,11 @@ async function main([command, ...args]: readonly string[]): Promise<number> {
       return 0;
     case 'faults':
       return faults(args);
+    case 'why': {
+      const { printWhy } = await import('../faults/why-print.ts');
+      const [pattern] = args;
+      return printWhy(pattern === undefined ? undefined : new RegExp(pattern, 'i'));
+    }
     case 'down':
       await Testbed.takeDown();
       return 0;

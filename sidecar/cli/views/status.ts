@@ -67,7 +67,24 @@ function wantedParts({ store: { wanted }, todo }: StatusDocument, { style }: Vie
   return [`${style.bad} ${where} is wanted, and not in use yet${why}`];
 }
 
-function hereParts({ here, docker }: StatusDocument, view: View): string[] {
+/** Hosts that one line names: those in trouble come first. */
+const maxTunnelsNamed = 6;
+
+/** `3 tunnels (cache-1 ✘ 4 min: connection refused, db-1 db-2 ✔)`. */
+function tunnelParts(tunnels: StatusDocument['tunnels'], { style, nowMs }: View): string[] {
+  if (tunnels === undefined || tunnels.length === 0) return [];
+  const bad = tunnels.filter(({ state }) => state !== 'ready');
+  const good = tunnels.filter(({ state }) => state === 'ready').map(({ host }) => host);
+  const told = bad.slice(0, maxTunnelsNamed).map(({ host, since: begun, problem }) => {
+    return `${host} ${style.bad} ${since(begun, nowMs)}${problem === null ? '' : `: ${problem}`}`;
+  });
+  if (bad.length > told.length) told.push(`${bad.length - told.length} more ${style.bad}`);
+  const named = good.length > maxTunnelsNamed ? `${good.length} hosts` : good.join(' ');
+  if (good.length > 0) told.push(`${named} ${style.good}`);
+  return [`${plural(tunnels.length, 'tunnel')} (${told.join(', ')})`];
+}
+
+function hereParts({ here, docker, tunnels }: StatusDocument, view: View): string[] {
   const { style } = view;
   const counts = [
     plural(here.containers, 'container'),
@@ -80,7 +97,7 @@ function hereParts({ here, docker }: StatusDocument, view: View): string[] {
   const good = docker.state === 'connected' || docker.state === 'off';
   const engine = good ? '' : `${style.bad} `;
   const state = docker.state === 'connected' ? ` ${style.good}` : ` ${docker.state}`;
-  return [...counts, `${engine}Docker${version}${state}${problem}`];
+  return [...counts, ...tunnelParts(tunnels, view), `${engine}Docker${version}${state}${problem}`];
 }
 
 /** Which name servers answer; those that cannot come first and say why, the same reason once. */

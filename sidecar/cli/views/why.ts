@@ -61,10 +61,11 @@ function endLines({ fine, fix, traffic, changes, service }: WhyDocument, view: V
   const lines: string[] = [];
   if (fix !== null) lines.push(...labelled(fine ? 'advice' : 'fix', fix, view, fine ? undefined : 'bold'));
   else if (fine) lines.push(` ${style.paint('nothing is in the way', 'green')}`);
-  if (traffic !== null && traffic.total > 0) {
-    const { active, total, failed, lastError } = traffic;
+  if (traffic !== null && traffic.total + traffic.denied > 0) {
+    const { active, total, failed, denied, lastError } = traffic;
     const last = lastError === null ? '' : `; last failure ${since(lastError.at, nowMs)} ago: ${lastError.message}`;
-    const counts = `${plural(total, 'connection')} so far, ${grouped(String(active))} open, ${grouped(String(failed))} refused`;
+    const byPolicy = denied > 0 ? `, ${grouped(String(denied))} denied by policy` : '';
+    const counts = `${plural(total, 'connection')} so far, ${grouped(String(active))} open, ${grouped(String(failed))} refused${byPolicy}`;
     lines.push(...labelled('links', `${service ?? ''}: ${counts}${last}`, view, 'dim'));
   }
   for (const [index, { at, text }] of changes.entries()) {

@@ -1,0 +1,43 @@
+import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
+import { span } from '../../src/base/duration.ts';
+import type { WhyFacts } from './facts.ts';
+
+/** What is wrong with it; also what was seen of the other host's certificate, when nobody asks for the tunnel now. */
+export function tunnelProblem(tunnel: TunnelDocument | undefined, nowMs: number): string | undefined {
+  if (tunnel === undefined || tunnel.problem !== null) return tunnel?.problem ?? undefined;
+  const overMs = nowMs - Date.parse(tunnel.peerCertificateUntil ?? '');
+  return tunnel.state !== 'ready' && overMs > 0 ? `its certificate ended ${span(overMs)} ago` : undefined;
+}
+
+/** What helps against the problem of a host's tunnel: by its words where they tell more than the tunnel's own hint. */
+export function tunnelFix(hostId: string, facts: WhyFacts): string {
+  const { credentials, nowMs, self, tunnels, hosts, conditions } = facts;
+  const tunnel = tunnels.get(hostId);
+  const problem = tunnelProblem(tunnel, nowMs) ?? '';
+  const host = hosts.get(hostId)?.name ?? tunnel?.host ?? hostId;
+  const at = tunnel?.address ?? hosts.get(hostId)?.address ?? host;
+  const hint = conditions.find(({ id }) => id === `tunnel.host.${hostId}`)?.hint;
+  const port = /:(\d+)$/.exec(at)?.[1] ?? '7711';
+  if (credentials === undefined)
+    return `let ${self.hostName} join the mesh: legate token on the authority's host, then legate join`;
+  if (/our certificate has ended|our certificate is bad/.test(problem)) {
+    if (credentials.notAfterMs > nowMs) return `on ${host}: set its clock, which is ahead (chronyc makestep)`;
+    return `here, on ${self.hostName}: legate ca status, and set the clock if it is wrong (chronyc makestep)`;
+  }
+  if (/its certificate (?:has )?(?:ended|not begun|begins)/.test(problem)) {
+    return `on ${host}: set its clock if it is wrong (chronyc makestep); then it renews by itself, legate status there says why not`;
+  }
+  if (/revoked|our certificate is revoked/.test(problem)) {
+    return 'a revoked host joins anew, with an empty data_dir: legate token, then legate join';
+  }
+  if (/authority|signed by itself|of mesh/.test(problem)) {
+    return `${self.hostName} and ${host} trust different authorities: legate join anew on the one that is wrong`;
+  }
+  if (/connection refused/.test(problem)) {
+    return `on ${host}: is its sidecar running (systemctl status legate), and does a firewall there let ${port}/tcp in?`;
+  }
+  if (/no answer|no route|nothing/.test(problem)) {
+    return `is ${host} up, and does a firewall there or on the way let ${port}/tcp in? nc -vz ${at.replace(/:(\d+)$/, ' $1')}`;
+  }
+  return hint ?? `legate status here and on ${host} says more`;
+}
