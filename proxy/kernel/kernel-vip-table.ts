@@ -4,7 +4,7 @@ import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError, isLegateError, LegateError } from '../../src/base/errors.ts';
 import { Latest, type Observable } from '../../src/base/feed.ts';
 import type { Log } from '../../src/base/log.ts';
-import type { Endpoint, Ipv4Range } from '../../src/model/address.ts';
+import { type Endpoint, type Ipv4Range, inRange } from '../../src/model/address.ts';
 import type { Binding, Contact } from './caller-filter.ts';
 import { CallerRules, callerCounters, parseContacts } from './caller-rules.ts';
 import { runCommand } from './command.ts';

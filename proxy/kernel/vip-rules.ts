@@ -77,12 +77,7 @@ function elements(list: readonly string[]): string {
  * Where there are slots, new connections enter their chains in turn; each chain looks into its own slot's map and then into
  * the others', so that one without the port is passed over. Connection tracking keeps a connection where it began.
  */
-export function buildScript(
-  table: string,
-  ranges: readonly Ipv4Range[],
-  content: TableContent,
-  slots = 0,
-): string {
+export function buildScript(table: string, ranges: readonly Ipv4Range[], content: TableContent, slots = 0): string {
   const all = rangesText(ranges);
   const slotMaps = slots === 0 ? [] : [...Array.from({ length: slots }, (_, slot) => `tcp_${slot}`), 'tcp_former'];
   const lists = new Map<string, string[]>(['tcp_vip', 'udp_vip', ...slotMaps].map((map) => [map, []]));

@@ -5,8 +5,8 @@ import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
 import type { HealthDetails } from '../../src/health/runner.ts';
 import { type Dialler, dialOf, formatDial } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
-import { defaultPreference } from '../../src/model/service.ts';
 import type { RevokedHost } from '../../src/model/policy.ts';
+import { defaultPreference } from '../../src/model/service.ts';
 import type {
   ConditionDocument,
   HostDocument,

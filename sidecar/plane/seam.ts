@@ -2,10 +2,12 @@ import type { PortMapping } from '../../proxy/kernel/port-map.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { ConnectionFilter } from '../../proxy/link-plane.ts';
 import type { DataPlaneOptions, Learned } from '../../proxy/local-plane.ts';
+import type { Probe, ProbeResult } from '../../proxy/tunnel/probe.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
 import type { LogLevel } from '../../src/base/log.ts';
 import type { Figures } from '../../src/base/metrics.ts';
+import type { InstanceAddress } from '../../src/catalog/instance-addresses.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import type { Policy } from '../../src/model/policy.ts';
@@ -22,12 +24,16 @@ export const toldValues = {
   topology: wholly(emptyTopology),
   credentials: wholly<Credentials | undefined>(undefined),
   policy: wholly<Policy | undefined>(undefined),
+  instanceAddresses: byEntry<InstanceAddress>(),
 } as const;
 export type ToldValues = Observables<typeof toldValues>;
 
 /** What a worker is told once, first of all: its slice of the configuration. */
 export interface WorkerSetup
-  extends Pick<DataPlaneOptions, 'self' | 'clearUnderlay' | 'links' | 'vipRange' | 'tunnel' | 'maxConnections'> {
+  extends Pick<
+    DataPlaneOptions,
+    'self' | 'zone' | 'clearUnderlay' | 'links' | 'vipRange' | 'localRange' | 'tunnel' | 'maxConnections'
+  > {
   /** Which of the workers it is, from 0. */
   readonly slot: number;
   readonly logLevel: LogLevel;
@@ -63,6 +69,7 @@ export interface WorkerCalls {
   cannotListen(endpoint: Endpoint, code: string, message: string): void;
   links(): Promise<readonly LinkDocument[]>;
   tunnels(): Promise<readonly TunnelDocument[]>;
+  probe(probe: Probe): Promise<ProbeResult>;
   activeConnections(filter: ConnectionFilter | undefined): Promise<number>;
   figures(): Promise<Figures>;
   drain(timeoutMs: number): Promise<number>;

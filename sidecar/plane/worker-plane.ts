@@ -2,6 +2,7 @@ import type { DataPlane } from '../../proxy/data-plane.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { ConnectionFilter } from '../../proxy/link-plane.ts';
 import type { DataPlaneOptions } from '../../proxy/local-plane.ts';
+import type { Probe, ProbeResult } from '../../proxy/tunnel/probe.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import { Backoff } from '../../src/base/backoff.ts';
 import { describeError, LegateError } from '../../src/base/errors.ts';
@@ -79,6 +80,7 @@ export class WorkerPlane implements DataPlane {
       topology: options.topology ?? new Latest(emptyTopology),
       credentials: options.credentials,
       policy: options.policy,
+      instanceAddresses: options.instanceAddresses ?? new Latest(PersistentMap.empty()),
     };
     this.#places = Array.from({ length: options.workers }, () => ({
       worker: undefined,
@@ -125,6 +127,12 @@ export class WorkerPlane implements DataPlane {
 
   async tunnels(): Promise<readonly TunnelDocument[]> {
     return mergeTunnels(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'tunnels')));
+  }
+
+  async probe(probe: Probe): Promise<ProbeResult> {
+    const results = await this.#ask((peer) => peer.call('probe', probe));
+    const silent: ProbeResult = { ok: false, reason: 'silent', detail: 'no data-plane process answers' };
+    return results.find(({ ok }) => ok) ?? results[0] ?? silent;
   }
 
   listenerOf(service: string): Endpoint | undefined {
@@ -176,14 +184,17 @@ export class WorkerPlane implements DataPlane {
 
   /** Resolves when the worker listens, or has ended. */
   async #launch(slot: number): Promise<void> {
-    const { links, self, clearUnderlay, vipRange, tunnel, maxConnections, clock, log } = this.#options;
+    const { links, self, zone, clearUnderlay, vipRange, localRange, tunnel, maxConnections, clock, log } =
+      this.#options;
     const place = this.#place(slot);
     const slice = {
       links,
       self,
       clearUnderlay,
       tunnel,
+      zone,
       ...(vipRange && { vipRange }),
+      ...(localRange && { localRange }),
       ...(maxConnections && { maxConnections }),
     };
     const worker: WorkerProcess = new WorkerProcess({

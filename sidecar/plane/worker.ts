@@ -47,6 +47,7 @@ export async function runWorker(): Promise<void> {
     cannotListen: (endpoint, code, message) => worker?.cannotListen(endpoint, code, message),
     links: () => present().plane.links(),
     tunnels: () => present().plane.tunnels(),
+    probe: (probe) => present().plane.probe(probe),
     activeConnections: (filter) => present().plane.activeConnections(filter),
     figures: () => metrics.figures(),
     drain: (timeoutMs) => {
@@ -112,6 +113,7 @@ class Worker {
       topology: told.get('topology'),
       credentials: told.get('credentials'),
       policy: told.get('policy'),
+      instanceAddresses: told.get('instanceAddresses'),
       // Without control nobody can change the kernel's table, and whoever comes next replaces it.
       portMap: vips
         ? { set: async (_owner, mappings) => (control.closed ? undefined : control.call('mapPorts', mappings)) }
