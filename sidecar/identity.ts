@@ -3,7 +3,7 @@ import { Backoff } from '../src/base/backoff.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { span } from '../src/base/duration.ts';
-import { describeError, isLegateError, LegateError } from '../src/base/errors.ts';
+import { describeError, isLegateError, LegateError, systemCode } from '../src/base/errors.ts';
 import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
@@ -288,8 +288,10 @@ export class Identity {
   }
 
   #failed(error: unknown): void {
-    if (!isLegateError(error)) throw error;
-    this.#problem = { message: describeError(error), hint: error.hint ?? 'it is tried again' };
+    // The disk's and OpenSSL's errors have codes, too.
+    if (systemCode(error) === undefined && !isLegateError(error)) throw error;
+    const hint = (isLegateError(error) ? error.hint : undefined) ?? 'it is tried again';
+    this.#problem = { message: describeError(error), hint };
   }
 
   /** Says what is wrong with the certificate, the more the less is left of it. */

@@ -1,6 +1,6 @@
 import type { Clock } from '../base/clock.ts';
 import type { Conditions } from '../base/conditions.ts';
-import { describeError, isLegateError, LegateError } from '../base/errors.ts';
+import { describeError, isLegateError, LegateError, systemCode } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { isLocked, isRevoked, type Policy } from '../model/policy.ts';
 import type { Authority, RotationPhase } from './authority.ts';
@@ -96,9 +96,11 @@ export class RootRotation {
         await this.#step();
         conditions.clear(problemId);
       } catch (error) {
-        if (!isLegateError(error)) throw error;
+        // A disk that takes nothing has a code of the system's.
+        if (!isLegateError(error) && systemCode(error) === undefined) throw error;
         const text = `the policy's roots could not be changed: ${describeError(error)}`;
-        conditions.raise(problemId, 'warning', text, error.hint ?? 'it is tried again');
+        const hint = isLegateError(error) ? error.hint : undefined;
+        conditions.raise(problemId, 'warning', text, hint ?? 'it is tried again');
       }
       this.#wake = new AbortController();
       const until = AbortSignal.any([signal, this.#wake.signal]);
