@@ -78,6 +78,7 @@ export class Journal {
       return text === undefined ? [] : [{ atMs, text }];
     });
     return [...(this.#services.get(service) ?? []), ...ofHosts, ...ofPolicy]
+      .reverse()
       .sort((a, b) => b.atMs - a.atMs)
       .slice(0, most);
   }
