@@ -152,7 +152,7 @@ export const options = {
     'the token for the admin API over TCP; empty: admin.token in data_dir, made with mode 0600',
   ),
   'tunnel.listen': option(
-    endpointType({ zero: true }),
+    endpointType({ zero: false }),
     '0.0.0.0:7711',
     'where other sidecars and new hosts reach this one, once it has a certificate',
   ),

@@ -79,8 +79,9 @@ export function decide(
   if (policy === undefined) return { allowed: true, by: 'no policy' };
   if (isLocked(policy)) return { allowed: false, by: 'locked' };
   const intent = intentFor(policy, consumer, service);
-  // A denial of everybody is what a default would be; a declared link is more particular than that.
-  if (declared && policy.fromLinks && (intent === undefined || (intent.action === 'deny' && !namesBoth(intent)))) {
+  // What names nobody is no more than a default. All else was said by whoever holds the policy's key, and whoever may start
+  // a container with a label does not overrule it.
+  if (declared && policy.fromLinks && (intent === undefined || namesNobody(intent))) {
     return { allowed: true, by: 'link' };
   }
   const allowed = intent === undefined ? policy.default === 'allow' : intent.action === 'allow';
@@ -124,8 +125,8 @@ export function decisionText(
   }
 }
 
-function namesBoth({ consumer, service }: Intent): boolean {
-  return consumer !== '*' && service !== '*';
+function namesNobody({ consumer, service }: Intent): boolean {
+  return consumer === '*' && service === '*';
 }
 
 /** The intent that holds for the pair; undefined where none does. */

@@ -111,8 +111,7 @@ export function addIntentCommands({ program, session, register }: CommandTools):
   });
   addSetting({ program, session, register }, intent, {
     name: 'links',
-    about:
-      'whether a link that a container declares (legate.links) is permission, unless an intent names and denies the two',
+    about: 'whether a link that a container declares (legate.links) is permission, where no intent names either',
     words: { on: { fromLinks: true }, off: { fromLinks: false } },
     text: (word) => (word === 'on' ? 'declared links are permission' : 'declared links are no permission'),
   });
