@@ -62,6 +62,7 @@ export class FrameParser {
   /** Bytes of a DATA frame's body that are still to come. */
   #bodyLeft = 0;
   #greeted = false;
+  #stopped = false;
 
   constructor(sink: FrameSink) {
     this.#sink = sink;
@@ -71,7 +72,7 @@ export class FrameParser {
   push(chunk: Buffer): void {
     let at = 0;
     const size = chunk.length;
-    while (at < size) {
+    while (at < size && !this.#stopped) {
       if (this.#bodyLeft > 0) {
         const end = Math.min(size, at + this.#bodyLeft);
         this.#bodyLeft -= end - at;
@@ -82,6 +83,11 @@ export class FrameParser {
         at = this.#frame(chunk, at, chunk, at + headerBytes);
       else at = this.#gatherHeader(chunk, at);
     }
+  }
+
+  /** Nothing more is handed on, also of what is being pushed. */
+  stop(): void {
+    this.#stopped = true;
   }
 
   #gatherHeader(chunk: Buffer, at: number): number {
@@ -106,7 +112,7 @@ export class FrameParser {
 
   /** A whole header at `from` of `header`; what follows it begins at `at` of `chunk`. Gives how far the chunk is done. */
   #frame(header: Buffer, from: number, chunk: Buffer, at: number): number {
-    const length = header.readUIntBE(from, 3);
+    const length = ((header[from] ?? 0) << 16) | ((header[from + 1] ?? 0) << 8) | (header[from + 2] ?? 0);
     const type = header[from + 3] ?? 0;
     const stream = header.readUInt32BE(from + 4);
     if (!this.#greeted) this.#greet(type);

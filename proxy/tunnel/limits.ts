@@ -49,6 +49,8 @@ export const floodBurst = 2_000_000;
 export const floodPerSecond = 400_000;
 /** DATA of fewer bytes than this is tiny. */
 export const tinyBytes = 64;
-/** Credit returned in pieces: so many WINDOWs in advance, and one more for each so many bytes that were sent. */
+/** Credit returned in pieces: so many WINDOWs in advance, more for each DATA frame that was sent, and no more saved up. */
 export const windowsInAdvance = 4096;
+export const windowsPerFrame = 3;
 export const bytesPerWindow = 1024;
+export const maxWindows = 65_536;

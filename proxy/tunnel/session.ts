@@ -3,24 +3,11 @@ import type { Clock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { FloodBudget } from './flood-budget.ts';
 import { FrameParser, type FrameSink } from './frame-parser.ts';
-import { FrameWriter, type GatherBuffers } from './frame-writer.ts';
-import { type GoAway, type GoAwayReason, type Hello, maxDataBytes, ProtocolFault } from './frames.ts';
-import {
-  bytesPerWindow,
-  connectionReturnBytes,
-  connectionShare,
-  crowdedBytes,
-  crowdedReturnBytes,
-  frameCosts,
-  grants,
-  largeChunkBytes,
-  maxUnsentBytes,
-  minShareBytes,
-  staleMs,
-  streamReturnBytes,
-  tinyBytes,
-  windowsInAdvance,
-} from './limits.ts';
+import type { GatherBuffers } from './frame-writer.ts';
+import { type GoAway, type GoAwayReason, type Hello, ProtocolFault } from './frames.ts';
+import { Inflow } from './inflow.ts';
+import { frameCosts, grants, staleMs, tinyBytes } from './limits.ts';
+import { Outflow } from './outflow.ts';
 import { SessionStream, type StreamOwner } from './session-stream.ts';
 import { Silence } from './silence.ts';
 import type { TunnelTraffic } from './tunnel-metrics.ts';
@@ -61,7 +48,8 @@ export class TunnelSession implements FrameSink, StreamOwner {
   readonly #socket: TLSSocket;
   readonly #traffic: TunnelTraffic;
   readonly #parser = new FrameParser(this);
-  readonly #writer: FrameWriter;
+  readonly #outflow: Outflow;
+  readonly #inflow: Inflow;
   readonly #flood: FloodBudget;
   readonly #silence: Silence;
   readonly #streams = new Map<number, SessionStream>();
@@ -74,23 +62,8 @@ export class TunnelSession implements FrameSink, StreamOwner {
   #moved = 0;
   #recent = 0;
 
-  // Sending
-  #ready: SessionStream[] = [];
-  #blocked: SessionStream[] = [];
-  #inFlight = 0;
-  #unsent = 0;
-  #flushing = false;
-  #scheduled = false;
-  #windowsLeft = windowsInAdvance;
-  #bytesToWindow = 0;
-
-  // Receiving
   /** The stream of the DATA frame that is coming in; undefined when nobody wants its bytes. */
   #current: SessionStream | undefined;
-  #credit = grants.connectionCredit;
-  #held = 0;
-  #unreturned = 0;
-  #crowded = false;
 
   constructor(options: SessionOptions) {
     const { socket, role, hostId, clock, buffers, traffic } = options;
@@ -101,14 +74,21 @@ export class TunnelSession implements FrameSink, StreamOwner {
     this.hostId = hostId;
     this.#flood = new FloodBudget(() => clock.monotonicMs());
     this.#silence = new Silence(role, clock.monotonicMs());
-    this.#writer = new FrameWriter(buffers, (bytes, gathered) => this.#write(bytes, gathered));
+    this.#outflow = new Outflow({
+      socket,
+      buffers,
+      onSent: (bytes) => this.#sent(bytes),
+      onEndSent: (stream) => this.#finishIfEnded(stream),
+    });
+    const { writer } = this.#outflow;
+    this.#inflow = new Inflow({ writer, streams: this.#streams, schedule: () => this.#outflow.schedule() });
     socket.on('data', (chunk: Buffer) => this.#onBytes(chunk));
     socket.on('error', (error) => this.#lose(describeError(error)));
     socket.on('close', () => this.#lose('the connection was closed'));
     socket.on('end', () => this.#lose('the other side closed the connection'));
     if (socket.destroyed) setImmediate(() => this.#lose('the connection was closed'));
-    this.#writer.hello(grants);
-    this.#writer.flush();
+    writer.hello(grants);
+    writer.flush();
   }
 
   /** Streams that run. */
@@ -118,7 +98,7 @@ export class TunnelSession implements FrameSink, StreamOwner {
 
   /** Bytes received and not yet consumed. */
   get heldBytes(): number {
-    return this.#held;
+    return this.#inflow.held;
   }
 
   /** Bytes that it carried in both directions in about the last two ticks. */
@@ -167,10 +147,10 @@ export class TunnelSession implements FrameSink, StreamOwner {
     stream.events = events;
     this.#streams.set(stream.id, stream);
     this.#traffic.opened.value += 1;
-    this.#writer.open(stream.id, head);
+    this.#outflow.writer.open(stream.id, head);
     const nowMs = this.#options.clock.monotonicMs();
     if (this.#silence.silentMs(nowMs) > staleMs) this.#ping(nowMs);
-    this.#schedule();
+    this.#outflow.schedule();
     return stream;
   }
 
@@ -178,16 +158,16 @@ export class TunnelSession implements FrameSink, StreamOwner {
   leave(reason: GoAwayReason, detail = ''): void {
     if (this.#leaving || this.#closed) return;
     this.#leaving = true;
-    this.#writer.goAway({ reason, detail });
-    this.#schedule();
+    this.#outflow.writer.goAway({ reason, detail });
+    this.#outflow.schedule();
     this.#closeWhenEmpty();
   }
 
   /** Ends it at once, with a word to the other side. */
   cut(reason: GoAwayReason, detail: string): void {
     if (this.#closed) return;
-    this.#writer.goAway({ reason, detail });
-    this.#writer.flush();
+    this.#outflow.writer.goAway({ reason, detail });
+    this.#outflow.writer.flush();
     this.#close(detail, true);
   }
 
@@ -212,152 +192,34 @@ export class TunnelSession implements FrameSink, StreamOwner {
   // What streams ask for
 
   wake(stream: SessionStream): void {
-    stream.listed = true;
-    this.#ready.push(stream);
-    this.#schedule();
+    this.#outflow.wake(stream);
   }
 
   accepted(stream: SessionStream): void {
-    this.#writer.opened(stream.id);
-    this.#schedule();
+    this.#outflow.writer.opened(stream.id);
+    this.#outflow.schedule();
   }
 
   resetByUs(stream: SessionStream, reason: ResetReason, detail: string): void {
-    this.#writer.reset(stream.id, reason, detail);
-    this.#schedule();
+    this.#outflow.writer.reset(stream.id, reason, detail);
+    this.#outflow.schedule();
     this.#forget(stream, false);
   }
 
   consumedBy(stream: SessionStream, bytes: number): void {
-    stream.held -= bytes;
-    stream.unreturned += bytes;
-    this.#returnCredit(bytes);
-    const enough = this.#crowded && stream.held > 0 ? crowdedReturnBytes : this.#crowded ? 1 : streamReturnBytes;
-    if (stream.unreturned >= enough) this.#returnStreamCredit(stream);
+    this.#inflow.consumed(stream, bytes);
   }
 
-  #returnStreamCredit(stream: SessionStream): void {
-    if (stream.remoteEnded || stream.over || stream.unreturned === 0) return;
-    this.#writer.window(stream.id, stream.unreturned);
-    stream.credit += stream.unreturned;
-    stream.unreturned = 0;
-    this.#schedule();
-  }
-
-  /** Bytes have left this connection's keeping. */
-  #returnCredit(bytes: number): void {
-    this.#held -= bytes;
-    this.#unreturned += bytes;
-    if (this.#crowded && this.#held <= crowdedBytes / 2) this.#crowded = false;
-    if (this.#unreturned < (this.#crowded ? crowdedReturnBytes : connectionReturnBytes)) return;
-    this.#writer.window(0, this.#unreturned);
-    this.#credit += this.#unreturned;
-    this.#unreturned = 0;
-    this.#schedule();
-  }
-
-  /** Many bytes wait to be consumed: from now on the other side hears at once of all that was. */
-  #crowd(): void {
-    this.#crowded = true;
-    for (const stream of this.#streams.values()) this.#returnStreamCredit(stream);
-  }
-
-  // Sending
-
-  #schedule(): void {
-    if (this.#scheduled || this.#closed) return;
-    this.#scheduled = true;
-    setImmediate(this.#onTurn);
-  }
-
-  readonly #onTurn = (): void => {
-    this.#scheduled = false;
-    this.#flush();
-  };
-
-  #flush(): void {
-    if (this.#closed || this.#flushing) return;
-    this.#flushing = true;
-    while (this.#ready.length > 0 && this.#unsent + this.#writer.pending < maxUnsentBytes && !this.#closed) {
-      const round = this.#ready;
-      this.#ready = [];
-      for (let index = 0; index < round.length; index += 1) {
-        if (this.#unsent + this.#writer.pending >= maxUnsentBytes || this.#closed) {
-          this.#ready = round.slice(index).concat(this.#ready);
-          break;
-        }
-        const stream = round[index];
-        if (stream !== undefined) this.#sendOf(stream);
-      }
-    }
-    this.#flushing = false;
-    if (!this.#closed) this.#writer.flush();
-  }
-
-  /** One frame of a stream, and its end behind the last. */
-  #sendOf(stream: SessionStream): void {
-    stream.listed = false;
-    if (stream.over) return;
-    if (stream.queuedBytes > 0) {
-      const bytes = stream.nextFrameBytes(this.#allowance(stream));
-      if (bytes <= 0) {
-        stream.listed = true;
-        this.#blocked.push(stream);
-        return;
-      }
-      this.#sendFrame(stream, bytes);
-      stream.relieve();
-      if (stream.over || stream.listed) return;
-    }
-    if (stream.queuedBytes > 0) {
-      stream.listed = true;
-      this.#ready.push(stream);
-    } else if (stream.ended && !stream.endSent) {
-      stream.endSent = true;
-      this.#writer.end(stream.id);
-      this.#finishIfEnded(stream);
-    }
-  }
-
-  #allowance(stream: SessionStream): number {
-    const peer = this.#peer;
-    if (peer === undefined) return 0;
-    const left = peer.connectionCredit - this.#inFlight;
-    const share = Math.max(minShareBytes, Math.floor(left * connectionShare));
-    return Math.min(left, Math.min(share, peer.streamCredit) - stream.inFlight, maxDataBytes);
-  }
-
-  #sendFrame(stream: SessionStream, bytes: number): void {
-    this.#writer.data(stream.id, bytes);
-    stream.inFlight += bytes;
-    this.#inFlight += bytes;
+  #sent(bytes: number): void {
     this.#moved += bytes;
     this.#traffic.sent.value += bytes;
-    this.#bytesToWindow += bytes;
-    let left = bytes;
-    while (left > 0) {
-      const piece = stream.take(left);
-      left -= piece.length;
-      if (piece.length >= largeChunkBytes) this.#writer.large(piece);
-      else this.#writer.body(piece);
-    }
-  }
-
-  #write(bytes: Buffer, gathered: Buffer | undefined): void {
-    const size = bytes.length;
-    this.#unsent += size;
-    this.#socket.write(bytes, () => {
-      this.#unsent -= size;
-      if (gathered !== undefined) this.#options.buffers.release(gathered);
-      if (this.#ready.length > 0 && !this.#scheduled) this.#flush();
-    });
   }
 
   #ping(nowMs: number): void {
     const number = this.#silence.asked(nowMs);
     if (number === undefined) return;
-    this.#writer.ping(number);
-    this.#schedule();
+    this.#outflow.writer.ping(number);
+    this.#outflow.schedule();
   }
 
   // Receiving
@@ -369,8 +231,7 @@ export class TunnelSession implements FrameSink, StreamOwner {
       this.#parser.push(chunk);
     } catch (error) {
       if (!(error instanceof ProtocolFault)) throw error;
-      // What came behind the last frame of a connection that is gone is nobody's.
-      if (!this.#closed) this.#fault(error);
+      this.#fault(error);
       return;
     }
     if (changed && !this.#closed) this.#options.events.changed();
@@ -383,14 +244,14 @@ export class TunnelSession implements FrameSink, StreamOwner {
 
   hello(hello: Hello): void {
     this.#peer = hello;
-    this.#unblock();
+    this.#outflow.granted(hello);
     this.#options.events.greeted();
   }
 
   ping(payload: Buffer): void {
     this.#flood.spend(frameCosts.ping, 'pings');
-    this.#writer.pong(payload);
-    this.#schedule();
+    this.#outflow.writer.pong(payload);
+    this.#outflow.schedule();
   }
 
   pong(payload: Buffer): void {
@@ -423,8 +284,8 @@ export class TunnelSession implements FrameSink, StreamOwner {
     this.#lastStream = id;
     this.#flood.spend(frameCosts.open, 'openings');
     if (this.#leaving) {
-      this.#writer.reset(id, 'busy', 'this host leaves');
-      this.#schedule();
+      this.#outflow.writer.reset(id, 'busy', 'this host leaves');
+      this.#outflow.schedule();
       return;
     }
     const stream = new SessionStream(this, id, false, grants.streamCredit);
@@ -436,32 +297,22 @@ export class TunnelSession implements FrameSink, StreamOwner {
   }
 
   dataBegins(id: number, bytes: number): void {
-    this.#credit -= bytes;
-    if (this.#credit < 0) throw new ProtocolFault('credit', 'more bytes than the connection may carry');
-    this.#moved += bytes;
-    this.#traffic.received.value += bytes;
     if (bytes < tinyBytes) {
       if (bytes === 0) this.#flood.spend(frameCosts.empty, 'empty frames');
       else this.#flood.spend(frameCosts.tiny, 'tiny frames');
     }
-    this.#current = this.#known(id);
-    if (this.#current === undefined) return;
-    if (this.#current.remoteEnded) throw new ProtocolFault('order', `DATA of stream ${id} after its END`);
-    this.#current.credit -= bytes;
-    if (this.#current.credit < 0) throw new ProtocolFault('credit', `more bytes than stream ${id} may carry`);
+    const stream = this.#known(id);
+    if (stream?.remoteEnded === true) throw new ProtocolFault('order', `DATA of stream ${id} after its END`);
+    this.#inflow.begins(stream, bytes);
+    this.#current = stream;
+    this.#moved += bytes;
+    this.#traffic.received.value += bytes;
   }
 
   data(piece: Buffer): void {
-    const bytes = piece.length;
-    const stream = this.#current;
-    this.#held += bytes;
-    if (stream === undefined || stream.over) {
-      this.#returnCredit(bytes);
-      return;
-    }
-    stream.held += bytes;
-    if (!this.#crowded && this.#held > crowdedBytes) this.#crowd();
-    stream.data(piece);
+    const stream = this.#current?.over === false ? this.#current : undefined;
+    this.#inflow.arrived(stream, piece.length);
+    stream?.data(piece);
   }
 
   end(id: number): void {
@@ -479,30 +330,9 @@ export class TunnelSession implements FrameSink, StreamOwner {
   }
 
   window(id: number, bytes: number): void {
-    this.#payForWindow();
-    if (id === 0) {
-      this.#inFlight -= bytes;
-      if (this.#inFlight < 0) throw new ProtocolFault('credit', 'more credit than was used');
-      this.#unblock();
-      return;
-    }
-    const stream = this.#known(id, false);
-    if (stream === undefined) return;
-    stream.inFlight -= bytes;
-    if (stream.inFlight < 0) throw new ProtocolFault('credit', `more credit than stream ${id} used`);
-    if (this.#blocked.length > 0) this.#unblock();
-  }
-
-  #payForWindow(): void {
-    if (this.#bytesToWindow >= bytesPerWindow) {
-      this.#windowsLeft = Math.min(
-        windowsInAdvance,
-        this.#windowsLeft + Math.floor(this.#bytesToWindow / bytesPerWindow),
-      );
-      this.#bytesToWindow %= bytesPerWindow;
-    }
-    this.#windowsLeft -= 1;
-    if (this.#windowsLeft < 0) throw new ProtocolFault('flood', 'a flood of WINDOWs');
+    this.#outflow.payForWindow();
+    const stream = id === 0 ? 'connection' : this.#known(id, false);
+    if (stream !== undefined) this.#outflow.window(stream, bytes);
   }
 
   /** The stream, or undefined when it has ended here, which the other side may not know yet. */
@@ -514,14 +344,6 @@ export class TunnelSession implements FrameSink, StreamOwner {
     return undefined;
   }
 
-  #unblock(): void {
-    if (this.#blocked.length === 0) return;
-    const blocked = this.#blocked;
-    this.#blocked = [];
-    for (const stream of blocked) if (!stream.over) this.#ready.push(stream);
-    this.#schedule();
-  }
-
   // Ends
 
   #finishIfEnded(stream: SessionStream): void {
@@ -530,10 +352,8 @@ export class TunnelSession implements FrameSink, StreamOwner {
 
   #forget(stream: SessionStream, tell: boolean, reason?: ResetReason, detail = ''): void {
     if (!this.#streams.delete(stream.id)) return;
-    const { held } = stream;
-    stream.held = 0;
     stream.finish(tell, reason, detail);
-    if (held > 0) this.#returnCredit(held);
+    this.#inflow.forget(stream);
     this.#closeWhenEmpty();
   }
 
@@ -542,7 +362,7 @@ export class TunnelSession implements FrameSink, StreamOwner {
     if (this.#streams.size > 0 || this.#closed) return;
     if (!this.#leaving && this.#goingAway === undefined) return;
     if (this.role === 'accepted' && this.#goingAway === undefined) return;
-    this.#writer.flush();
+    this.#outflow.writer.flush();
     this.#close(undefined, true);
   }
 
@@ -558,7 +378,8 @@ export class TunnelSession implements FrameSink, StreamOwner {
   #close(problem: string | undefined, gently: boolean): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#writer.discard();
+    this.#parser.stop();
+    this.#outflow.close();
     if (gently) {
       // What was written before still leaves; nobody waits for the other side's word.
       this.#socket.end();
@@ -566,9 +387,6 @@ export class TunnelSession implements FrameSink, StreamOwner {
     } else this.#socket.destroy();
     const streams = [...this.#streams.values()];
     this.#streams.clear();
-    this.#ready = [];
-    this.#blocked = [];
-    this.#held = 0;
     for (const stream of streams) stream.finish(true, 'lost', problem ?? 'the tunnel was closed');
     this.#options.events.closed(problem);
   }

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { Clock } from '../../src/base/clock.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { Conditions } from '../../src/base/conditions.ts';
@@ -92,12 +92,17 @@ export class RecordedEvents implements StreamEvents {
   hasEnded = false;
   drains = 0;
   closedBy: { readonly reason: ResetReason | undefined; readonly detail: string } | undefined;
-  onData: ((chunk: Buffer) => void) | undefined;
+  readonly #hash = createHash('sha256');
   onEnd: (() => void) | undefined;
   onDrain: (() => void) | undefined;
 
   constructor(stream?: TunnelStream) {
     this.stream = stream;
+  }
+
+  /** Of every byte so far. */
+  get sha256(): string {
+    return this.#hash.copy().digest('hex');
   }
 
   opened(): void {
@@ -106,7 +111,7 @@ export class RecordedEvents implements StreamEvents {
 
   data(chunk: Buffer): void {
     this.bytes += chunk.length;
-    this.onData?.(chunk);
+    this.#hash.update(chunk);
     if (!this.slow) this.stream?.consumed(chunk.length);
   }
 
