@@ -13,6 +13,8 @@ export interface View {
   readonly topology: Topology;
   readonly hostId: string;
   readonly clearUnderlay: boolean;
+  /** Where this host serves an instance of another one; undefined where it does not. */
+  readonly instanceAddressOf: (id: string) => string | undefined;
 }
 
 /** A usable instance with the address and port at which the asker can dial it. */
@@ -79,10 +81,17 @@ function dialled(instance: Instance, view: View, withPort: boolean): Pick | stri
     addressFault(dial.address, own) ??
     undialable(view.asker, view.topology, { address: dial.address, reach: instance.reach, own, clearUnderlay });
   if (fault === undefined) return { instance, address: dial.address, port: dial.port };
-  if (!own || !withPort || published === undefined) return fault;
+  if (!own) return served(instance, view) ?? fault;
+  if (!withPort || published === undefined) return fault;
   const place = { address: published.address, reach: 'mesh', own, clearUnderlay } as const;
   const stillAtFault = addressFault(published.address, own) ?? undialable(view.asker, view.topology, place);
   return stillAtFault === undefined ? { instance, address: published.address, port: published.port } : fault;
+}
+
+/** At the address that this host hands out for it, which the host itself and its containers reach. */
+function served(instance: Instance, { asker, instanceAddressOf }: View): Pick | undefined {
+  const address = asker.kind === 'elsewhere' ? undefined : instanceAddressOf(instance.id);
+  return address === undefined ? undefined : { instance, address, port: instance.port };
 }
 
 /** Why the address can be in no answer: another host's loopback address would be the asker's own. */

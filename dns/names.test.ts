@@ -290,6 +290,28 @@ t.test('a declared underlay lets other hosts’ published addresses in', (t) => 
   t.end();
 });
 
+t.test('an instance that only a tunnel leads to is answered by the address that this host serves it at', (t) => {
+  const remote = [...snapshot.services.values()]
+    .flatMap(({ usable }) => usable)
+    .filter(({ hostId, service }) => hostId === otherHost && service === 'foreign')
+    .map(({ id }) => id);
+  const w = inside(snapshot, { instanceAddressOf: (id) => (remote.includes(id) ? '240.78.0.9' : undefined) });
+  check(t, w, { ask: `foreign.service.${zone} A`, from: onShop, answers: ['A 5 240.78.0.9'] }, 'a container');
+  check(t, w, { ask: `foreign.service.${zone} A`, answers: ['A 5 240.78.0.9'] }, 'the host');
+  const srv = ask(w, { ask: `_foreign._tcp.${zone} SRV` }).answers?.map(line);
+  t.match(srv, [/ f04e0009\.addr\./]);
+  const others = ask(w, { ask: `foreign.service.${zone} A`, from: lan }).answers;
+  t.same(others, [], 'nobody else can dial it');
+  w.vipsOn.set(false);
+  t.same(
+    ask(inside(snapshot, { vipsOn: false, instanceAddressOf: () => '240.78.0.9' }), {
+      ask: `foreign.service.${zone} A`,
+    }).answers,
+    [],
+  );
+  t.end();
+});
+
 t.test('without VIPs the link name is the listener’s, else the instances’', (t) => {
   const w = inside(snapshot, { vipsOn: false });
   check(t, w, { ask: 'db A', from: onShop, answers: ['A 5 172.18.0.4'] }, 'no listener');

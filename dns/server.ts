@@ -49,6 +49,8 @@ export interface NameServerOptions {
   readonly vipRange: Ipv4Range;
   /** Whether links to other hosts may go in the clear. */
   readonly clearUnderlay: boolean;
+  /** The address at which this host serves an instance of another one. */
+  readonly instanceAddressOf?: (id: string) => string | undefined;
   /** Whether links reach other hosts through tunnels; default not. */
   readonly tunnels?: () => boolean;
   /** The address of this host's listener for a service, if it has one. Called for each such answer: it must be quick. */
@@ -130,6 +132,7 @@ export class NameServer {
       vipsOn,
       vipRange,
       clearUnderlay,
+      instanceAddressOf: options.instanceAddressOf,
       listenerOf,
     });
     this.#options = options;

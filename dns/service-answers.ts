@@ -26,6 +26,7 @@ export interface ServiceAnswersOptions {
   readonly vipsOn: Observable<boolean>;
   readonly vipRange: Ipv4Range;
   readonly clearUnderlay: boolean;
+  readonly instanceAddressOf?: ((id: string) => string | undefined) | undefined;
   readonly listenerOf: (service: string) => Endpoint | undefined;
 }
 
@@ -112,8 +113,14 @@ export class ServiceAnswers {
   }
 
   #view(place: Place): View {
-    const { topology, hostId, clearUnderlay } = this.#options;
-    return { asker: place.request.asker, topology: topology.value, hostId, clearUnderlay };
+    const { topology, hostId, clearUnderlay, vipsOn, instanceAddressOf } = this.#options;
+    return {
+      asker: place.request.asker,
+      topology: topology.value,
+      hostId,
+      clearUnderlay,
+      instanceAddressOf: (id) => (vipsOn.value ? instanceAddressOf?.(id) : undefined),
+    };
   }
 }
 

@@ -138,7 +138,12 @@ export function callersAt(callers: Readonly<Record<string, Caller>>): CallerTabl
 /** The handler alone, without sockets and upstream. */
 export function inside(
   snapshot: Snapshot,
-  parts: { readonly clearUnderlay?: boolean; readonly vipsOn?: boolean; readonly callers?: CallerTable } = {},
+  parts: {
+    readonly clearUnderlay?: boolean;
+    readonly vipsOn?: boolean;
+    readonly callers?: CallerTable;
+    readonly instanceAddressOf?: (id: string) => string | undefined;
+  } = {},
 ): Inside {
   const snapshots = new Latest(snapshot);
   const topologies = new Latest(topology);
@@ -157,6 +162,7 @@ export function inside(
     vipsOn,
     vipRange,
     clearUnderlay: parts.clearUnderlay ?? false,
+    instanceAddressOf: parts.instanceAddressOf,
     listenerOf,
   });
   const common = { snapshots, topology: topologies, callers, vipsOn, vipRange, listenerOf, clock, metrics };

@@ -185,6 +185,18 @@ export class Backends {
     return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))));
   }
 
+  /** This one, when it can be tried now. */
+  only(id: string, tried: readonly Backend[]): Backend | undefined {
+    this.#refresh();
+    const backend = this.#byId.get(id);
+    return backend !== undefined && !tried.includes(backend) && this.#openable.includes(backend) ? backend : undefined;
+  }
+
+  /** Whether it is usable and can be dialled. */
+  has(id: string): boolean {
+    return this.#byId.has(id);
+  }
+
   /** Whether another one is left to try beside these. */
   hasOther(tried: readonly Backend[]): boolean {
     this.#refresh();

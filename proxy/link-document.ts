@@ -32,6 +32,8 @@ export interface LinkDocument {
   /** Who connected, those with the most connections first; `host` and `anonymous` among them. */
   readonly consumers: readonly LinkConsumerDocument[];
   readonly bytes: { readonly received: number; readonly sent: number };
+  /** Bytes and connections a second, over the last ten. */
+  readonly rates: { readonly received: number; readonly sent: number; readonly connections: number };
   readonly backends: readonly LinkBackendDocument[];
   /** The last connect failure, with its time; null when there was none. */
   readonly lastError: { readonly at: string; readonly message: string } | null;

@@ -19,7 +19,7 @@ function addMapping(mappings: Map<string, PortMapping>, link: Link, replaces: bo
   const privatePort = link.listener.bound?.port;
   const port = link.mappedPort;
   // The kernel takes all mappings or none, and none to the very same port.
-  if (privatePort === undefined || port === undefined || port === privatePort || !link.target.isOpen) return;
+  if (privatePort === undefined || port === undefined || port === privatePort || !link.isOpen) return;
   const key = `${link.address} ${port}`;
   if (replaces || !mappings.has(key)) {
     mappings.set(key, { transport: 'tcp', address: link.address, port, privatePort });

@@ -6,6 +6,7 @@ import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
+import type { InstanceAddress } from '../src/catalog/instance-addresses.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import { type Endpoint, formatEndpoint, type Ipv4Range } from '../src/model/address.ts';
 import { type Callers, noCallers } from '../src/model/caller.ts';
@@ -17,8 +18,9 @@ import { emptyTopology, type Topology } from '../src/model/topology.ts';
 import { AliasLinks, type OwnPlace } from './alias-links.ts';
 import type { Distance } from './balance/backend.ts';
 import { LinkAccount } from './consumers.ts';
+import { InstanceLinks } from './instance-links.ts';
 import type { PortMap } from './kernel/port-map.ts';
-import { Link } from './link.ts';
+import { Link, type LinkOptions } from './link.ts';
 import type { LinkDocument } from './link-document.ts';
 import { mappingsOf } from './link-mappings.ts';
 import { LinkMetrics } from './link-metrics.ts';
@@ -26,6 +28,7 @@ import { LinkPublisher } from './link-publisher.ts';
 import { LinkTarget } from './link-target.ts';
 import { Lobby } from './lobby.ts';
 import { Permission } from './permission.ts';
+import { Rates } from './rates.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
@@ -49,6 +52,8 @@ export interface LinkPlaneOptions {
   readonly links: readonly LinkListener[];
   /** The ports that containers want of services; without it they get the services' own. */
   readonly declared?: Observable<DeclaredPorts>;
+  /** The addresses at which single instances of other hosts are served. */
+  readonly instanceAddresses?: Observable<PersistentMap<InstanceAddress>>;
   /** What steers virtual addresses; without it only `links` are served. */
   readonly portMap: PortMap | undefined;
   readonly clock: Clock;
@@ -64,6 +69,8 @@ export interface LinkPlaneOptions {
   readonly topology?: Observable<Topology>;
   /** The range of virtual addresses, from which the host itself connects to them. */
   readonly vipRange?: Ipv4Range;
+  /** The range of `instanceAddresses`. */
+  readonly localRange?: Ipv4Range;
   /** Connections at a time; the default is what this process has descriptors for. */
   readonly maxConnections?: number;
   /** The ways to other hosts; without them links reach only what can be dialled. */
@@ -100,10 +107,12 @@ export class LinkPlane {
   readonly #configured: Link[] = [];
   readonly #vips = new Map<string, Link>();
   readonly #aliases: AliasLinks;
+  readonly #instances: InstanceLinks;
   #retired: Link[] = [];
   #declared: DeclaredPorts = PersistentMap.empty();
   #snapshot: Snapshot = emptySnapshot;
   #unsubscribe: (() => void)[] = [];
+  #cancelSample: (() => void) | undefined;
   #phase: 'new' | 'starting' | 'running' | 'leaving' = 'new';
 
   constructor(options: LinkPlaneOptions) {
@@ -127,6 +136,7 @@ export class LinkPlane {
         callers: options.callers ?? noCallers,
         topology: () => options.topology?.value ?? emptyTopology,
         vipRange: options.vipRange,
+        localRange: options.localRange,
         clock,
         metrics: options.metrics,
       }),
@@ -146,12 +156,18 @@ export class LinkPlane {
       create: (name, address, port) => this.#createLink('alias', this.#target(name), { address, port: 0 }, { port }),
       retire: (link) => this.#retired.push(link),
     });
+    this.#instances = new InstanceLinks({
+      create: (id, { service, address, port }) =>
+        this.#createLink('instance', this.#target(service), { address, port: 0 }, { instance: { id, port } }),
+      retire: (link) => this.#retired.push(link),
+    });
     this.#publisher = new LinkPublisher({
       portMap,
       clock,
       conditions,
       random: this.#random,
-      mappings: () => (this.#phase === 'leaving' ? [] : mappingsOf([...this.#vips.values(), ...this.#aliases])),
+      mappings: () =>
+        this.#phase === 'leaving' ? [] : mappingsOf([...this.#vips.values(), ...this.#aliases, ...this.#instances]),
       onPublished: () => this.#closeRetired(),
     });
   }
@@ -180,10 +196,36 @@ export class LinkPlane {
       taken += 1;
       started.push(...this.#take(name));
     }
+    this.#followInstances();
     await Promise.all(started);
     if (this.#phase !== 'starting') return;
     this.#phase = 'running';
+    this.#sampleLater();
     await this.#publisher.publish();
+  }
+
+  /** Listens at the addresses of single instances, where there are virtual addresses. */
+  #followInstances(): void {
+    const { instanceAddresses, portMap } = this.#options;
+    if (instanceAddresses === undefined || portMap === undefined) return;
+    const take = (table: PersistentMap<InstanceAddress>): void => {
+      for (const link of this.#instances.update(table)) {
+        link.target.update(this.#snapshot.services.get(link.target.name));
+        void link.listener.start();
+      }
+      if (this.#phase === 'running') void this.#publisher.publish();
+    };
+    this.#unsubscribe.push(instanceAddresses.subscribe(take));
+    take(instanceAddresses.value);
+  }
+
+  #sampleLater(): void {
+    const { clock } = this.#options;
+    this.#cancelSample = clock.after(Rates.everyMs, () => {
+      const nowMs = clock.monotonicMs();
+      for (const link of this.#links()) link.sample(nowMs);
+      this.#sampleLater();
+    });
   }
 
   /** The receiving side of the tunnels: where streams of other hosts go. */
@@ -194,6 +236,7 @@ export class LinkPlane {
   /** All links, by service; those of a virtual address first. */
   links(): LinkDocument[] {
     return this.#links()
+      .filter((link) => link.instance === undefined)
       .map((link) => link.document())
       .sort((a, b) => compare(a.service, b.service) || rank(a) - rank(b) || compare(a.address, b.address));
   }
@@ -231,6 +274,7 @@ export class LinkPlane {
     const told = this.#phase === 'running';
     this.#phase = 'leaving';
     this.#acceptor.leave();
+    this.#cancelSample?.();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.
     if (told) await this.#publisher.publish();
@@ -279,7 +323,7 @@ export class LinkPlane {
   }
 
   #links(): Link[] {
-    return [...this.#vips.values(), ...this.#aliases, ...this.#configured];
+    return [...this.#vips.values(), ...this.#aliases, ...this.#instances, ...this.#configured];
   }
 
   /** Takes one service over; the link that is new because of it, if any. */
@@ -366,10 +410,10 @@ export class LinkPlane {
   }
 
   #createLink(
-    kind: LinkDocument['kind'],
+    kind: Link['kind'],
     target: LinkTarget,
     endpoint: Endpoint,
-    { port, consumer }: { readonly port?: number; readonly consumer?: string | undefined } = {},
+    { port, consumer, instance }: Pick<LinkOptions, 'port' | 'consumer' | 'instance'> = {},
   ): Link {
     const { clock, log } = this.#options;
     const createListener = (link: Link): TcpListener =>
@@ -392,6 +436,7 @@ export class LinkPlane {
       target,
       address,
       ...(port !== undefined && { port }),
+      ...(instance !== undefined && { instance }),
       clock,
       createListener,
       onExhausted,

@@ -85,9 +85,9 @@ export class LinkTarget {
     return this.#lobby.countOf(this.name);
   }
 
-  /** Whether those who connect find anybody, or are held until they do. */
-  get isOpen(): boolean {
-    return this.backends.size > 0 || (this.#service?.parkMs ?? 0) > 0;
+  /** Whether those who find nobody are held for a while. */
+  get parks(): boolean {
+    return (this.#service?.parkMs ?? 0) > 0;
   }
 
   /** Why none of the instances that there are can be tried, where that is for want of a tunnel. */

@@ -7,14 +7,17 @@ import { Consumers } from './consumers.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { Asked, DenialDocument } from './permission.ts';
+import { Rates } from './rates.ts';
 import type { TcpListener } from './tcp/listener.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
 export interface LinkOptions {
-  readonly kind: LinkDocument['kind'];
+  readonly kind: LinkDocument['kind'] | 'instance';
   readonly target: LinkTarget;
   /** The address that the listener listens on: the service's VIP, or the configured one. */
   readonly address: string;
+  /** The instance that alone is behind it, and its port. */
+  readonly instance?: { readonly id: string; readonly port: number };
   /** The port of the virtual address, where it is not the service's own: those who declare it have it, and nobody else. */
   readonly port?: number;
   readonly clock: Clock;
@@ -26,9 +29,10 @@ export interface LinkOptions {
 
 /** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
 export class Link implements Route {
-  readonly kind: LinkDocument['kind'];
+  readonly kind: LinkDocument['kind'] | 'instance';
   readonly address: string;
   readonly port: number | undefined;
+  readonly instance: LinkOptions['instance'];
   readonly target: LinkTarget;
   readonly listener: TcpListener;
   readonly traffic: Traffic = { active: 0, total: 0, failed: 0, retried: 0, received: 0, sent: 0 };
@@ -42,6 +46,7 @@ export class Link implements Route {
   readonly #clock: Clock;
   readonly #onExhausted: (error: unknown) => void;
   #lastError: LinkDocument['lastError'] = null;
+  readonly #rates = new Rates();
   #denied = 0;
   #lastDenial: DenialDocument | null = null;
 
@@ -49,6 +54,7 @@ export class Link implements Route {
     this.kind = options.kind;
     this.address = options.address;
     this.port = options.port;
+    this.instance = options.instance;
     this.target = options.target;
     this.cells = options.target.cells;
     this.consumer = options.consumer;
@@ -64,7 +70,9 @@ export class Link implements Route {
   }
 
   get size(): number {
-    return this.target.backends.size;
+    const { backends } = this.target;
+    if (this.instance === undefined) return backends.size;
+    return backends.has(this.instance.id) ? 1 : 0;
   }
 
   get announcesClient(): boolean {
@@ -84,11 +92,12 @@ export class Link implements Route {
   }
 
   pick(tried: readonly Backend[]): Backend | undefined {
-    return this.target.backends.pick(tried);
+    const { backends } = this.target;
+    return this.instance === undefined ? backends.pick(tried) : backends.only(this.instance.id, tried);
   }
 
   hasOther(tried: readonly Backend[]): boolean {
-    return this.target.backends.hasOther(tried);
+    return this.instance === undefined && this.target.backends.hasOther(tried);
   }
 
   connected({ instance }: Backend, elapsedMs: number): void {
@@ -137,7 +146,7 @@ export class Link implements Route {
 
   /** The port of the virtual address that leads here; undefined while the service has none. */
   get mappedPort(): number | undefined {
-    return this.port ?? this.target.service?.port;
+    return this.instance?.port ?? this.port ?? this.target.service?.port;
   }
 
   /** Whether connections of this identity may use it. */
@@ -157,23 +166,34 @@ export class Link implements Route {
     return { consumer: consumerName(identity), service, declared };
   }
 
+  /** Whether those who connect find anybody, or are held until they do. */
+  get isOpen(): boolean {
+    return this.size > 0 || this.target.parks;
+  }
+
   /** What consumers dial; for a VIP the service's own port. */
   get dialled(): string {
     const port = this.kind === 'listen' ? this.listener.bound?.port : this.mappedPort;
     return port === undefined ? this.listener.toString() : formatEndpoint({ address: this.address, port });
   }
 
+  /** To be called now and then, for the rates. */
+  sample(nowMs: number): void {
+    const { received, sent, total } = this.traffic;
+    this.#rates.sample(nowMs, { received, sent, connections: total });
+  }
+
   #state(): LinkDocument['state'] {
     if (this.listener.bound === undefined) return 'down';
     if (this.size > 0) return 'open';
-    return this.target.isOpen ? 'holding' : 'refusing';
+    return this.target.parks ? 'holding' : 'refusing';
   }
 
   document(): LinkDocument {
     const { active, total, failed, retried, received, sent } = this.traffic;
     return {
       service: this.target.name,
-      kind: this.kind,
+      kind: this.kind === 'instance' ? 'vip' : this.kind,
       address: this.dialled,
       state: this.#state(),
       problem: this.problem,
@@ -182,6 +202,7 @@ export class Link implements Route {
       connections: { active, total, failed, retried, held: this.target.held },
       consumers: this.consumers.documents(),
       bytes: { received, sent },
+      rates: this.#rates.since(this.#clock.monotonicMs(), { received, sent, connections: total }),
       backends: this.target.backendDocuments(),
       lastError: this.#lastError,
       denied: { total: this.#denied, last: this.#lastDenial },

@@ -33,12 +33,12 @@ export class LocalDataPlane implements DataPlane {
   readonly #tunnels: TunnelPlane;
 
   constructor(options: DataPlaneOptions) {
+    const permission = new Permission(options);
     this.#tunnels = new TunnelPlane({
       ...options,
       listen: options.tunnel.listen,
-      accept: (head, hostId, stream) => this.#links.acceptStream(head, hostId, stream),
+      accept: (...asked) => this.#links.acceptStream(...asked),
     });
-    const permission = new Permission(options);
     this.#links = new LinkPlane({ ...options, permission, tunnels: this.#tunnels });
   }
 

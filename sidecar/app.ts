@@ -11,12 +11,14 @@ import { Metrics } from '../src/base/metrics.ts';
 import { explainListenError } from '../src/base/sockets.ts';
 import { Catalog } from '../src/catalog/catalog.ts';
 import { SnapshotFile } from '../src/catalog/disk.ts';
+import { InstanceAddresses } from '../src/catalog/instance-addresses.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { numberToIpv4 } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
+import type { Dialler } from '../src/model/dial.ts';
 import type { Policy } from '../src/model/policy.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { checkHostId, openHostClaim } from '../src/registrar/host-claim.ts';
@@ -168,6 +170,24 @@ export async function startSidecar(
     });
     closers.push(() => declared.close());
 
+    // Where instances are served that only tunnels lead to; the kernel has the range when this host is in a mesh.
+    const dialler = (): Dialler => ({ hostId: self.hostId, clearUnderlay, tunnels: tunnels() });
+    const instances = new InstanceAddresses({
+      ...common,
+      range: config.vip.localRange,
+      snapshots: catalog.snapshots,
+      dialler,
+    });
+    const joined = async (): Promise<void> => {
+      if (tunnels()) await vips.table?.addRange(config.vip.localRange).catch(() => undefined);
+      instances.review();
+    };
+    closers.push(
+      () => instances.close(),
+      credentials.subscribe(() => void joined()),
+    );
+    await joined();
+
     // Names and links, which see nothing but the catalog's snapshots and who calls.
     const names = new NameServer({
       ...common,
@@ -183,6 +203,7 @@ export async function startSidecar(
       vipRange: config.vip.range,
       clearUnderlay,
       tunnels,
+      instanceAddressOf: (id) => instances.addressOf(id),
       listenerOf: (service) => links.listenerOf(service),
     });
     closers.push(() => names.close());
@@ -198,6 +219,8 @@ export async function startSidecar(
       callers,
       topology: topology.topology,
       vipRange: config.vip.range,
+      localRange: config.vip.localRange,
+      instanceAddresses: instances.table,
       tunnel: config.tunnel,
       credentials,
       policy,

@@ -9,7 +9,7 @@ const mac = '02:42:ac:11:00:02';
 const binding = { address: '172.17.0.2', interface: 'veth1', mac };
 
 t.test('only differences become commands', async (t) => {
-  const rules = new CallerRules('legate', parseIpv4Range('240.77.0.0/16') as Ipv4Range);
+  const rules = new CallerRules('legate', [parseIpv4Range('240.77.0.0/16') as Ipv4Range]);
   const commands = (): readonly string[] => {
     const delta = rules.delta();
     delta.done();

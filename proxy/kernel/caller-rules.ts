@@ -1,6 +1,6 @@
 import type { Ipv4Range } from '../../src/model/address.ts';
 import type { Binding, Contact } from './caller-filter.ts';
-import { newcomerMark } from './vip-rules.ts';
+import { newcomerMark, rangesText } from './vip-rules.ts';
 
 /** What the bridge table holds. */
 interface CallerContent {
@@ -35,7 +35,7 @@ function elementOf({ address, interface: name, mac }: Binding): string {
  * A frame with two VLAN tags is no IPv4 packet to these rules, while the host would take off tags of the number 0 and
  * accept it (IEEE 802.1Q, priority tags): none comes in from a container.
  */
-function callerScript(table: string, range: Ipv4Range, content: CallerContent): string {
+function callerScript(table: string, ranges: readonly Ipv4Range[], content: CallerContent): string {
   const lines = (list: Iterable<string>): string => {
     const items = [...list];
     return items.length === 0 ? '' : `elements = { ${items.join(', ')} };`;
@@ -70,7 +70,7 @@ table bridge ${table} {
   chain entrance {
     type filter hook prerouting priority -300;
     iifname "veth*" meta protocol { vlan, 0x88a8 } counter name spoofed drop
-    ip daddr ${range.text} goto caller
+    ip daddr ${rangesText(ranges)} goto caller
     ip daddr . udp dport @endpoints goto caller
     ip daddr . tcp dport @endpoints goto caller
   }
@@ -81,7 +81,7 @@ table bridge ${table} {
 /** What the bridge table should hold, what it holds, and the commands that lead from the one to the other. */
 export class CallerRules {
   readonly #table: string;
-  readonly #range: Ipv4Range;
+  readonly #vips: readonly Ipv4Range[];
   readonly #bindings = new Map<string, string>();
   readonly #fresh = new Set<string>();
   #callerRanges: ReadonlySet<string> = new Set();
@@ -93,9 +93,10 @@ export class CallerRules {
   #applied: CallerContent = { bindings: new Map(), fresh: new Set(), ranges: new Set(), endpoints: new Set() };
   readonly #dirty = new Set<string>();
 
-  constructor(table: string, range: Ipv4Range) {
+  /** `vips`: the ranges of virtual addresses, which may grow before `script` is asked again. */
+  constructor(table: string, vips: readonly Ipv4Range[]) {
     this.#table = table;
-    this.#range = range;
+    this.#vips = vips;
   }
 
   bind(puts: readonly Binding[], deletes: readonly string[]): void {
@@ -146,7 +147,7 @@ export class CallerRules {
     };
     this.#dirty.clear();
     return {
-      text: callerScript(this.#table, this.#range, content),
+      text: callerScript(this.#table, this.#vips, content),
       built: () => {
         this.#applied = content;
       },

@@ -43,7 +43,8 @@ interface Batch {
  * changes, a look whether all is there, or building everything again.
  */
 export class KernelVipTable implements VipTable {
-  readonly #range: Ipv4Range;
+  /** The first is the mesh's; more may be added. */
+  readonly #ranges: Ipv4Range[];
   readonly #name: string;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -81,7 +82,7 @@ export class KernelVipTable implements VipTable {
 
   constructor(options: VipTableOptions, name: string, ownership: Ownership) {
     const { range, clock, metrics, conditions } = options;
-    this.#range = range;
+    this.#ranges = [range];
     this.#name = name;
     this.#clock = clock;
     this.#log = options.log.child({ 'vip.table': name, 'vip.range': range.text });
@@ -89,10 +90,10 @@ export class KernelVipTable implements VipTable {
     this.#ownership = ownership;
     this.#probeMs = options.probe?.everyMs ?? defaultProbeMs;
     this.#session = new NftSession({ log: this.#log, clock });
-    this.#mappings = new VipMappings(range);
+    this.#mappings = new VipMappings(this.#ranges);
     this.#flows = new UdpFlows(range);
     this.#firewall = new HostFirewall({ table: name, range, conditions, metrics });
-    this.#callers = new CallerRules(name, range);
+    this.#callers = new CallerRules(name, this.#ranges);
     this.#spoofing = new Spoofing({ table: name, conditions, metrics });
     this.#applied = { ports: new Map(), clients: new Set(), guarded: new Set() };
     this.#rebuilds = metrics.counter('legate_vip_rebuilds_total', 'How often others removed or changed our table.');
@@ -125,7 +126,7 @@ export class KernelVipTable implements VipTable {
     this.#session.warm();
     this.#watch = new VipWatch({
       table: this.#name,
-      range: this.#range,
+      ranges: this.#ranges,
       clock: this.#clock,
       everyMs: this.#probeMs,
       isOwn: (pid) => this.#session.isOwn(pid),
@@ -133,6 +134,15 @@ export class KernelVipTable implements VipTable {
       onTick: () => this.#look(false),
     });
     this.#log.info('virtual addresses are on');
+  }
+
+  addRange(range: Ipv4Range): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#closed !== undefined) throw new LegateError('E_CLOSED', 'virtual addresses have been closed');
+      if (this.#ranges.some(({ text }) => text === range.text)) return;
+      this.#ranges.push(range);
+      await this.#buildOrRetry();
+    });
   }
 
   set(owner: string, mappings: readonly PortMapping[]): Promise<void> {
@@ -199,7 +209,9 @@ export class KernelVipTable implements VipTable {
     this.#state.set({ state: 'off', reason: 'closed' });
     await this.#turn.catch(() => undefined);
     // Each is tried whatever became of the others; what is not there need not be removed.
-    await runCommand('ip', ['-4', 'route', 'del', 'local', this.#range.text, 'dev', 'lo']).catch(() => undefined);
+    for (const { text } of this.#ranges) {
+      await runCommand('ip', ['-4', 'route', 'del', 'local', text, 'dev', 'lo']).catch(() => undefined);
+    }
     for (const table of this.#tables) await this.#remove(table);
     this.#session.close();
     this.#conditions.clearPrefix(`vip.${this.#name}.`);
@@ -276,10 +288,10 @@ export class KernelVipTable implements VipTable {
     this.#dirty.clear();
     const callers = this.#filterProblem === null ? this.#callers.script() : undefined;
     try {
-      await this.#session.load(buildScript(this.#name, this.#range, content) + (callers?.text ?? ''));
+      await this.#session.load(buildScript(this.#name, this.#ranges, content) + (callers?.text ?? ''));
       const [listing] = await Promise.all([
         this.#session.list(this.#tables, true),
-        runCommand('ip', ['-4', 'route', 'replace', 'local', this.#range.text, 'dev', 'lo']),
+        ...this.#ranges.map(({ text }) => runCommand('ip', ['-4', 'route', 'replace', 'local', text, 'dev', 'lo'])),
       ]);
       this.#shape = parseListing(listing).shape;
     } catch (error) {
@@ -336,13 +348,13 @@ export class KernelVipTable implements VipTable {
 
   /** What others did, or undefined when all is as it should be. */
   async #damage(all: boolean): Promise<string | undefined> {
-    const [text, routes] = await Promise.all([
+    const [text, ...routes] = await Promise.all([
       this.#session.list(this.#tables, !all).catch((error) => {
         // Whoever could not ask knows nothing.
         if (!isLegateError(error, 'E_INVALID')) throw error;
         return undefined;
       }),
-      runCommand('ip', ['-4', 'route', 'show', 'table', 'local', 'exact', this.#range.text]),
+      ...this.#ranges.map(({ text }) => runCommand('ip', ['-4', 'route', 'show', 'table', 'local', 'exact', text])),
     ]);
     const table = `our nftables table (${this.#tables.join(' or ')})`;
     if (text === undefined) return `removed ${table}`;
@@ -350,7 +362,8 @@ export class KernelVipTable implements VipTable {
     if (shape !== this.#shape) return `changed ${table}`;
     if (all && !sameContent(content, this.#applied)) return `changed ${table}`;
     if (all && this.#filterProblem === null && !this.#callers.isAsApplied(text)) return `changed ${table}`;
-    if (!routes.includes('dev lo')) return `removed our route (local ${this.#range.text} dev lo)`;
+    const lost = this.#ranges.find((_, index) => routes[index]?.includes('dev lo') !== true);
+    if (lost !== undefined) return `removed our route (local ${lost.text} dev lo)`;
     this.#firewall.observe(counters);
     if (this.#filterProblem === null) this.#spoofing.observe(callerCounters(text));
     return undefined;

@@ -6,13 +6,14 @@ import { portKey } from './vip-rules.ts';
 
 /** Who wants which mapping. Each owner's mappings are replaced as a whole; a change is taken completely or not at all. */
 export class VipMappings {
-  readonly #range: Ipv4Range;
+  readonly #ranges: readonly Ipv4Range[];
   readonly #owners = new Map<string, ReadonlyMap<string, number>>();
   readonly #ownerOf = new Map<string, string>();
   readonly #ports = new Map<string, number>();
 
-  constructor(range: Ipv4Range) {
-    this.#range = range;
+  /** The ranges may grow. */
+  constructor(ranges: readonly Ipv4Range[]) {
+    this.#ranges = ranges;
   }
 
   /** Private ports by port key, of all owners. */
@@ -51,8 +52,11 @@ export class VipMappings {
 
   #checkedKey(owner: string, mapping: PortMapping): string {
     const { transport, address, port, privatePort } = mapping;
-    if (!isIPv4(address) || !inRange(this.#range, address)) {
-      throw new LegateError('E_INVALID', `${describe(mapping)} is not in ${this.#range.text}`);
+    if (!isIPv4(address) || !this.#ranges.some((range) => inRange(range, address))) {
+      throw new LegateError(
+        'E_INVALID',
+        `${describe(mapping)} is not in ${this.#ranges.map(({ text }) => text).join(' or ')}`,
+      );
     }
     if (!isPort(port) || !isPort(privatePort)) {
       throw new LegateError('E_INVALID', `${describe(mapping)} to ${privatePort}: a port is 1 to 65535`);

@@ -52,6 +52,12 @@ function mapKey(key: string): { map: 'tcp_vip' | 'udp_vip'; address: string; ele
   return { map: transport === 'udp' ? 'udp_vip' : 'tcp_vip', address, element: `${address} . ${port}` };
 }
 
+/** Ranges as nft compares an address with them. */
+export function rangesText(ranges: readonly Ipv4Range[]): string {
+  const texts = ranges.map(({ text }) => text);
+  return texts.length === 1 ? texts.join() : `{ ${texts.join(', ')} }`;
+}
+
 function elements(list: readonly string[]): string {
   return list.length === 0 ? '' : `elements = { ${list.join(', ')} };`;
 }
@@ -64,14 +70,15 @@ function elements(list: readonly string[]): string {
  * tracking: neither virtual addresses nor guarded endpoints are reached from elsewhere than the host and the bridges of
  * containers. The counters stand before and after the place of the host's own firewall (0).
  */
-export function buildScript(table: string, range: Ipv4Range, content: TableContent): string {
+export function buildScript(table: string, ranges: readonly Ipv4Range[], content: TableContent): string {
+  const all = rangesText(ranges);
   const lists = { tcp_vip: [] as string[], udp_vip: [] as string[] };
   for (const [key, privatePort] of content.ports) {
     const { map, address, element } = mapKey(key);
     lists[map].push(`${element} : ${address} . ${privatePort}`);
   }
   const mapType = 'type ipv4_addr . inet_service : ipv4_addr . inet_service;';
-  const newDelivered = `ip daddr ${range.text} ct status dnat ct state new iifname != "lo" counter name`;
+  const newDelivered = `ip daddr ${all} ct status dnat ct state new iifname != "lo" counter name`;
   return `add table ip ${table}
 delete table ip ${table}
 table ip ${table} {
@@ -83,8 +90,8 @@ table ip ${table} {
   set guarded { type ipv4_addr . inet_service; ${elements([...content.guarded])} }
   chain guard {
     type filter hook prerouting priority -300;
-    ip daddr ${range.text} iifname != @clients drop
-    ip saddr ${range.text} iifname != "lo" drop
+    ip daddr ${all} iifname != @clients drop
+    ip saddr ${all} iifname != "lo" drop
     ip daddr . udp dport @guarded iifname != @clients drop
     ip daddr . tcp dport @guarded iifname != @clients drop
   }
@@ -95,20 +102,20 @@ table ip ${table} {
   }
   chain pre {
     type nat hook prerouting priority -110;
-    ip daddr ${range.text} jump vip
+    ip daddr ${all} jump vip
   }
   chain out {
     type nat hook output priority -110;
-    ip daddr ${range.text} jump vip
+    ip daddr ${all} jump vip
   }
   chain entrance {
     type filter hook input priority -1;
     ${newDelivered} seen
-    ip daddr ${range.text} ct status dnat accept
-    ip daddr ${range.text} icmp type echo-request accept
-    ip daddr ${range.text} ct state new meta mark & ${newcomerMark} == ${newcomerMark} drop
-    ip daddr ${range.text} ct state new meta l4proto tcp reject with tcp reset
-    ip daddr ${range.text} ct state new reject
+    ip daddr ${all} ct status dnat accept
+    ip daddr ${all} icmp type echo-request accept
+    ip daddr ${all} ct state new meta mark & ${newcomerMark} == ${newcomerMark} drop
+    ip daddr ${all} ct state new meta l4proto tcp reject with tcp reset
+    ip daddr ${all} ct state new reject
   }
   chain inside {
     type filter hook input priority 50;

@@ -119,6 +119,28 @@ t.test('virtual addresses are reached from clients only, and only at mapped port
   t.same((await connect(inside, vip, 5432)).failures, once1('ECONNREFUSED'), 'refused once it left the map');
 });
 
+t.test('a further range has the same rules, and is looked after and taken back like the first', async (t) => {
+  const { table } = await openTable(200);
+  t.teardown(() => table.close());
+  const local = parseIpv4Range('240.78.0.0/16') as Ipv4Range;
+  const there = '240.78.0.7';
+  await table.setClients(['docker0']);
+  await t.rejects(table.set('links', [tcp(there, 5432, 2000)]), /is not in 240\.77\.0\.0/);
+  await table.addRange(local);
+  await table.addRange(local);
+  const { port } = await greeter('instance', there);
+  await table.set('links', [tcp(there, 5432, port)]);
+  t.same((await connect(inside, there, 5432)).greetings, once1('instance'), 'from a container');
+  t.same((await connect(undefined, there, 5432)).greetings, once1('instance'), 'from the host');
+  t.same((await connect(inside, there, 5433)).failures, once1('ECONNREFUSED'));
+  t.same((await connect(outside, there, 5432)).failures, once1('TIMEOUT'), 'from elsewhere it is dropped');
+  run('ip', 'route', 'del', 'local', local.text, 'dev', 'lo');
+  await waitFor('the route is back', () => routes().includes(local.text));
+  t.same((await connect(inside, there, 5432)).greetings, once1('instance'));
+  await table.close();
+  t.notOk(routes().includes('240.7'));
+});
+
 t.test('guarded endpoints of the host are closed to others', async (t) => {
   const { table } = await openTable();
   t.teardown(() => table.close());

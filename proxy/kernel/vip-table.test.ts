@@ -81,7 +81,7 @@ t.test('what was built is read back', { skip: unless('nft', 'netns') }, async (t
     ...content([['tcp 240.77.0.5 5432', 15432], ...many], ['lo', 'docker0', 'br-0123456789ab']),
     guarded: new Set(['172.17.0.1 . 53', '172.18.0.1 . 53']),
   };
-  execFileSync('ip', [...nft, '-f', '-'], { input: buildScript('legate', range('240.77.0.0/16'), wanted) });
+  execFileSync('ip', [...nft, '-f', '-'], { input: buildScript('legate', [range('240.77.0.0/16')], wanted) });
   const full = parseListing(run('ip', ...nft, 'list', 'table', 'ip', 'legate'));
   t.ok(sameContent(full.content, wanted));
   t.notOk(sameContent(full.content, content([])));

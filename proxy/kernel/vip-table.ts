@@ -19,6 +19,8 @@ export interface VipState {
 
 /** What steers virtual addresses on this host: the route, our nftables tables, and the watch over all of them. */
 export interface VipTable extends PortMap, CallerFilter {
+  /** Has one more range, from now on, with the same rules; rejects when the kernel refuses. */
+  addRange(range: Ipv4Range): Promise<void>;
   /** The interfaces that may reach virtual addresses and guarded endpoints, besides `lo`. */
   setClients(interfaces: readonly string[]): Promise<void>;
   /** Endpoints of the host (name servers on bridges' gateways) that only clients may reach, over tcp and udp. */

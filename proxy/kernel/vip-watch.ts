@@ -9,7 +9,8 @@ const lastSuspicionMs = 5000;
 
 export interface VipWatchOptions {
   readonly table: string;
-  readonly range: Ipv4Range;
+  /** They may grow. */
+  readonly ranges: readonly Ipv4Range[];
   readonly clock: Clock;
   /** How often to look without being told of a change. */
   readonly everyMs: number;
@@ -36,7 +37,7 @@ export class VipWatch {
 
   constructor(options: VipWatchOptions) {
     this.#options = options;
-    const { clock, table, range } = options;
+    const { clock, table, ranges } = options;
     const ours = new RegExp(` (?:ip|bridge) ${table}( |$)`);
     const onGap = (): void => this.#suspect();
     this.#watchers = [
@@ -46,7 +47,7 @@ export class VipWatch {
         clock,
         onGap,
         onLine: (line) => {
-          if (line.startsWith('Deleted') && line.includes(range.text)) this.#suspect();
+          if (line.startsWith('Deleted') && ranges.some(({ text }) => line.includes(text))) this.#suspect();
         },
       }),
     ];

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
-import { type Endpoint, type Ipv4Range, unmapped } from '../../src/model/address.ts';
+import { type Endpoint, type Ipv4Range, inRange, unmapped } from '../../src/model/address.ts';
 import { type Callers, callerWaitMs, type Identity, identityAt } from '../../src/model/caller.ts';
 import type { Topology } from '../../src/model/topology.ts';
 import { peerOf } from './socket-ends.ts';
@@ -10,6 +10,8 @@ export interface CallerGateOptions {
   readonly callers: Callers;
   readonly topology: () => Topology;
   readonly vipRange: Ipv4Range | undefined;
+  /** Of the addresses of single instances, from which the host connects to them, too. */
+  readonly localRange?: Ipv4Range | undefined;
   readonly clock: Clock;
   readonly metrics: Metrics;
 }
@@ -76,7 +78,7 @@ export class CallerGate {
   }
 
   #identityAt(address: string): Identity | undefined {
-    const { callers, topology, vipRange } = this.#options;
+    const { callers, topology, vipRange, localRange } = this.#options;
     const table = callers.table.value;
     const around = topology();
     if (this.#knownOf.table !== table || this.#knownOf.topology !== around) {
@@ -85,7 +87,8 @@ export class CallerGate {
     }
     const known = this.#known.get(address);
     if (known !== undefined) return known;
-    const identity = identityAt(table, around, address, vipRange);
+    const range = localRange !== undefined && inRange(localRange, address) ? localRange : vipRange;
+    const identity = identityAt(table, around, address, range);
     if (identity !== undefined && this.#known.size < CallerGate.maxRemembered) this.#known.set(address, identity);
     return identity;
   }

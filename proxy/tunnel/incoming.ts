@@ -10,6 +10,9 @@ import { SlabReader } from '../tcp/slab-reader.ts';
 import { abort, resetError, wasReset } from '../tcp/socket-ends.ts';
 import type { ResetReason, StreamEvents, StreamHead, TunnelStream } from './tunnels.ts';
 
+/** How often it is looked whether a connection that the instance has reset has sent what the instance said before. */
+const sentLookMs = 10;
+
 export interface IncomingOptions {
   readonly stream: TunnelStream;
   readonly head: StreamHead;
@@ -52,7 +55,6 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   #socketClosed = false;
   #isFinished = false;
   #cancelTimer: (() => void) | undefined;
-  #resetWhenDrained = false;
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -133,18 +135,24 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   }
 
   #onError(error: Error): void {
+    const { clock } = this.#options;
     if (this.#over) return;
     if (!this.#open) {
       const isOwn = ownLimits.has(systemCode(error) ?? '');
       if (isOwn) this.#options.exhausted(error);
       this.#refuse(isOwn ? 'busy' : 'unreachable', describeError(error));
     } else if (this.#instanceEnded) this.#swallow();
-    else if (this.#waits) {
-      // What the instance said before it reset the connection is still handed over, if it is taken soon.
+    else {
       this.#over = true;
-      this.#resetWhenDrained = true;
-      this.#cancelTimer = this.#options.clock.after(lingerMs, () => this.#resetStream('reset', ''));
-    } else this.#resetStream('reset', '');
+      this.#resetWhenSent(clock.monotonicMs() + lingerMs);
+    }
+  }
+
+  /** What the instance said before it reset the connection is still handed over, if it is taken soon. */
+  #resetWhenSent(untilMs: number): void {
+    const { clock } = this.#options;
+    if (this.#stream.queuedBytes === 0 || clock.monotonicMs() >= untilMs) this.#resetStream('reset', '');
+    else this.#cancelTimer = clock.after(sentLookMs, () => this.#resetWhenSent(untilMs));
   }
 
   /**
@@ -195,8 +203,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
 
   drained(): void {
     this.#waits = false;
-    if (this.#resetWhenDrained) this.#resetStream('reset', '');
-    else this.#socket?.resume();
+    this.#socket?.resume();
   }
 
   closed(reason: ResetReason | undefined): void {

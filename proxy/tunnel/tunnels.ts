@@ -43,6 +43,8 @@ export interface TunnelStream {
   readonly hostId: string;
   /** False: wait for `drained` before writing more. What was written is sent in any case. */
   write(chunk: Buffer): boolean;
+  /** Bytes that were written and have not left: a reset throws them away. */
+  readonly queuedBytes: number;
   /** No more bytes from this side. */
   end(): void;
   /** The receiving side: the instance is connected. The sending side hears it as `opened`. */

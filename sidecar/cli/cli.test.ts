@@ -72,16 +72,17 @@ t.test('tables and status: aligned, within 100 columns, what is wrong on top', a
  passing, draining  web-1/db-5432            127.0.0.1:5432          file                   weight=5
  passing            web-1/77ab00112233-5432  172.17.0.4:5432         docker:db-1            primary`,
     links: `
- SERVICE  ADDRESS            STATE     BACKENDS  OPEN      TOTAL  FAILED  RETRIED      IN     OUT
- db       127.0.0.1:15432    down             0     0          0       0        0     0 B     0 B
+ SERVICE  ADDRESS            STATE     INSTANCES      OPEN      TOTAL  FAILED  RETRIED      RATE
+ db       127.0.0.1:15432    down      0                 0          0       0        0         -
    x 127.0.0.1:15432 is held by postgres (pid 812)
- mail     240.77.9.9:25      refusing         0     0          5       5        0     0 B     0 B
+ mail     240.77.9.9:25      refusing  0                 0          5       5        0         -
    x nothing usable behind it: legate instances mail says why
- db       240.77.118.4:5432  open             2    64        400       2        7  1.5 KB   96 MB
+ db       240.77.118.4:5432  open      2 here, 1 far    64        400       2        7  1.6 MB/s
+   x the tunnel to db-2 is connecting: connection refused at 10.77.0.2:7711
    x web-1/9c1f00112233-5432 at 172.17.0.5:5432 is avoided for 7 s more: it kept failing
    - last failure 3 s ago: 172.17.0.5:5432: connection refused
- cache    240.77.3.9:6379    open             1    12  1 234 567       0        3  123 MB  4.3 KB
- web      240.77.9.8:80      refusing         0     0          0       0        0     0 B     0 B
+ cache    240.77.3.9:6379    open      1 here           12  1 234 567       0        3         -
+ web      240.77.9.8:80      refusing  0                 0          0       0        0         -
    - no instances
 
  CONTAINER  ALIAS  SERVICE  ADDRESS          STATE

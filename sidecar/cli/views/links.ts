@@ -1,9 +1,10 @@
 import type { DeclaredLinkDocument, LinkDocument, LinksDocument } from '../../admin/documents.ts';
 import { type Cell, renderTable } from '../table.ts';
 import type { View } from '../terminal.ts';
-import { bytes, grouped, since, span } from '../words.ts';
+import { bytes, grouped, plural, since, span } from '../words.ts';
 import { compare } from './hosts.ts';
 
+const distances = ['host', 'zone', 'other'] as const;
 const rank = { down: 0, refusing: 1, holding: 2, open: 3, empty: 4 } as const;
 const colours = { down: 'red', refusing: 'yellow', holding: 'yellow', open: 'green', empty: 'dim' } as const;
 
@@ -26,11 +27,12 @@ function placeLines(links: readonly LinkDocument[], view: View): string[] {
       link.service,
       link.address,
       { text: link.state, colour: colours[stateOf(link)] },
-      String(link.backends.length),
+      where(link),
       grouped(String(link.connections.active)),
       grouped(String(link.connections.total)),
       grouped(String(link.connections.failed)),
       grouped(String(link.connections.retried)),
+      rate(link),
       bytes(link.bytes.received),
       bytes(link.bytes.sent),
     ],
@@ -41,15 +43,41 @@ function placeLines(links: readonly LinkDocument[], view: View): string[] {
     { title: 'SERVICE', cut: 'middle', least: 8 },
     { title: 'ADDRESS', cut: 'middle', least: 21 },
     { title: 'STATE' },
-    { title: 'BACKENDS', align: 'right', optional: true },
+    { title: 'INSTANCES' },
     { title: 'OPEN', align: 'right' },
     { title: 'TOTAL', align: 'right' },
     { title: 'FAILED', align: 'right' },
     { title: 'RETRIED', align: 'right', optional: true },
+    { title: 'RATE', align: 'right', optional: true },
     { title: 'IN', align: 'right', optional: true },
     { title: 'OUT', align: 'right', optional: true },
   ] as const;
   return renderTable(columns, rows, view);
+}
+
+/** How many instances there are, and where: on this host, in its zone, elsewhere. */
+function where({ backends }: LinkDocument): string {
+  const counts = { host: 0, zone: 0, other: 0 };
+  // A sidecar of an earlier version has none but near ones.
+  for (const { near = 'host' } of backends) counts[near] += 1;
+  const words = { host: 'here', zone: 'in zone', other: 'far' } as const;
+  const parts = distances.filter((near) => counts[near] > 0).map((near) => `${counts[near]} ${words[near]}`);
+  return parts.length === 0 ? '0' : parts.join(', ');
+}
+
+function rate({ rates }: LinkDocument): string {
+  const { received = 0, sent = 0 } = rates ?? {};
+  return received + sent === 0 ? '-' : `${bytes(Math.round(received + sent))}/s`;
+}
+
+/** Hosts that cannot be reached now, each once. */
+function brokenTunnels({ backends }: LinkDocument): string[] {
+  const lines = new Map<string, string>();
+  for (const { host, tunnel } of backends) {
+    if (!tunnel || tunnel.state === 'ready') continue;
+    lines.set(host, `the tunnel to ${host} is ${tunnel.state}${tunnel.problem === null ? '' : `: ${tunnel.problem}`}`);
+  }
+  return [...lines.values()];
 }
 
 function ejected(link: LinkDocument, view: View): LinkDocument['backends'] {
@@ -75,6 +103,11 @@ function troubles(link: LinkDocument, view: View): Cell[] {
       colour: 'yellow',
     });
   } else if (stateOf(link) === 'empty') lines.push({ text: `${style.note} no instances`, colour: 'dim' });
+  for (const text of brokenTunnels(link)) lines.push({ text: `${style.bad} ${text}`, colour: 'yellow' });
+  if (link.connections.held > 0) {
+    const waiting = plural(link.connections.held, 'connection waits', 'connections wait');
+    lines.push({ text: `${style.note} ${waiting} for an instance`, colour: 'yellow' });
+  }
   for (const { id, address, ejectedUntil } of ejected(link, view)) {
     const left = span(Date.parse(ejectedUntil ?? '') - view.nowMs);
     lines.push({
