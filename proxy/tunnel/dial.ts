@@ -4,6 +4,7 @@ import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
 import { applicationProtocols } from '../../src/pki/desk.ts';
+import { RecordReader } from './record-reader.ts';
 import { type PeerIdentity, peerOf, type TrustContext } from './trust.ts';
 
 /** From the first packet to the end of the handshake. */
@@ -27,6 +28,8 @@ export interface DialOptions {
 
 export interface Dialled {
   readonly socket: TLSSocket;
+  /** Which the socket is read by. */
+  readonly reader: RecordReader;
   readonly peer: PeerIdentity;
 }
 
@@ -42,7 +45,10 @@ export function dialTunnel({
   return new Promise((resolve) => {
     const at = formatEndpoint(endpoint);
     let connected = false;
-    const socket = connect({
+    const reader = new RecordReader();
+    // A constant of its own: Node documents `onread` here, and its types do not know it.
+    const options = {
+      onread: reader.onread,
       host: endpoint.address,
       port: endpoint.port,
       ...(isIP(endpoint.address) === 0 && { servername: endpoint.address }),
@@ -51,7 +57,8 @@ export function dialTunnel({
       // Checked below, where there are words for it.
       rejectUnauthorized: false,
       checkServerIdentity: () => undefined,
-    });
+    };
+    const socket = connect(options);
     socket.setNoDelay(true);
     const finish = (result: Dialled | DialProblem): void => {
       cancelTimer();
@@ -71,13 +78,19 @@ export function dialTunnel({
     socket.once('secureConnect', () => {
       const now = trust();
       if (now === undefined) return onAbort();
-      finish(check(socket, now, hostId, at));
+      finish(check(socket, reader, now, hostId, at));
     });
     if (signal.aborted) onAbort();
   });
 }
 
-function check(socket: TLSSocket, trust: TrustContext, hostId: string, at: string): Dialled | DialProblem {
+function check(
+  socket: TLSSocket,
+  reader: RecordReader,
+  trust: TrustContext,
+  hostId: string,
+  at: string,
+): Dialled | DialProblem {
   if (socket.alpnProtocol !== applicationProtocols.tunnel) {
     return { problem: `what listens at ${at} does not speak ${applicationProtocols.tunnel}`, hint: otherProgram };
   }
@@ -89,7 +102,7 @@ function check(socket: TLSSocket, trust: TrustContext, hostId: string, at: strin
       hint: 'two hosts advertise this address: correct `advertise` of one of them',
     };
   }
-  return { socket, peer };
+  return { socket, reader, peer };
 }
 
 const otherProgram = 'another program holds this port there: correct `tunnel.listen` or stop it';

@@ -6,8 +6,9 @@ import { span } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
-import { type DialProblem, dialTunnel } from './dial.ts';
+import { type Dialled, type DialProblem, dialTunnel } from './dial.ts';
 import type { GatherBuffers } from './frame-writer.ts';
+import type { RecordReader } from './record-reader.ts';
 import { TunnelSession } from './session.ts';
 import type { TlsContexts } from './tls-contexts.ts';
 import { type PeerIdentity, refusalOf, type TrustContext } from './trust.ts';
@@ -137,7 +138,7 @@ export class TunnelPeer {
   take(socket: TLSSocket, peer: PeerIdentity): boolean {
     if (this.#closed || this.#accepted.length >= maxAcceptedPerHost) return false;
     const connection = this.#connect(
-      socket,
+      { socket },
       peer,
       'accepted',
       () => undefined,
@@ -276,18 +277,18 @@ export class TunnelPeer {
     const result = await dialTunnel({ endpoint, hostId: this.hostId, context, trust, clock, signal });
     if ('problem' in result) return result;
     this.#certificateUntilMs = result.peer.notAfterMs;
-    return this.#greet(result.socket, result.peer, formatEndpoint(endpoint), signal);
+    return this.#greet(result, formatEndpoint(endpoint), signal);
   }
 
   /** The handshake alone does not tell whether the other side accepts us: its HELLO does. */
-  #greet(socket: TLSSocket, peer: PeerIdentity, at: string, signal: AbortSignal): Promise<DialProblem | undefined> {
+  #greet({ socket, reader, peer }: Dialled, at: string, signal: AbortSignal): Promise<DialProblem | undefined> {
     return new Promise((resolve) => {
       const { clock } = this.#environment;
       let greeted = false;
       const silent = (): void => connection.session.cut('leaving', 'no HELLO');
       const cancelTimer = clock.after(helloMs, silent);
       const connection = this.#connect(
-        socket,
+        { socket, reader },
         peer,
         'dialled',
         () => {
@@ -309,7 +310,7 @@ export class TunnelPeer {
   }
 
   #connect(
-    socket: TLSSocket,
+    way: { readonly socket: TLSSocket; readonly reader?: RecordReader },
     peer: PeerIdentity,
     role: 'dialled' | 'accepted',
     greeted: () => void,
@@ -322,7 +323,7 @@ export class TunnelPeer {
       this.#update();
     };
     const session = new TunnelSession({
-      ...{ socket, role, hostId, clock, buffers, traffic: this.#traffic },
+      ...{ ...way, role, hostId, clock, buffers, traffic: this.#traffic },
       ...(role === 'accepted' && { accept }),
       events: { greeted, changed, closed },
     });

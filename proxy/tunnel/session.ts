@@ -8,6 +8,7 @@ import { type GoAway, type GoAwayReason, type Hello, ProtocolFault } from './fra
 import { Inflow } from './inflow.ts';
 import { frameCosts, grants, staleMs, tinyBytes } from './limits.ts';
 import { Outflow } from './outflow.ts';
+import type { RecordReader } from './record-reader.ts';
 import { SessionStream, type StreamOwner } from './session-stream.ts';
 import { Silence } from './silence.ts';
 import type { TunnelTraffic } from './tunnel-metrics.ts';
@@ -16,6 +17,8 @@ import type { AcceptStream, ResetReason, StreamEvents, StreamHead, TunnelStream 
 export interface SessionOptions {
   /** After the handshake; the session owns it from now on. */
   readonly socket: TLSSocket;
+  /** Of a socket that is read past its stream. */
+  readonly reader?: RecordReader;
   readonly role: 'dialled' | 'accepted';
   /** Authenticated. */
   readonly hostId: string;
@@ -64,9 +67,11 @@ export class TunnelSession implements FrameSink, StreamOwner {
 
   /** The stream of the DATA frame that is coming in; undefined when nobody wants its bytes. */
   #current: SessionStream | undefined;
+  /** Some of the bytes that are being taken apart are not consumed yet. */
+  #keeps = false;
 
   constructor(options: SessionOptions) {
-    const { socket, role, hostId, clock, buffers, traffic } = options;
+    const { socket, reader, role, hostId, clock, buffers, traffic } = options;
     this.#options = options;
     this.#socket = socket;
     this.#traffic = traffic;
@@ -82,13 +87,14 @@ export class TunnelSession implements FrameSink, StreamOwner {
     });
     const { writer } = this.#outflow;
     this.#inflow = new Inflow({ writer, streams: this.#streams, schedule: () => this.#outflow.schedule() });
-    socket.on('data', (chunk: Buffer) => this.#onBytes(chunk));
     socket.on('error', (error) => this.#lose(describeError(error)));
     socket.on('close', () => this.#lose('the connection was closed'));
     socket.on('end', () => this.#lose('the other side closed the connection'));
     if (socket.destroyed) setImmediate(() => this.#lose('the connection was closed'));
     writer.hello(grants);
     writer.flush();
+    if (reader === undefined) socket.on('data', (chunk: Buffer) => this.#onBytes(chunk));
+    else if (reader.attach((chunk) => this.#onBytes(chunk))) socket.resume();
   }
 
   /** Streams that run. */
@@ -224,17 +230,20 @@ export class TunnelSession implements FrameSink, StreamOwner {
 
   // Receiving
 
-  #onBytes(chunk: Buffer): void {
-    if (this.#closed) return;
+  /** True when nothing of the chunk is held any more. */
+  #onBytes(chunk: Buffer): boolean {
+    if (this.#closed) return true;
+    this.#keeps = false;
     const changed = this.#silence.heard(this.#options.clock.monotonicMs());
     try {
       this.#parser.push(chunk);
     } catch (error) {
       if (!(error instanceof ProtocolFault)) throw error;
       this.#fault(error);
-      return;
+      return false;
     }
     if (changed && !this.#closed) this.#options.events.changed();
+    return !this.#keeps;
   }
 
   #fault(fault: ProtocolFault): void {
@@ -313,6 +322,7 @@ export class TunnelSession implements FrameSink, StreamOwner {
     const stream = this.#current?.over === false ? this.#current : undefined;
     this.#inflow.arrived(stream, piece.length);
     stream?.data(piece);
+    if (stream !== undefined && (stream.held > 0 || stream.over)) this.#keeps = true;
   }
 
   end(id: number): void {

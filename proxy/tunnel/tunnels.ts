@@ -59,7 +59,7 @@ export interface TunnelStream {
 export interface StreamEvents {
   /** The sending side only: the other side has connected its instance. Bytes may be written before. */
   opened(): void;
-  /** Bytes, which belong to the receiver from now on. */
+  /** Bytes, which belong to the receiver until it calls `consumed` for them: then others may come to the same place. */
   data(chunk: Buffer): void;
   /** No more bytes will come. */
   ended(): void;

@@ -75,7 +75,7 @@ export async function startPair(maker: PairMaker, name: PeerName, wire: Wire): P
     settle: name === 'legate' ? () => collectGarbage(children) : () => Promise.resolve(),
     end: () => world.end(children),
   };
-  await waitFor(`a request through ${name}`, () => answers(world, pair), { everyMs: 100 });
+  await waitFor(`a request through ${name}`, () => answers(world, pair), { everyMs: 100, timeoutMs: 30_000 });
   return pair;
 }
 

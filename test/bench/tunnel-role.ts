@@ -139,8 +139,9 @@ class Bench {
   }
 
   async #warmUp(pair: Pair): Promise<void> {
-    await this.#load(pair, 'requests', 64, this.#sizes.loadMs / 2);
-    await this.#load(pair, 'connections', newAtATime, this.#sizes.loadMs / 4);
+    await this.#load(pair, 'requests', 64, this.#sizes.loadMs);
+    await this.#load(pair, 'requests', 1, this.#sizes.loadMs / 2);
+    await this.#load(pair, 'connections', newAtATime, this.#sizes.loadMs / 2);
   }
 
   async #describeWire([...pairs]: readonly Pair[]): Promise<void> {

@@ -8,7 +8,7 @@ import { checkout, must, type Teardown } from '../support/agent.ts';
 /** Half of the round trip of the long wire. */
 const oneWayUs = 10_000;
 const longestLoadMs = 150_000;
-/** Room for many short connections to the same address; the origin's host and the client's host get it alike. */
+/** Room for many short connections to the same address, alike on both hosts. */
 const manyPorts = [
   ['net/ipv4/ip_local_port_range', '1024 65535'],
   ['net/ipv4/tcp_tw_reuse', '1'],
