@@ -1,4 +1,4 @@
-import { LegateError } from '../src/base/errors.ts';
+import { LegateError, systemCode } from '../src/base/errors.ts';
 import { FieldFault, Fields } from '../src/base/fields.ts';
 import { readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import type { Config, StoreConfig } from '../src/config/config.ts';
@@ -43,7 +43,7 @@ export async function writeJoined(path: string, { store, authority }: Joined): P
 
 /** Undefined on a host that did not join. E_INVALID when the file cannot be read. */
 export function readJoined(path: string): Joined | undefined {
-  const text = readFileIfAny(path, maxFileBytes);
+  const text = readText(path);
   if (text === undefined) return undefined;
   try {
     const fields = new Fields(JSON.parse(text));
@@ -62,6 +62,21 @@ export function readJoined(path: string): Joined | undefined {
       throw error;
     throw new LegateError('E_INVALID', `${path} cannot be read: ${error.message}`, {
       hint: 'restore it from a backup, or name the store in the configuration file and remove it',
+    });
+  }
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return readFileIfAny(path, maxFileBytes);
+  } catch (error) {
+    const code = systemCode(error);
+    // A data directory that is none is told of by whoever opens it.
+    if (code === 'ENOTDIR') return undefined;
+    if (code === undefined) throw error;
+    throw new LegateError('E_PERMISSION', `cannot read ${path} (${code})`, {
+      hint: 'run as the user that owns it',
+      cause: error,
     });
   }
 }

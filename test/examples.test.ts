@@ -243,7 +243,7 @@ t.test('the demonstration with containers', { skip: unless('docker'), timeout: 1
   const demo = new Demonstration(t, temporaryFolder(t), demoVips);
   await demo.observed(t);
   t.match(demo.text, /2 containers registered by label/);
-  t.match(demo.text, /web-2 .*uses the store of web-1/);
+  t.match(demo.text, /web-2 .*joined with a token/);
 });
 
 t.test('the demonstration without Docker: plain processes', { timeout: 120_000 }, async (t) => {
@@ -268,7 +268,7 @@ t.test('the demonstration without root', { skip: unless('root', 'command:setpriv
 
 t.test('Ctrl-C at any moment takes everything back', { timeout: 240_000 }, async (t) => {
   const moments: readonly (readonly [string, NodeJS.ProcessEnv, RegExp])[] = [
-    ['while the services start', unless('docker') ? noDocker : {}, /uses the store of/],
+    ['while the services start', unless('docker') ? noDocker : {}, /joined with a token/],
     ['while a consumer asks', unless('docker') ? noDocker : {}, / SRV /],
     ['while plain processes are under traffic', noDocker, /answered: /],
   ];
