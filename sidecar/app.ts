@@ -292,6 +292,7 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
+      accessLog: config.log.access,
       onLearned: (pair: Learned) => learned.note(pair),
       ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error: Error, endpoint: Endpoint) => explainListenError(error, endpoint, 'tcp'),

@@ -77,7 +77,7 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     instances,
     services: new Map(services.map((draft) => [draft.name, settingsOf(draft)])),
     links: links.map(linkOf),
-    log: { level: need('log.level'), pretty: need('log.pretty') },
+    log: { level: need('log.level'), access: need('log.access') === 'on', pretty: need('log.pretty') },
   };
   return complete ? config : undefined;
 }

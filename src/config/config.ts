@@ -37,7 +37,12 @@ export interface Config {
   readonly instances: readonly StaticInstance[];
   readonly services: ReadonlyMap<string, ServiceSettings>;
   readonly links: readonly LinkListener[];
-  readonly log: { readonly level: LogLevel; readonly pretty: 'auto' | 'on' | 'off' };
+  readonly log: {
+    readonly level: LogLevel;
+    /** Whether each connection is logged at its end. */
+    readonly access: boolean;
+    readonly pretty: 'auto' | 'on' | 'off';
+  };
 }
 
 /** Which store holds the mesh, and how it is reached. */
