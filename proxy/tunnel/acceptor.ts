@@ -2,7 +2,7 @@ import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import { dialOf } from '../../src/model/dial.ts';
-import { type Instance, transportOf } from '../../src/model/instance.ts';
+import { type Instance, isExternal, transportOf } from '../../src/model/instance.ts';
 import { decisionText } from '../../src/model/policy.ts';
 import type { AccessEntry, AccessLog } from '../access-log.ts';
 import type { Asked, DenialDocument, Permission } from '../permission.ts';
@@ -84,7 +84,7 @@ export class Acceptor {
     const own = new Map<string, Instance>();
     if (transportOf(service.protocol) === 'tcp') {
       for (const instance of service.usable) {
-        if (instance.hostId === this.#options.hostId) own.set(instance.name, instance);
+        if (instance.hostId === this.#options.hostId && !isExternal(instance)) own.set(instance.name, instance);
       }
     }
     this.#own.set(service, own);

@@ -36,6 +36,8 @@ export interface Config {
   readonly drainTimeoutMs: number;
   readonly instances: readonly StaticInstance[];
   readonly services: ReadonlyMap<string, ServiceSettings>;
+  /** Targets outside of the mesh by service, `host:port`; none where the file takes them back. */
+  readonly external: ReadonlyMap<string, readonly string[]>;
   readonly links: readonly LinkListener[];
   readonly log: {
     readonly level: LogLevel;
