@@ -15,6 +15,7 @@ import { type Dial, dialOf } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
 import { emptyTopology, type Topology } from '../src/model/topology.ts';
+import { AccessLog } from './access-log.ts';
 import { AliasLinks, type OwnPlace } from './alias-links.ts';
 import type { Distance } from './balance/backend.ts';
 import { LinkAccount } from './consumers.ts';
@@ -63,6 +64,8 @@ export interface LinkPlaneOptions {
   readonly random?: () => number;
   /** Who has which address; without it only the host is told from others. */
   readonly callers?: Callers;
+  /** Whether each connection is logged at its end. */
+  readonly accessLog?: boolean;
   /** Who may call whom; without it everybody may. */
   readonly permission?: Permission;
   /** Which addresses are the host's own and which are containers'. */
@@ -130,6 +133,10 @@ export class LinkPlane {
     });
     this.#lobby = new Lobby(this.#metrics.lobbyFull);
     const permission = options.permission ?? new Permission({ ...options, policy: new Latest(undefined) });
+    const { hostId } = options.self;
+    const snapshot = (): Snapshot => options.snapshots.value;
+    const nameOf = (id: string): string | undefined => snapshot().hosts.get(id)?.name;
+    const accessLog = options.accessLog ? new AccessLog({ ...options, hostId, nameOf }) : undefined;
     this.#crowd = new RelayCrowd({
       clock,
       conditions,
@@ -144,14 +151,14 @@ export class LinkPlane {
       }),
       permission,
       tunnels: options.tunnels,
+      accessLog,
       maxConnections: options.maxConnections ?? connectionLimit(),
       ended: (account) => {
         if (account instanceof LinkAccount) this.#forgetUnused(account.link.target);
       },
     });
-    const { hostId } = options.self;
-    const snapshot = (): Snapshot => options.snapshots.value;
-    this.#acceptor = new Acceptor({ hostId, snapshot, permission, crowd: this.#crowd, metrics: options.metrics });
+    const { metrics } = options;
+    this.#acceptor = new Acceptor({ hostId, snapshot, permission, crowd: this.#crowd, metrics, accessLog });
     this.#wants = options.tunnels && new TunnelWants(options.tunnels);
     this.#aliases = new AliasLinks({
       conditions,

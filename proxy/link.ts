@@ -121,9 +121,10 @@ export class Link implements Route {
     if (problem !== undefined) this.#told(problem);
   }
 
-  refusedByHost(backend: Backend, problem: string): void {
+  refusedByHost({ instance: { host } }: Backend, { consumer }: Asked, problem: string): void {
     this.target.cells.denied.value += 1;
-    this.#told(`${backend.instance.host} does not let it in: ${problem}`);
+    const at = new Date(this.#clock.nowMs()).toISOString();
+    this.denied({ at, consumer, by: 'host', host, intent: null, message: `${host} does not let it in: ${problem}` });
   }
 
   #told(message: string): void {

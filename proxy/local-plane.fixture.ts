@@ -1,12 +1,13 @@
 import { systemClock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
 import { Latest } from '../src/base/feed.ts';
-import { type Log, silentLog } from '../src/base/log.ts';
+import { type Log, type LogFields, silentLog } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
 import { PersistentMap } from '../src/base/persistent-map.ts';
 import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import type { Host } from '../src/model/host.ts';
+import type { Policy } from '../src/model/policy.ts';
 import { LocalDataPlane } from './local-plane.ts';
 
 /** Where a host of a test's mesh stands. */
@@ -24,6 +25,17 @@ export interface PlaneOptions {
   readonly services: readonly Service[];
   readonly log?: Log;
   readonly accessLog?: boolean;
+  readonly policy?: Latest<Policy | undefined>;
+}
+
+/** A log that keeps the lines with this message. */
+export function recordingLog(message: string): { readonly log: Log; readonly lines: LogFields[] } {
+  const lines: LogFields[] = [];
+  const note = (text: string, fields: LogFields = {}): void => {
+    if (text === message) lines.push(fields);
+  };
+  const log: Log = { child: () => log, debug: note, info: note, warn: note, error: note };
+  return { log, lines };
 }
 
 export function snapshotOf(all: readonly Place[], services: readonly Service[]): Snapshot {
@@ -41,7 +53,7 @@ export function snapshotOf(all: readonly Place[], services: readonly Service[]):
 }
 
 /** A data plane with real tunnels, and a listener for `db`; not yet started. */
-export function planeOf({ self, all, credentials, services, log = silentLog, ...rest }: PlaneOptions) {
+export function planeOf({ self, all, credentials, services, policy, log = silentLog, ...rest }: PlaneOptions) {
   const metrics = new Metrics();
   const clock = systemClock;
   const conditions = new Conditions(silentLog, clock, metrics);
@@ -53,7 +65,7 @@ export function planeOf({ self, all, credentials, services, log = silentLog, ...
     portMap: undefined,
     tunnel: { listen: { address: self.address, port: self.tunnelPort } },
     credentials: new Latest<Credentials | undefined>(credentials),
-    policy: new Latest(undefined),
+    policy: policy ?? new Latest(undefined),
     ...{ snapshots, clock, log, metrics, conditions, ...rest },
   });
   return { plane, snapshots, metrics, conditions };

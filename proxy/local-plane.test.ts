@@ -5,12 +5,15 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
+import { Latest } from '../src/base/feed.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
+import type { Policy } from '../src/model/policy.ts';
 import { makeTestAuthority } from '../test/support/certificates.ts';
 import { freePort } from '../test/support/faults.ts';
+import { intents, policyOf } from '../test/support/policies.ts';
 import { waitFor } from '../test/support/wait.ts';
 import { dial, instanceOf, outcome, serviceOf, startBackend } from './link-plane.fixture.ts';
-import { type Place, planeOf } from './local-plane.fixture.ts';
+import { type Place, planeOf, recordingLog } from './local-plane.fixture.ts';
 
 const authority = await makeTestAuthority();
 
@@ -161,3 +164,139 @@ t.test('a peer that is killed under load costs what is in flight, and nothing ne
     [],
   );
 });
+
+t.test('both hosts log each connection at its end, with the same trace id', async (t) => {
+  const answering = await startBackend(t, (socket) => {
+    socket.on('data', (chunk: Buffer) => {
+      const word = chunk.toString();
+      if (word === 'close') socket.end('bye');
+      else if (word === 'reset') socket.resetAndDestroy();
+      else socket.write('hello');
+    });
+    socket.on('end', () => socket.end());
+  });
+  const all = await places(2);
+  const [near, far] = all as [Place, Place];
+  const at = { hostId: far.hostId, host: far.name, port: answering.port };
+  const services: Service[] = [serviceOf([instanceOf({ name: 'a', ...at })])];
+  const start = async (self: Place) => {
+    const policy = new Latest<Policy | undefined>(undefined);
+    const { log, lines } = recordingLog('connection');
+    const credentials = await authority.issue(self.hostId);
+    const made = planeOf({ self, all, services, credentials, policy, log, accessLog: true });
+    t.teardown(() => made.plane.close());
+    await made.plane.start();
+    return { ...made, policy, lines };
+  };
+  const [here, there] = await Promise.all([start(near), start(far)]);
+  await ready(here.plane, 1);
+  const port = here.plane.listenerOf('db')?.port ?? 0;
+  /** What both sides have logged of the connection that `use` makes. */
+  const logged = async (use: (socket: Socket) => unknown, sides = 2) => {
+    here.lines.length = 0;
+    there.lines.length = 0;
+    const socket = dial(t, port);
+    socket.on('error', () => undefined);
+    await use(socket);
+    socket.resume();
+    await waitFor('the lines', () => here.lines.length + there.lines.length === sides);
+    if (sides === 2) t.equal(here.lines[0]?.['trace.id'], there.lines[0]?.['trace.id']);
+    return { mine: here.lines[0] ?? {}, theirs: there.lines[0] ?? {} };
+  };
+
+  const closed = await logged((socket) => {
+    socket.write('hi');
+    socket.once('data', () => socket.end());
+  });
+  t.match(closed.mine, {
+    'trace.id': /^[0-9a-f]{32}$/,
+    'link.side': 'consumer',
+    'link.service': 'db',
+    'link.instance': `${far.name}/a`,
+    'link.consumer': 'host',
+    'client.address': /^127\.0\.0\.1:\d+$/,
+    'peer.host': far.hostId,
+    'peer.name': far.name,
+    'link.via': 'tunnel',
+    'link.received_bytes': 2,
+    'link.sent_bytes': 5,
+    'link.duration_ms': Number,
+    'link.retries': 0,
+    'link.end': 'client closed',
+    'link.reason': undefined,
+  });
+  t.match(closed.theirs, {
+    ...closed.mine,
+    'link.side': 'instance',
+    'peer.host': near.hostId,
+    'peer.name': near.name,
+    'link.duration_ms': Number,
+  });
+
+  const cases: readonly [word: string, use: (socket: Socket) => unknown, end: string][] = [
+    [
+      'the instance ends',
+      (socket) => socket.write('close') && socket.once('end', () => socket.end()),
+      'instance closed',
+    ],
+    ['the instance resets', (socket) => socket.write('reset'), 'instance reset'],
+    [
+      'the client resets',
+      (socket) => socket.write('hi') && socket.once('data', () => socket.resetAndDestroy()),
+      'client reset',
+    ],
+  ];
+  for (const [word, use, end] of cases) {
+    const { mine, theirs } = await logged(use);
+    t.same([mine['link.end'], theirs['link.end']], [end, end], word);
+  }
+
+  await new Promise((resolve) => answering.server.close(resolve));
+  const refused = await logged(() => undefined, 5);
+  t.match(refused.mine, { 'link.end': 'refused', 'link.retries': 3, 'link.reason': /ECONNREFUSED/ });
+  t.match(refused.theirs, { 'link.end': 'refused', 'link.reason': /ECONNREFUSED/, 'link.instance': `${far.name}/a` });
+  t.same(
+    new Set(there.lines.map((line) => line['trace.id'])),
+    new Set([refused.mine['trace.id']]),
+    'one trace of all tries',
+  );
+
+  there.policy.set(policyOf({ intents: intents('deny host db') }));
+  const denied = await logged(() => undefined);
+  t.match(denied.mine, { 'link.end': 'denied', 'link.reason': /deny host db/, 'peer.name': far.name });
+  t.match(denied.theirs, { 'link.end': 'denied', 'link.reason': /deny host db/, 'peer.name': near.name });
+  const [link] = await here.plane.links();
+  t.match(link?.denied, {
+    total: 1,
+    last: { by: 'host', host: far.name, consumer: 'host', message: /host-2 does not.*deny host db/ },
+  });
+
+  here.policy.set(policyOf({ intents: intents('deny host db') }));
+  const early = await logged(() => undefined, 1);
+  t.match(early.mine, { 'link.end': 'denied', 'link.instance': undefined, 'link.via': undefined });
+});
+
+t.test(
+  'a running connection that the other host does not allow any more is cut, and its side is told why',
+  async (t) => {
+    const { port } = await startBackend(t, (socket) => void socket.pipe(socket));
+    const all = await places(2);
+    const [near, far] = all as [Place, Place];
+    const services: Service[] = [serviceOf([instanceOf({ name: 'a', port, hostId: far.hostId, host: far.name })])];
+    const policy = new Latest<Policy | undefined>(undefined);
+    const here = planeOf({ self: near, all, services, credentials: await authority.issue(near.hostId) });
+    const there = planeOf({ self: far, all, services, policy, credentials: await authority.issue(far.hostId) });
+    for (const { plane } of [here, there]) {
+      t.teardown(() => plane.close());
+      await plane.start();
+    }
+    await ready(here.plane, 1);
+    const socket = dial(t, here.plane.listenerOf('db')?.port ?? 0);
+    socket.write('hi');
+    await once(socket, 'data');
+    policy.set(policyOf({ intents: intents('deny host db') }));
+    t.equal((await outcome(socket)).how, 'ECONNRESET');
+    const [link] = await here.plane.links();
+    t.match(link, { denied: { total: 1, last: { by: 'host', host: far.name, message: /deny host db/ } } });
+  },
+);

@@ -21,8 +21,11 @@ export interface Asked {
 export interface DenialDocument {
   readonly at: string;
   readonly consumer: string;
-  readonly by: Decision['by'];
-  /** The intent that refused it; null when none did. */
+  /** `host`: the instance's host, of its own accord. */
+  readonly by: Decision['by'] | 'host';
+  /** The name of the host that refused it, where it was not this one; null where it was. */
+  readonly host: string | null;
+  /** The intent that refused it; null when none did, or when it is not known here. */
   readonly intent: { readonly consumer: string; readonly service: string; readonly setAt: string } | null;
   /** Why, for people. */
   readonly message: string;
@@ -93,7 +96,7 @@ export class Permission {
     }).value += 1;
     const message = decisionText(decision, { consumer, service });
     this.#log({ consumer, service, message, by, hostId });
-    return { at: new Date(clock.nowMs()).toISOString(), consumer, by, intent: shown(intent), message };
+    return { at: new Date(clock.nowMs()).toISOString(), consumer, by, host: null, intent: shown(intent), message };
   }
 
   /** The present policy; what was remembered of the one before is forgotten. */

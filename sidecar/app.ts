@@ -20,6 +20,7 @@ import { type InstancesResult, parseInstanceValue } from '../src/config/instance
 import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { Dialler } from '../src/model/dial.ts';
+import { isExternal } from '../src/model/instance.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
 import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
@@ -44,6 +45,7 @@ import { watchBrakes } from './brake-watch.ts';
 import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
+import { ExternalTargets, signExternal } from './external-targets.ts';
 import { watchHostNames } from './host-names-watch.ts';
 import { LearnedPairs } from './learned-pairs.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
@@ -53,7 +55,7 @@ import { CallerBindings } from './network/callers.ts';
 import { TopologyWatcher } from './network/topology.ts';
 import { VethFinder } from './network/veth.ts';
 import { openVirtualAddresses } from './network/virtual-addresses.ts';
-import { OwnInstances } from './own-instances.ts';
+import { OwnInstances, ofTheMesh } from './own-instances.ts';
 import { FormerWorkers } from './plane/former-workers.ts';
 import { WorkerChildren } from './plane/worker-children.ts';
 import { WorkerPlane } from './plane/worker-plane.ts';
@@ -201,7 +203,7 @@ export async function startSidecar(
       runInContainer: (...asked) => docker.runInContainer(...asked),
       onChange: (change) => {
         catalog.applyOwn(change);
-        registrar?.setDesired(change);
+        registrar?.setDesired(ofTheMesh(change));
       },
     });
     closers.push(() => own.close());
@@ -218,6 +220,15 @@ export async function startSidecar(
     own.fromFile(config.instances);
     const [vips] = await Promise.all([opening, topology.refresh()]);
     background.push(topology.run(signal));
+    const external = new ExternalTargets({
+      ...common,
+      configured: config.external,
+      policy,
+      ownRanges: [config.vip.range, config.vip.localRange],
+      onChange: (change) => own.fromOutside(change),
+    });
+    background.push(ignoringAbort(external.run(signal), signal));
+    if (authority !== undefined) closers.push(signExternal({ authority, policy, configured: config.external, log }));
 
     // Who calls: containers, held to their addresses by the kernel; and what they declare.
     const veths = new VethFinder();
@@ -292,6 +303,7 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
+      accessLog: config.log.access,
       onLearned: (pair: Learned) => learned.note(pair),
       ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error: Error, endpoint: Endpoint) => explainListenError(error, endpoint, 'tcp'),
@@ -366,7 +378,7 @@ export async function startSidecar(
       mesh: config.mesh,
       host: { id: self.hostId, name: self.hostName, address: config.advertise },
       snapshots: catalog.snapshots,
-      instances: () => own.records().values(),
+      instances: () => [...own.records().values()].filter((record) => !isExternal(record)),
     };
     const begin = (store: Store, used: StoreConfig, until: AbortSignal): Promise<unknown>[] => {
       const on = { ...common, store, keys: storeKeys(config.mesh, used) };
@@ -386,7 +398,7 @@ export async function startSidecar(
         leaseTtlMs: used.leaseTtlMs,
         mayDelete: (record) => own.mayDelete(record),
       });
-      registrar.setDesired({ kind: 'reset', items: [...own.records().values()], revision: '' });
+      registrar.setDesired(ofTheMesh({ kind: 'reset', items: [...own.records().values()], revision: '' }));
       const services = {
         ...on,
         snapshots: catalog.snapshots,

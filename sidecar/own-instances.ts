@@ -9,7 +9,7 @@ import type { StaticInstance } from '../src/config/config.ts';
 import type { RunInContainer } from '../src/health/exec.ts';
 import { type HealthDetails, HealthRunner } from '../src/health/runner.ts';
 import type { Refresh } from '../src/health/ttl-check.ts';
-import type { DesiredInstance, InstanceRecord } from '../src/model/instance.ts';
+import { type DesiredInstance, type InstanceRecord, isExternal } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
 import { ApiInstances } from '../src/registrar/api-instances.ts';
 import { LocalInstances } from '../src/registrar/local-instances.ts';
@@ -34,7 +34,19 @@ export interface OwnInstancesOptions {
   readonly onChange: (change: Change<InstanceRecord>) => void;
 }
 
-/** This host's instances from all their sources: Docker, the configuration file, the API; and what operators drain. */
+/** A change without what is outside of the mesh: what the store is told. */
+export function ofTheMesh(change: Change<InstanceRecord>): Change<InstanceRecord> {
+  if (change.kind === 'reset') return { ...change, items: change.items.filter((record) => !isExternal(record)) };
+  // A name that was an instance of the mesh may be an external one now.
+  const outside = change.puts.filter((record) => isExternal(record)).map(({ name }) => name);
+  const puts = change.puts.filter((record) => !isExternal(record));
+  return { ...change, puts, deletes: [...change.deletes, ...outside] };
+}
+
+/**
+ * This host's instances from all their sources: Docker, the configuration file, the API, targets outside of the mesh; and
+ * what operators drain.
+ */
 export class OwnInstances {
   readonly #options: OwnInstancesOptions;
   readonly #local: LocalInstances;
@@ -52,7 +64,7 @@ export class OwnInstances {
       metrics,
       health: (onChange) => new HealthRunner({ clock, log, metrics, runInContainer, onChange }),
       remembered: options.remembered,
-      sources: ['docker', 'file', 'api'],
+      sources: ['docker', 'file', 'api', 'external'],
       drained: kept.names,
       onChange: (change) => {
         options.onChange(change);
@@ -74,6 +86,10 @@ export class OwnInstances {
 
   fromDocker(change: Change<DesiredInstance>): void {
     this.#local.apply('docker', change);
+  }
+
+  fromOutside(change: Change<DesiredInstance>): void {
+    this.#local.apply('external', change);
   }
 
   fromFile(instances: readonly StaticInstance[]): void {

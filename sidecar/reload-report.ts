@@ -5,7 +5,11 @@ import type { Config } from '../src/config/config.ts';
 /** What a reload applies at once; a change of anything else waits for the next start. */
 const applied: ReadonlySet<string> = new Set<keyof Config>(['instances', 'store']);
 /** Keys of the configuration that the file spells otherwise. */
-const written: Readonly<Record<string, string>> = { dataDir: 'data_dir', drainTimeoutMs: 'drain.timeout' };
+const written: Readonly<Record<string, string>> = {
+  dataDir: 'data_dir',
+  drainTimeoutMs: 'drain.timeout',
+  external: 'services',
+};
 /** Faults that the log shows of one reload. */
 const maxFaultsLogged = 20;
 const faultCondition = 'config.reload';
@@ -47,7 +51,8 @@ export class ReloadReport {
     this.#conditions.clear(faultCondition);
     const waiting = Object.entries(next)
       .filter(([key, value]) => !applied.has(key) && text(value) !== text(this.#running[key as keyof Config]))
-      .map(([key]) => written[key] ?? key);
+      .map(([key]) => written[key] ?? key)
+      .filter((key, index, all) => all.indexOf(key) === index);
     this.#log.info('configuration reloaded', { 'config.instances': next.instances.length });
     if (waiting.length === 0) this.#conditions.clear(restartCondition);
     else {

@@ -65,7 +65,7 @@ t.test('set takes effect in a running link, forget removes what nobody needs', a
     ['db', { balance: 'hash' }, 400, /not yet in this version/],
     ['db', {}, 400, /nothing to set/],
     ['db', '[]', 400, /object/],
-    ['db', { external: ['a:1'] }, 400, /not yet/],
+    ['db', { external: ['a:1'] }, 400, /configuration file/],
     ['new', { balance: 'random' }, 400, /needs a port/],
     ['DB', { port: 1 }, 400, /name/],
     ['a%00b', { port: 1 }, 400, /name/],

@@ -4,8 +4,8 @@ import type { Asked, DenialDocument } from '../permission.ts';
 export interface CarriedConnection {
   /** Begins to connect. */
   start(): void;
-  /** Resets both sides. */
-  cut(): void;
+  /** Resets both sides. `denied`: why policy does not allow it any more; undefined when this sidecar stops. */
+  cut(denied?: string): void;
   /** Lets the kernel look now and then whether the ends on this host still exist. */
   keepAlive(): void;
   /** The id of the instance that it goes to now. */

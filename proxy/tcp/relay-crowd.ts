@@ -4,6 +4,7 @@ import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
+import type { AccessEntry, AccessLog } from '../access-log.ts';
 import type { Link } from '../link.ts';
 import type { Asked, Permission } from '../permission.ts';
 import { TraceIds } from '../trace-ids.ts';
@@ -14,7 +15,7 @@ import type { Account, CarriedConnection } from './carried.ts';
 import { ReadBuffers } from './read-buffers.ts';
 import { RelayConnection } from './relay.ts';
 import { keepAliveSweepMs } from './relay-bounds.ts';
-import { abort } from './socket-ends.ts';
+import { abort, peerOf } from './socket-ends.ts';
 
 export interface RelayCrowdOptions {
   readonly clock: Clock;
@@ -27,6 +28,8 @@ export interface RelayCrowdOptions {
   /** Tells who may call whom. */
   readonly permission: Permission;
   readonly tunnels: Tunnels | undefined;
+  /** Undefined where connections are not logged. */
+  readonly accessLog?: AccessLog | undefined;
   /** A connection has ended. */
   readonly ended: (account: Account) => void;
 }
@@ -38,6 +41,9 @@ export interface CarriedEnvironment {
   readonly exhausted: (error: unknown) => void;
   readonly ended: (connection: CarriedConnection) => void;
 }
+
+/** What the access log will say; undefined where there is none. */
+type Entry = AccessEntry | undefined;
 
 /** All connections of this process: their number is bounded, and they can be counted, waited for and cut. */
 export class RelayCrowd {
@@ -81,26 +87,35 @@ export class RelayCrowd {
     const { target, traffic } = link;
     traffic.total += 1;
     target.cells.connections.value += 1;
+    const entry = this.#options.accessLog?.begin({ client: peerOf(client), service: target.name });
     if (this.#connections.size >= this.#options.maxConnections) {
-      this.#refuseBeyond(client, link);
+      this.#refuseBeyond(client, link, entry);
       return;
     }
     if (link.consumer === undefined) {
-      this.#options.gate.identify(client, (identity) => this.#identified(client, link, identity));
-    } else this.#permit(client, link, { consumer: link.consumer, service: target.name, declared: false });
+      this.#options.gate.identify(client, (identity) => this.#identified(client, link, identity, entry));
+    } else this.#permit(client, link, { consumer: link.consumer, service: target.name, declared: false }, entry);
   }
 
-  #identified(client: Socket, link: Link, identity: Identity | undefined): void {
-    if (client.destroyed) link.refused();
-    else if (identity === undefined || !link.admits(identity)) this.#refuse(client, link);
-    else this.#permit(client, link, link.asks(identity));
+  #identified(client: Socket, link: Link, identity: Identity | undefined, entry: Entry): void {
+    if (client.destroyed) {
+      link.refused();
+      entry?.refuse('client reset', 'before it was known who calls');
+    } else if (identity === undefined || !link.admits(identity)) {
+      const why = identity === undefined ? 'it is not known who calls' : 'the port is for those who declare it';
+      this.#refuse(client, link);
+      entry?.refuse('refused', why);
+    } else this.#permit(client, link, link.asks(identity), entry);
   }
 
-  #permit(client: Socket, link: Link, asked: Asked): void {
+  #permit(client: Socket, link: Link, asked: Asked, entry: Entry): void {
+    if (entry !== undefined) entry.consumer = asked.consumer;
     const decision = this.#options.permission.permits(asked);
-    if (decision.allowed) this.#carry(client, link, link.consumers.account(asked));
+    if (decision.allowed) this.#carry(client, link, link.consumers.account(asked), entry);
     else {
-      link.denied(this.#options.permission.denied(asked, decision));
+      const denial = this.#options.permission.denied(asked, decision);
+      link.denied(denial);
+      entry?.refuse('denied', denial.message);
       reset(client);
     }
   }
@@ -112,13 +127,14 @@ export class RelayCrowd {
       const { peer } = account;
       const decision = peer === undefined ? permission.permits(account) : permission.permitsFrom(peer, account);
       if (decision.allowed) continue;
-      account.denied(permission.denied(account, decision, peer));
-      connection.cut();
+      const denial = permission.denied(account, decision, peer);
+      account.denied(denial);
+      connection.cut(denial.message);
     }
   }
 
-  #carry(client: Socket, link: Link, account: Account): void {
-    const connection = new RelayConnection(client, link, account, this.#environment);
+  #carry(client: Socket, link: Link, account: Account, entry: Entry): void {
+    const connection = new RelayConnection(client, link, account, this.#environment, entry);
     this.#add(connection, account);
     this.#gate.accepted(() => connection.start());
   }
@@ -213,9 +229,10 @@ export class RelayCrowd {
     reset(client);
   }
 
-  #refuseBeyond(client: Socket, link: Link): void {
+  #refuseBeyond(client: Socket, link: Link, entry: Entry): void {
     const { conditions, maxConnections, overLimit } = this.#options;
     this.#refuse(client, link);
+    entry?.refuse('refused', `all ${maxConnections} connections of this sidecar are taken`);
     overLimit.value += 1;
     if (this.#atLimit) return;
     this.#atLimit = true;

@@ -2,6 +2,7 @@ import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
+import type { AccessEntry, ConnectionEnd } from '../access-log.ts';
 import type { Backend } from '../balance/backend.ts';
 import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
 import type { ResetReason, Tunnels } from '../tunnel/tunnels.ts';
@@ -39,6 +40,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
   readonly #account: Account;
   readonly #environment: RelayEnvironment;
   readonly #attempts: Attempts;
+  readonly #entry: AccessEntry | undefined;
   #upstream: Upstream | undefined;
   #backend: Backend | undefined;
   #attemptMs = 0;
@@ -65,8 +67,15 @@ export class RelayConnection implements CarriedConnection, StreamListener {
   #keptAlive = false;
   #buffer: Buffer | undefined;
 
-  constructor(client: Socket, route: Route, account: Account, environment: RelayEnvironment) {
+  constructor(
+    client: Socket,
+    route: Route,
+    account: Account,
+    environment: RelayEnvironment,
+    entry: AccessEntry | undefined,
+  ) {
     this.#client = client;
+    this.#entry = entry;
     this.#route = route;
     this.#account = account;
     this.#environment = environment;
@@ -92,7 +101,8 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     this.#upstream?.setKeepAlive(true, keepAliveMs);
   }
 
-  cut(): void {
+  cut(denied?: string): void {
+    this.#entry?.broke(denied === undefined ? 'cut' : 'denied', denied ?? 'this sidecar stops');
     this.#over = true;
     this.#stopWaiting();
     if (this.#upstream !== undefined) abort(this.#upstream, this.#open);
@@ -109,6 +119,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     }
     const { backend, limitMs } = next;
     this.#backend = backend;
+    this.#entry?.goesTo(backend.id, backend.instance.hostId, backend.dial.via);
     this.#attemptMs = this.#environment.clock.monotonicMs();
     backend.active += 1;
     const upstream = this.#reach(backend);
@@ -131,7 +142,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     if (tunnels === undefined || client === undefined) return 'there is no tunnel';
     const { hostId, service, name } = backend.instance;
     const { consumer, declared } = this.#account;
-    const head = { consumer, declared, service, instance: name, client, traceId: traceId() };
+    const head = { consumer, declared, service, instance: name, client, traceId: this.#entry?.traceId ?? traceId() };
     return StreamUpstream.open(tunnels, hostId, head, this);
   }
 
@@ -175,6 +186,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     this.#cancelTimer = undefined;
     this.#open = true;
     backend.total += 1;
+    this.#entry?.connected();
     this.#route.connected(backend, this.#environment.clock.monotonicMs() - this.#attemptMs);
     if (!this.#flows) {
       if (this.#route.announcesClient) this.#announce(upstream, backend);
@@ -237,6 +249,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     const retried = next.kind === 'again' || wait !== undefined;
     if (failed !== undefined && problem !== undefined) {
       this.#route.attemptFailed(failed.backend, { problem, blame: failed.blame, retried });
+      this.#entry?.failed(problem, retried);
     }
     if (!retried) this.#giveUp(what === 'pick' ? problem : undefined);
     else if (next.kind === 'again' && next.afterMs === 0) this.#attempt();
@@ -261,6 +274,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
 
   #giveUp(problem: string | undefined): void {
     this.#over = true;
+    this.#entry?.broke('refused', problem);
     this.#route.refused(problem);
     abort(this.#client, true);
   }
@@ -271,6 +285,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     const bytes = chunk.length;
     this.#route.traffic.received += bytes;
     this.#route.cells.received.value += bytes;
+    if (this.#entry !== undefined) this.#entry.received += bytes;
     const upstream = this.#upstream;
     if (this.#open) this.#moved = true;
     else this.#keep(chunk);
@@ -308,6 +323,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     const bytes = chunk.length;
     this.#route.traffic.sent += bytes;
     this.#route.cells.sent.value += bytes;
+    if (this.#entry !== undefined) this.#entry.sent += bytes;
     if (!this.#answered) {
       this.#answered = true;
       this.#moved = true;
@@ -364,12 +380,18 @@ export class RelayConnection implements CarriedConnection, StreamListener {
   streamFailed(upstream: StreamUpstream, reason: ResetReason, detail: string): void {
     if (this.#over || upstream !== this.#upstream || this.#backend === undefined) return;
     const problem = detail === '' ? streamFaults[reason].problem : detail;
-    if (this.#open) this.#onBroken(upstream, problem);
-    else if (reason === 'denied') {
-      this.#cancelTimer?.();
-      this.#route.refusedByHost(this.#backend, problem);
-      this.#giveUp(undefined);
-    } else this.#failAttempt(upstream, problem, streamFaults[reason].blame);
+    if (reason === 'denied') this.#denied(this.#backend, problem);
+    else if (this.#open) this.#onBroken(upstream, problem, reason === 'lost' ? 'tunnel lost' : 'instance reset');
+    else this.#failAttempt(upstream, problem, streamFaults[reason].blame);
+  }
+
+  /** Its host does not let the consumer in, or not any more: another one would say the same. */
+  #denied(backend: Backend, problem: string): void {
+    this.#cancelTimer?.();
+    this.#entry?.broke('denied', problem);
+    this.#route.refusedByHost(backend, this.#account, problem);
+    if (this.#open) this.#resetClient();
+    else this.#giveUp(undefined);
   }
 
   // Ends
@@ -380,6 +402,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
       return;
     }
     this.#clientEnded = true;
+    this.#entry?.ended('client closed');
     if (this.#upstream === undefined || !this.#flows) return;
     if (this.#upstream.writableLength > 0) this.#endUpstream = true;
     else this.#passEnd(this.#upstream);
@@ -387,6 +410,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
 
   #onUpstreamEnd(): void {
     this.#upstreamEnded = true;
+    this.#entry?.ended('instance closed');
     if (this.#client.writableLength > 0) this.#endClient = true;
     else this.#passEnd(this.#client);
   }
@@ -402,6 +426,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
 
   #onClientError(): void {
     this.#over = true;
+    this.#entry?.broke('client reset');
     this.#stopWaiting();
     if (this.#upstream !== undefined) abort(this.#upstream, this.#open);
   }
@@ -409,20 +434,24 @@ export class RelayConnection implements CarriedConnection, StreamListener {
   #onUpstreamError(upstream: Socket, error: Error): void {
     if (this.#over || upstream !== this.#upstream) return;
     const code = systemCode(error);
-    if (this.#open) this.#onBroken(upstream, describeError(error));
+    if (this.#open) this.#onBroken(upstream, describeError(error), 'instance reset');
     else if (code !== undefined && ownLimits.has(code)) {
       this.#route.exhausted(error);
+      this.#entry?.failed(describeError(error), false);
       this.#giveUp(undefined);
     } else
       this.#failAttempt(upstream, describeError(error), code !== undefined && silences.has(code) ? 'host' : 'instance');
   }
 
   /** The upstream was reset or lost after it had been connected. */
-  #onBroken(upstream: Upstream, problem: string): void {
+  #onBroken(upstream: Upstream, problem: string, how: ConnectionEnd): void {
     if (!this.#moved && !this.#clientEnded && !this.#upstreamEnded && !this.#client.destroyed) {
       this.#failAttempt(upstream, `reset before the first byte (${problem})`, 'instance');
     } else if (this.#upstreamEnded) this.#linger();
-    else this.#resetClient();
+    else {
+      this.#entry?.broke(how, problem);
+      this.#resetClient();
+    }
   }
 
   /** What the upstream said before it reset the connection is still handed to the client, if it takes it soon. */
@@ -475,6 +504,7 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     this.#replay = [];
     if (this.#buffer !== undefined) this.#environment.buffers.release(this.#buffer);
     this.#buffer = undefined;
+    this.#entry?.write();
     this.#environment.ended(this);
   }
 }

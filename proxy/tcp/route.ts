@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { Asked } from '../permission.ts';
 
 /** What one listener has carried; plain numbers that the relay adds to. */
 export interface Traffic {
@@ -59,7 +60,7 @@ export interface Route {
   /** The client was reset because nothing could be connected to; `problem` says why where no attempt has failed. */
   refused(problem: string | undefined): void;
   /** The client was reset because the instance's host does not let this consumer in. */
-  refusedByHost(backend: Backend, problem: string): void;
+  refusedByHost(backend: Backend, asked: Asked, problem: string): void;
   /** This machine, not the instance, is at its limit. */
   exhausted(error: unknown): void;
   ended(backend: Backend): void;

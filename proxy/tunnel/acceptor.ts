@@ -2,8 +2,9 @@ import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Service, Snapshot } from '../../src/catalog/snapshot.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import { dialOf } from '../../src/model/dial.ts';
-import { type Instance, transportOf } from '../../src/model/instance.ts';
+import { type Instance, isExternal, transportOf } from '../../src/model/instance.ts';
 import { decisionText } from '../../src/model/policy.ts';
+import type { AccessEntry, AccessLog } from '../access-log.ts';
 import type { Asked, DenialDocument, Permission } from '../permission.ts';
 import type { Account } from '../tcp/carried.ts';
 import type { RelayCrowd } from '../tcp/relay-crowd.ts';
@@ -16,6 +17,7 @@ export interface AcceptorOptions {
   readonly permission: Permission;
   readonly crowd: RelayCrowd;
   readonly metrics: Metrics;
+  readonly accessLog: AccessLog | undefined;
 }
 
 interface Refusal {
@@ -43,19 +45,24 @@ export class Acceptor {
   }
 
   readonly accept: AcceptStream = (head, hostId, stream) => {
-    const { permission, crowd } = this.#options;
-    if (this.#isLeaving) return this.#refuse('busy', 'its host is leaving');
-    const { consumer, service, declared } = head;
+    const { permission, crowd, accessLog } = this.#options;
+    const { consumer, service, declared, client, traceId } = head;
+    const entry = accessLog?.begin({ client, service, traceId, peer: hostId });
+    if (entry !== undefined) entry.consumer = consumer;
+    if (this.#isLeaving) return this.#refuse('busy', 'its host is leaving', entry);
     const asked: Asked = { consumer, service, declared };
     const decision = permission.permitsFrom(hostId, asked);
     if (!decision.allowed) {
       permission.denied(asked, decision, hostId);
-      return this.#refuse('denied', decisionText(decision, asked));
+      return this.#refuse('denied', decisionText(decision, asked), entry);
     }
     const found = this.#find(head);
-    if ('refused' in found) return this.#refuse(found.refused, found.detail);
-    if (crowd.isFullForPeers) return this.#refuse('busy', 'its host carries as many connections as it can');
-    return this.#carry({ head, hostId, stream, found, asked });
+    if ('refused' in found) return this.#refuse(found.refused, found.detail, entry);
+    if (crowd.isFullForPeers) {
+      return this.#refuse('busy', 'its host carries as many connections as it can', entry);
+    }
+    entry?.arrivesAt(found.id);
+    return this.#carry({ head, hostId, stream, found, asked, entry });
   };
 
   /** The instance, when it is one of this host's own and may have new connections. */
@@ -77,26 +84,27 @@ export class Acceptor {
     const own = new Map<string, Instance>();
     if (transportOf(service.protocol) === 'tcp') {
       for (const instance of service.usable) {
-        if (instance.hostId === this.#options.hostId) own.set(instance.name, instance);
+        if (instance.hostId === this.#options.hostId && !isExternal(instance)) own.set(instance.name, instance);
       }
     }
     this.#own.set(service, own);
     return own;
   }
 
-  #carry({ head, hostId, stream, found, asked }: Accepted): StreamEvents {
+  #carry({ head, hostId, stream, found, asked, entry }: Accepted): StreamEvents {
     const { crowd, metrics } = this.#options;
     const { id: instance, endpoint, announcesClient } = found;
     const account = new PeerAccount(asked, hostId, metrics);
     const refused = (reason: ResetReason): void => this.#countRefusal(reason);
     return crowd.take(
       (environment) =>
-        new IncomingConnection({ ...environment, stream, head, instance, endpoint, announcesClient, refused }),
+        new IncomingConnection({ ...environment, stream, head, instance, endpoint, announcesClient, refused, entry }),
       account,
     );
   }
 
-  #refuse(refused: ResetReason, detail: string): Refusal {
+  #refuse(refused: ResetReason, detail: string, entry: AccessEntry | undefined): Refusal {
+    entry?.refuse(refused === 'denied' ? 'denied' : 'refused', detail);
     this.#countRefusal(refused);
     return { refused, detail };
   }
@@ -122,6 +130,7 @@ interface Accepted {
   readonly stream: TunnelStream;
   readonly found: Found;
   readonly asked: Asked;
+  readonly entry: AccessEntry | undefined;
 }
 
 /** A connection of another host's consumer. */

@@ -105,6 +105,8 @@ function check(
   return { socket, reader, peer };
 }
 
+const otherVersion =
+  'it is another program, or a sidecar whose version has no protocol in common with this one: `legate hosts` shows versions';
 const otherProgram = 'another program holds this port there: correct `tunnel.listen` or stop it';
 
 function certificateHint(problem: string): string {
@@ -162,7 +164,7 @@ function explainDial(error: unknown, at: string, connected: boolean): DialProble
     if (pattern.test(code))
       return { problem: `${at} refuses this host: ${words}`, hint: 'see `legate status` on both hosts' };
   if (/NO_APPLICATION_PROTOCOL/.test(code))
-    return { problem: `what listens at ${at} does not speak ${applicationProtocols.tunnel}`, hint: otherProgram };
+    return { problem: `what listens at ${at} does not speak ${applicationProtocols.tunnel}`, hint: otherVersion };
   if (/WRONG_VERSION|PACKET_LENGTH|PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL/.test(code))
     return { problem: `what listens at ${at} is no sidecar (no TLS 1.3)`, hint: otherProgram };
   if (code === 'ECONNRESET' && connected) return closedAtOnce(at);

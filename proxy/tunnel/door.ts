@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import type { Clock } from '../../src/base/clock.ts';
-import { describeError } from '../../src/base/errors.ts';
+import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { unmapped } from '../../src/model/address.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
@@ -16,6 +16,8 @@ import type { TunnelMetrics } from './tunnel-metrics.ts';
 export const maxHandshakes = 512;
 export const maxHandshakesPerAddress = 64;
 export const handshakeMs = 5000;
+/** Between two lines in the log about callers that speak no protocol of ours. */
+const logStrangersEveryMs = 60_000;
 /** How long a refusal may take to be read. */
 const farewellMs = 1000;
 
@@ -48,6 +50,8 @@ export class TunnelDoor {
   readonly #byAddress = new Map<string, number>();
   #server: Server | undefined;
   #servedFor: Credentials | undefined;
+  /** Monotonic, of the last line about one that speaks no protocol of ours. */
+  #toldStrangerMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: DoorOptions) {
     this.#options = options;
@@ -112,8 +116,24 @@ export class TunnelDoor {
       socket.on('error', () => socket.destroy());
       this.#secured(socket, unmapped(socket.remoteAddress ?? ''));
     });
-    server.on('tlsClientError', (_error, socket) => socket.destroy());
+    server.on('tlsClientError', (error, socket) => {
+      if (/NO_APPLICATION_PROTOCOL/.test(systemCode(error) ?? '')) this.#tellStranger(socket);
+      socket.destroy();
+    });
     return server;
+  }
+
+  /** Anybody can bring this about, so that not each is told. */
+  #tellStranger(socket: TLSSocket): void {
+    const { log, clock } = this.#options;
+    const nowMs = clock.monotonicMs();
+    if (nowMs - this.#toldStrangerMs < logStrangersEveryMs) return;
+    this.#toldStrangerMs = nowMs;
+    log.warn('a caller has no protocol in common with this sidecar', {
+      'client.address': unmapped(socket.remoteAddress ?? ''),
+      'tunnel.protocols': Object.values(applicationProtocols).join(' '),
+      hint: 'if it is a host of the mesh, its version is too far from this one: update the older one',
+    });
   }
 
   /** A handshake is over; whether it still was not. */

@@ -2,6 +2,7 @@ import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
+import type { AccessEntry } from '../access-log.ts';
 import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { CarriedConnection } from '../tcp/carried.ts';
 import { proxyHeader } from '../tcp/proxy-header.ts';
@@ -27,6 +28,8 @@ export interface IncomingOptions {
   readonly exhausted: (error: unknown) => void;
   /** The stream was refused because the instance could not be connected to. */
   readonly refused: (reason: ResetReason) => void;
+  /** What the access log will say; undefined where there is none. */
+  readonly entry: AccessEntry | undefined;
   /** Called once, when both ends are closed. */
   readonly ended: (connection: IncomingConnection) => void;
 }
@@ -97,8 +100,10 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
     this.#socket?.setKeepAlive(true, keepAliveMs);
   }
 
-  cut(): void {
-    this.#resetStream('reset', 'cut by its host');
+  cut(denied?: string): void {
+    this.#options.entry?.broke(denied === undefined ? 'cut' : 'denied', denied ?? 'this sidecar stops');
+    if (denied === undefined) this.#resetStream('reset', 'cut by its host');
+    else this.#resetStream('denied', denied);
     this.#dropSocket();
   }
 
@@ -115,11 +120,12 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   #onInstanceBytes(bytes: number): boolean {
     const chunk = this.#reader.take(bytes);
     if (this.#over) return true;
+    const { gate, entry } = this.#options;
+    if (entry !== undefined) entry.sent += bytes;
     if (!this.#stream.write(chunk)) {
       this.#waits = true;
       return false;
     }
-    const { gate } = this.#options;
     if (!gate.holding) return true;
     gate.hold(() => {
       if (!this.#waits) this.#socket?.resume();
@@ -130,6 +136,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   #onInstanceEnd(socket: Socket): void {
     this.#instanceEnded = true;
     if (this.#over) return;
+    this.#options.entry?.ended('instance closed');
     this.#stream.end();
     if (this.#clientEnded && socket.writableLength === 0) socket.destroy();
   }
@@ -144,6 +151,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
     } else if (this.#instanceEnded) this.#swallow();
     else {
       this.#over = true;
+      this.#options.entry?.broke('instance reset', describeError(error));
       this.#resetWhenSent(clock.monotonicMs() + lingerMs);
     }
   }
@@ -168,6 +176,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
 
   #refuse(reason: ResetReason, detail: string): void {
     this.#options.refused(reason);
+    this.#options.entry?.broke('refused', detail);
     this.#resetStream(reason, detail);
     this.#dropSocket();
   }
@@ -184,6 +193,8 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
 
   data(chunk: Buffer): void {
     this.#owed += chunk.length;
+    const { entry } = this.#options;
+    if (entry !== undefined) entry.received += chunk.length;
     const socket = this.#socket;
     if (socket === undefined || this.#over) {
       if (this.#swallows) this.#settle();
@@ -195,6 +206,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
 
   ended(): void {
     this.#clientEnded = true;
+    this.#options.entry?.ended('client closed');
     const socket = this.#socket;
     if (socket === undefined || socket.destroyed) return;
     if (this.#instanceEnded && socket.writableLength === 0) socket.destroy();
@@ -206,9 +218,10 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
     this.#socket?.resume();
   }
 
-  closed(reason: ResetReason | undefined): void {
+  closed(reason: ResetReason | undefined, detail: string): void {
     this.#streamDone = true;
     if (reason !== undefined) {
+      this.#options.entry?.broke(reason === 'lost' ? 'tunnel lost' : 'client reset', detail);
       this.#over = true;
       this.#dropSocket();
     } else if (this.#swallows) this.#dropSocket();
@@ -242,6 +255,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
     if (this.#isFinished || !this.#streamDone || !this.#socketClosed) return;
     this.#isFinished = true;
     this.#stopTimer();
+    this.#options.entry?.write();
     this.#options.ended(this);
   }
 }

@@ -204,11 +204,15 @@ t.test('what policy or grants forbid is refused by the receiving side, and not t
   const service = serviceOf([at(otherHost, 'a', port), at(thirdHost, 'b', port)]);
   const m = await mesh(t, [service], [otherHost, thirdHost]);
   t.equal(await ask(t, m.bed.port), 'a');
+  await m.quiet();
   m.policy.set(policyOf({ intents: intents('deny host db') }));
   t.equal(await ask(t, m.bed.port), 'ECONNRESET');
   t.equal(m.tunnels.heads.length, 2, 'tried once');
   const [link] = m.bed.plane.links();
-  t.match(link?.lastError?.message, /does not let it in: .*db/);
+  t.match(link?.denied, {
+    total: 1,
+    last: { by: 'host', host: /^(there|third)$/, message: /does not let it in: .*db/ },
+  });
   t.equal(await m.bed.metric('legate_link_connections_denied_by_hosts_total'), 1);
 
   m.policy.set(undefined);

@@ -3,7 +3,7 @@ import type { Clock } from '../../src/base/clock.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { Conditions } from '../../src/base/conditions.ts';
 import { Latest } from '../../src/base/feed.ts';
-import { silentLog } from '../../src/base/log.ts';
+import { type Log, silentLog } from '../../src/base/log.ts';
 import { Metrics } from '../../src/base/metrics.ts';
 import { PersistentMap } from '../../src/base/persistent-map.ts';
 import { emptySnapshot, type Snapshot } from '../../src/catalog/snapshot.ts';
@@ -43,6 +43,7 @@ export interface TestHostOptions {
   readonly clock?: Clock;
   readonly desk?: EnrolmentDesk;
   readonly policy?: Policy;
+  readonly log?: Log;
   /** Where it listens; any free port when it does not say. */
   readonly port?: number;
 }
@@ -63,7 +64,14 @@ export function makeHost(options: TestHostOptions): TestHost {
   };
   const plane = new TunnelPlane({
     ...{ self: { hostId }, listen: { address: '127.0.0.1', port: options.port ?? 0 }, credentials, policy, snapshots },
-    ...{ clock, log: silentLog, metrics, conditions, desk: options.desk, accept: options.accept ?? accept },
+    ...{
+      clock,
+      log: options.log ?? silentLog,
+      metrics,
+      conditions,
+      desk: options.desk,
+      accept: options.accept ?? accept,
+    },
   });
   return {
     ...{ plane, hostId, credentials, policy, snapshots, metrics, conditions, incoming },

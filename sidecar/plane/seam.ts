@@ -32,7 +32,7 @@ export type ToldValues = Observables<typeof toldValues>;
 export interface WorkerSetup
   extends Pick<
     DataPlaneOptions,
-    'self' | 'zone' | 'clearUnderlay' | 'links' | 'vipRange' | 'localRange' | 'tunnel' | 'maxConnections'
+    'self' | 'zone' | 'clearUnderlay' | 'links' | 'vipRange' | 'localRange' | 'tunnel' | 'maxConnections' | 'accessLog'
   > {
   /** Which of the workers it is, from 0. */
   readonly slot: number;

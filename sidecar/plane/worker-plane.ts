@@ -184,8 +184,19 @@ export class WorkerPlane implements DataPlane {
 
   /** Resolves when the worker listens, or has ended. */
   async #launch(slot: number): Promise<void> {
-    const { links, self, zone, clearUnderlay, vipRange, localRange, tunnel, maxConnections, clock, log } =
-      this.#options;
+    const {
+      links,
+      self,
+      zone,
+      clearUnderlay,
+      vipRange,
+      localRange,
+      tunnel,
+      maxConnections,
+      accessLog = false,
+      clock,
+      log,
+    } = this.#options;
     const place = this.#place(slot);
     const slice = {
       links,
@@ -193,6 +204,7 @@ export class WorkerPlane implements DataPlane {
       clearUnderlay,
       tunnel,
       zone,
+      accessLog,
       ...(vipRange && { vipRange }),
       ...(localRange && { localRange }),
       ...(maxConnections && { maxConnections }),

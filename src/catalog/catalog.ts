@@ -3,7 +3,7 @@ import type { Conditions } from '../base/conditions.ts';
 import { type Change, eachChange, Latest, type Observable } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
 import type { Metrics } from '../base/metrics.ts';
-import type { InstanceRecord } from '../model/instance.ts';
+import { type InstanceRecord, isExternal } from '../model/instance.ts';
 import type { Policy } from '../model/policy.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Store } from '../store/store.ts';
@@ -197,7 +197,9 @@ export class Catalog {
       for (const name of this.#shown.namesOf(hostId)) if (!this.#own.has(name)) instances.delete(`${hostId}/${name}`);
       for (const [name, record] of this.#own) {
         const key = `${hostId}/${name}`;
-        instances.set(key, { record, revision: this.#shown.instances.get(key)?.revision ?? '', epoch: 0 });
+        // What is outside of the mesh is found anew by each run, and no record of it.
+        if (isExternal(record)) instances.delete(key);
+        else instances.set(key, { record, revision: this.#shown.instances.get(key)?.revision ?? '', epoch: 0 });
       }
     }
     return {

@@ -36,8 +36,15 @@ export interface Config {
   readonly drainTimeoutMs: number;
   readonly instances: readonly StaticInstance[];
   readonly services: ReadonlyMap<string, ServiceSettings>;
+  /** Targets outside of the mesh by service, `host:port`; none where the file takes them back. */
+  readonly external: ReadonlyMap<string, readonly string[]>;
   readonly links: readonly LinkListener[];
-  readonly log: { readonly level: LogLevel; readonly pretty: 'auto' | 'on' | 'off' };
+  readonly log: {
+    readonly level: LogLevel;
+    /** Whether each connection is logged at its end. */
+    readonly access: boolean;
+    readonly pretty: 'auto' | 'on' | 'off';
+  };
 }
 
 /** Which store holds the mesh, and how it is reached. */

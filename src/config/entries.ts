@@ -2,6 +2,7 @@ import type { Endpoint } from '../model/address.ts';
 import type { CheckSpec } from '../model/check.ts';
 import { type Protocol, protocols, type Reach } from '../model/instance.ts';
 import { instanceNameFault } from '../model/names.ts';
+import { externalTargetFault, policyLimits } from '../model/policy-document.ts';
 import {
   type Balance,
   balances,
@@ -61,6 +62,8 @@ export interface ServiceDraft {
   readonly protocol: Located<Protocol> | undefined;
   readonly balance: Balance | undefined;
   readonly further: FurtherSettings;
+  /** Targets outside of the mesh. */
+  readonly external: readonly string[] | undefined;
 }
 
 export interface LinkDraft {
@@ -71,6 +74,16 @@ export interface LinkDraft {
 }
 
 const protocolType = choiceType(protocols);
+const externalTargetType: ValueType<string> = {
+  label: 'host:port',
+  form: 'text',
+  parse(tree, path, faults) {
+    const text = textOption.parse(tree, path, faults);
+    const fault = text === undefined ? undefined : externalTargetFault(text);
+    if (fault !== undefined) faults.add(tree.at, path, `${kindText(tree)} ${fault}, e.g. smtp.example.com:25`);
+    return fault === undefined ? text : undefined;
+  },
+};
 const instanceNameType: ValueType<string> = {
   label: 'name',
   form: 'text',
@@ -216,16 +229,18 @@ function furtherOf(fields: FieldReader): FurtherSettings {
 /** One entry of `services:`. */
 export function serviceDraft(name: string, tree: Tree, path: string, faults: Faults): ServiceDraft {
   const fields = new FieldReader(tree, path, faults, [...serviceFields.map(settingWord), 'external']);
-  const external = fields.optional('external', listType(textOption));
-  if (external !== undefined && external.value.length > 0) {
-    faults.add(external.at, fields.pathOf('external'), 'targets outside the mesh are not yet in this version');
+  const external = fields.optional('external', listType(externalTargetType, policyLimits.externalTargets));
+  const protocol = fields.optional('protocol', protocolType);
+  if (external !== undefined && protocol?.value === 'udp') {
+    faults.add(external.at, fields.pathOf('external'), 'targets outside the mesh are reached over TCP only');
   }
   return {
     name,
     path,
     port: fields.optional('port', portType)?.value,
-    protocol: fields.optional('protocol', protocolType),
+    protocol,
     balance: fields.optional('balance', choiceType(balances, supportedBalances))?.value,
     further: furtherOf(fields),
+    external: external?.value.map((target) => target.value),
   };
 }

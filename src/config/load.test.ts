@@ -268,8 +268,13 @@ t.test('each fault names its place, path, value and what was expected', async (t
       '1:25: services.a.balance: "hash" is not yet in this version; it has round-robin, least-connections, random',
     ],
     [
-      'services: {a: {external: ["x:1"]}}',
-      '1:26: services.a.external: targets outside the mesh are not yet in this version',
+      'services: {a: {external: ["x:1", "x", "x:0"]}}',
+      '1:34: services.a.external[1]: "x" is not host:port',
+      '1:39: services.a.external[2]: "x:0" has a port that is not one from 1 to 65535',
+    ],
+    [
+      'services: {a: {protocol: udp, external: ["x:1"]}}',
+      '1:41: services.a.external: targets outside the mesh are reached over TCP only',
     ],
     [
       'instances: [{service: a, address: 10.0.0.1, port: 1, checks: [{kind: exec, command: x}, {kind: docker}]}]',

@@ -188,6 +188,11 @@ export const options = {
   services: option(servicesType, '{}', 'settings of services, for the whole mesh'),
   links: option(linksType, '[]', 'listeners on this host for consumers of a service'),
   'log.level': option(choiceType(logLevels), 'info', 'how much is logged'),
+  'log.access': option(
+    choiceType(['off', 'on']),
+    'off',
+    'whether each connection is logged when it ends, with the same trace id on both hosts; at level info',
+  ),
   'log.pretty': option(
     choiceType(['auto', 'on', 'off']),
     'auto',

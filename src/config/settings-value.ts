@@ -15,5 +15,9 @@ export function parseSettingsValue(value: unknown): SettingsResult {
   const tree = treeOfValue(value, { text: '', order: 0 }, faults);
   if (tree === undefined) return { faults: faults.list() };
   const draft = serviceDraft('service', tree, 'service', faults);
+  if (draft.external !== undefined) {
+    const place = { text: '', order: 0 };
+    faults.add(place, 'service.external', 'is only taken from a configuration file: `services:` there');
+  }
   return faults.count > 0 ? { faults: faults.list() } : { settings: settingsOf(draft) };
 }

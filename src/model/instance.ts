@@ -40,7 +40,7 @@ export interface InstanceRecord {
   readonly draining: boolean;
   /** The last check's output, printable, at most 500 characters; empty when it has no check. */
   readonly output: string;
-  /** Where it comes from: `docker:<container name>`, `file`, or `api`. */
+  /** Where it comes from: `docker:<container name>`, `file`, `api`, or `external:<target>`. */
   readonly source: string;
   /**
    * Changes when the thing behind the name was replaced or restarted (a container's start time, for one): its health is
@@ -83,6 +83,14 @@ export interface Refusal {
   /** Why, with the value at fault, one line. */
   readonly reason: string;
   readonly hint: string;
+}
+
+/** The first word of the source of what is outside of the mesh. */
+export const externalSource = 'external';
+
+/** Whether it is a target outside of the mesh: each host finds and dials it by itself, and tells no other of it. */
+export function isExternal({ source }: Pick<InstanceRecord, 'source'>): boolean {
+  return source.startsWith(`${externalSource}:`);
 }
 
 /** `warning` is usable: the instance says that it is troubled, not that it refuses. */

@@ -8,7 +8,7 @@ import type { Refresh } from '../health/ttl-check.ts';
 import type { DesiredInstance, InstanceRecord } from '../model/instance.ts';
 
 /** Where instances of this host come from. A record's `source` begins with this word. */
-export type SourceName = 'docker' | 'file' | 'api';
+export type SourceName = 'docker' | 'file' | 'api' | 'external';
 
 /** Instances that an operator drains at a time; beyond it the longest drained that is not registered is forgotten. */
 const maxDrained = 10_000;
@@ -292,7 +292,7 @@ export class LocalInstances {
 
 function sourceOf({ source }: InstanceRecord): SourceName | undefined {
   const word = source.split(':', 1)[0];
-  return word === 'docker' || word === 'file' || word === 'api' ? word : undefined;
+  return word === 'docker' || word === 'file' || word === 'api' || word === 'external' ? word : undefined;
 }
 
 function textOf(record: InstanceRecord): string {

@@ -18,7 +18,7 @@ export function addHostCommands({ program, session, register }: CommandTools): v
   for (const on of [true, false]) {
     const word = on ? 'allow' : 'disallow';
     const about = on
-      ? 'lets a host offer a service and speak for it; what is granted is then only theirs to whom it is'
+      ? 'lets a host offer a service and speak for it; no host without a grant may any more'
       : 'takes back what legate host allow gave';
     const command = host
       .command(word)
