@@ -160,6 +160,7 @@ export async function startSidecar(
       version,
       policy,
       changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
+      policyStored: () => authority?.stored ?? false,
       offerPolicy: (sealed) => policies.offer(sealed),
       hosts: () => [...catalog.snapshots.value.hosts.values()],
       store: () =>
@@ -434,7 +435,8 @@ export async function startSidecar(
       ];
     };
     const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
-    const trust = { credentials, policy, clearUnderlay, nameOf };
+    const versionOf = (sealed: Uint8Array): number | undefined => policies.versionOf(sealed);
+    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf };
     const open = (store: StoreConfig): Promise<Store> =>
       openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
@@ -531,6 +533,7 @@ export async function startSidecar(
       meshId: () => dataDir.identity.meshId,
       copies,
       authority: authorityOrders({
+        self,
         office: membership.office,
         policy,
         hosts: () => [...catalog.snapshots.value.hosts.values()],
