@@ -187,9 +187,9 @@ export async function startSidecar(
     const saved = await snapshotFile.load();
     if (saved !== undefined) catalog.restore(saved);
 
-    closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
+    closers.push(watchUsable(catalog.snapshots, conditions, clock), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
-    closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
+    closers.push(watchLostHosts(catalog.snapshots, conditions, { selfId: self.hostId, clock }));
     closers.push(watchRights({ ...common, self, policy, snapshots: catalog.snapshots, ungranted: catalog.ungranted }));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
@@ -525,6 +525,7 @@ export async function startSidecar(
       self,
       policy: policyOrders,
       revoked: () => policy.value?.revoked ?? [],
+      authorityId: () => policy.value?.authority,
       ungranted: () => catalog.ungranted.value,
       clearUnderlay,
       tunnels,
@@ -601,7 +602,10 @@ export async function startSidecar(
           tunnels: shownTunnels,
           names: () => nameServers.documents(),
           policy: () => policyStatus(policy.value),
-          identity: () => membership.document(),
+          identity: () => {
+            const authority = policy.value && nameOf(policy.value.authority);
+            return { ...membership.document(), authority: authority ?? null };
+          },
         });
       },
     });
