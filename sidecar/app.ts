@@ -162,6 +162,7 @@ export async function startSidecar(
       version,
       policy,
       changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
+      policyStored: () => authority?.stored ?? false,
       offerPolicy: (sealed) => policies.offer(sealed),
       hosts: () => [...catalog.snapshots.value.hosts.values()],
       store: () =>
@@ -188,9 +189,9 @@ export async function startSidecar(
     const saved = await snapshotFile.load();
     if (saved !== undefined) catalog.restore(saved);
 
-    closers.push(watchUsable(catalog.snapshots, conditions), watchBrakes(catalog.snapshots, conditions, clock));
+    closers.push(watchUsable(catalog.snapshots, conditions, clock), watchBrakes(catalog.snapshots, conditions, clock));
     closers.push(watchHostNames(catalog.snapshots, conditions));
-    closers.push(watchLostHosts(catalog.snapshots, conditions, self.hostId));
+    closers.push(watchLostHosts(catalog.snapshots, conditions, { selfId: self.hostId, clock }));
     closers.push(watchRights({ ...common, self, policy, snapshots: catalog.snapshots, ungranted: catalog.ungranted }));
 
     // This host's own instances go to the catalog at once, and to the store when there is one.
@@ -446,7 +447,8 @@ export async function startSidecar(
       ];
     };
     const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
-    const trust = { credentials, policy, clearUnderlay, nameOf };
+    const versionOf = (sealed: Uint8Array): number | undefined => policies.versionOf(sealed);
+    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf };
     const open = (store: StoreConfig): Promise<Store> =>
       openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
@@ -535,6 +537,7 @@ export async function startSidecar(
       self,
       policy: policyOrders,
       revoked: () => policy.value?.revoked ?? [],
+      authorityId: () => policy.value?.authority,
       ungranted: () => catalog.ungranted.value,
       clearUnderlay,
       tunnels,
@@ -543,6 +546,7 @@ export async function startSidecar(
       meshId: () => dataDir.identity.meshId,
       copies,
       authority: authorityOrders({
+        self,
         office: membership.office,
         policy,
         hosts: () => [...catalog.snapshots.value.hosts.values()],
@@ -610,7 +614,10 @@ export async function startSidecar(
           tunnels: shownTunnels,
           names: () => nameServers.documents(),
           policy: () => policyStatus(policy.value),
-          identity: () => membership.document(),
+          identity: () => {
+            const authority = policy.value && nameOf(policy.value.authority);
+            return { ...membership.document(), authority: authority ?? null };
+          },
         });
       },
     });

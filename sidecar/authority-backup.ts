@@ -8,7 +8,7 @@ import { FieldFault, Fields } from '../src/base/fields.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import { printable } from '../src/base/text.ts';
 import type { Config } from '../src/config/config.ts';
-import { Authority } from '../src/pki/authority.ts';
+import { Authority, writeClaim } from '../src/pki/authority.ts';
 import { certificatesOf } from '../src/pki/chain.ts';
 import { credentialsOf, hostFiles, readHostCredentials, writeNewHost } from '../src/pki/host-files.ts';
 import { newKey, readPassphrase, readPlainFile } from '../src/pki/key-files.ts';
@@ -107,6 +107,7 @@ export async function restoreAuthority(
     await rm(draft, { recursive: true, force: true });
     makePrivateFolder(draft);
     for (const [name, text] of Object.entries(saved.files)) await writeFileAtomically(join(draft, name), [text]);
+    await writeClaim(draft);
     const authority = Authority.open(draft, { passphraseFile: config.authority.passphraseFile, clock });
     const present = readHostCredentials(files, config.mesh);
     if (present !== undefined) {

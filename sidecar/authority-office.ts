@@ -23,6 +23,7 @@ export interface AuthorityOfficeOptions {
   readonly self: { readonly hostId: string; readonly hostName: string };
   readonly reached: Endpoint;
   readonly policy: () => Policy | undefined;
+  readonly policyStored: () => boolean;
   readonly changePolicy: (by: (policy: Policy) => Policy) => Promise<unknown>;
   readonly hosts: () => readonly Host[];
   /** E_STORE_AWAY while there is none. */

@@ -1,7 +1,7 @@
 import { LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Host } from '../src/model/host.ts';
-import type { Policy } from '../src/model/policy.ts';
+import { isAuthorityElsewhere, type Policy } from '../src/model/policy.ts';
 import type { AdminBackend } from './admin/backend.ts';
 import type { AuthorityOffice } from './authority-office.ts';
 
@@ -11,12 +11,14 @@ const maxUses = 9999;
 
 /** What the admin API orders of the authority; on another host it says where that is. */
 export function authorityOrders(parts: {
+  readonly self: { readonly hostId: string };
   readonly office: AuthorityOffice | undefined;
   readonly policy: Observable<Policy | undefined>;
   readonly hosts: () => readonly Host[];
 }): AdminBackend['authority'] {
   const office = (): AuthorityOffice => {
-    if (parts.office !== undefined) return parts.office;
+    const { self, policy } = parts;
+    if (parts.office !== undefined && !isAuthorityElsewhere(policy.value, self.hostId)) return parts.office;
     throw notHere(parts.policy.value, parts.hosts());
   };
   return {

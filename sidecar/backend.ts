@@ -59,6 +59,7 @@ export interface BackendParts {
   readonly policy: AdminBackend['policy'];
   /** Hosts that were revoked, and what others offer without a grant. */
   readonly revoked: () => readonly RevokedHost[];
+  readonly authorityId: () => string | undefined;
   readonly ungranted: () => readonly Ungranted[];
   readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
@@ -176,7 +177,10 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...known, ...how });
     },
     picture: parts.picture,
-    hosts: () => hostDocuments(snapshot(), parts.self.hostId, parts.revoked()),
+    hosts: () => {
+      const of = { revoked: parts.revoked(), authorityId: parts.authorityId() };
+      return hostDocuments(snapshot(), parts.self.hostId, of);
+    },
     ungranted: (service) =>
       parts
         .ungranted()

@@ -8,6 +8,7 @@ import type { Instance, StoredStatus } from '../src/model/instance.ts';
 import { keysOf } from '../src/store/keys.ts';
 import { hostId, instanceRecord, parts, shownInstance } from '../test/support/records.ts';
 import { watchBrakes } from './brake-watch.ts';
+import { appearanceGraceMs } from './lost-hosts-watch.ts';
 import { watchUsable } from './usable-watch.ts';
 
 t.test('the brake is told, with its numbers, and agrees with what says that nothing is usable', async (t) => {
@@ -15,7 +16,7 @@ t.test('the brake is told, with its numbers, and agrees with what says that noth
   const shared = parts(clock);
   const catalog = new Catalog({ ...shared, keys: keysOf('t'), self: { hostId: hostId(1), hostName: 'web-1' } });
   t.teardown(watchBrakes(catalog.snapshots, shared.conditions, clock));
-  t.teardown(watchUsable(catalog.snapshots, shared.conditions));
+  t.teardown(watchUsable(catalog.snapshots, shared.conditions, clock));
   const put = async (names: string, status: StoredStatus): Promise<void> => {
     const puts = [...names].map((name) => instanceRecord({ name, status }));
     catalog.applyOwn({ kind: 'delta', puts, deletes: [], revision: '' });
@@ -52,18 +53,30 @@ t.test('the brake is told, with its numbers, and agrees with what says that noth
 });
 
 t.test('of lost hosts no check is hinted at', async (t) => {
-  const shared = parts(new ManualClock(0));
+  const clock = new ManualClock(0);
+  const shared = { ...parts(clock), clock };
   const snapshots = new Latest<Snapshot>(emptySnapshot);
-  t.teardown(watchUsable(snapshots, shared.conditions));
+  t.teardown(watchUsable(snapshots, shared.conditions, shared.clock));
   t.teardown(watchBrakes(snapshots, shared.conditions, shared.clock));
   const show = async (statuses: readonly Instance['status'][], more: Partial<Service> = {}): Promise<string[]> => {
     const instances = statuses.map((status, n) => shownInstance({ name: `a${n}`, host: `web-${n + 2}`, status }));
     const base = { name: 'db', port: 1, protocol: 'tcp', balance: 'random', vip: undefined, faults: [] } as const;
-    const service: Service = { ...base, instances, usable: more.brake === undefined ? [] : instances, ...more };
+    const service: Service = {
+      ...base,
+      instances,
+      usable: more.brake === undefined && !statuses.includes('passing') ? [] : instances,
+      ...more,
+    };
     snapshots.set({ ...snapshots.value, services: PersistentMap.from([['db', service]]) });
     await Promise.resolve();
     return shared.conditions.list().map(({ hint }) => hint);
   };
+  t.same(await show(['lost']), [], 'the sign of life of its host may be about to come');
+  t.same(await show(['passing']), []);
+  t.same(await show(['lost']), ['web-2 is lost: see legate hosts']);
+  t.same(await show([]), []);
+  t.same(await show(['lost']), []);
+  await shared.clock.advance(appearanceGraceMs);
   t.same(await show(['lost']), ['web-2 is lost: see legate hosts']);
   t.same(await show(['lost', 'lost']), ['web-2, web-3 are lost: see legate hosts']);
   t.same(await show(['critical', 'lost']), [

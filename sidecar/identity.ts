@@ -9,7 +9,7 @@ import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
-import { isRevoked, type Policy } from '../src/model/policy.ts';
+import { isAuthorityElsewhere, isRevoked, type Policy } from '../src/model/policy.ts';
 import { spiffeIdOf } from '../src/model/spiffe.ts';
 import type { Authority } from '../src/pki/authority.ts';
 import { certificatesOf, fingerprintOf, fingerprintOfPem, rootOfChain, timeProblem, toPem } from '../src/pki/chain.ts';
@@ -26,7 +26,7 @@ const retryCeilingMs = 10 * 60_000;
 const lookEveryMs = 60_000;
 /** Renewal comes at half of the life, this part of it earlier or later: hosts let in together renew apart. */
 const renewalSpread = 0.05;
-/** After the root was replaced all hosts renew, each at some moment within this time. */
+/** After the root was replaced, or the authority has moved, all hosts ask, each at some moment within this time. */
 const replacementSpreadMs = 2000;
 /** Of the certificate's life: with less left something is to be done by people. */
 const warningShare = 1 / 3;
@@ -72,8 +72,10 @@ export class Identity {
   #current: Credentials;
   /** Part of the life after which it renews. */
   #renewAt: number;
-  /** Roots that the authority knows this host to believe. */
+  /** What the authority, and which, knows this host to believe. */
   #reported = '';
+  /** The authority's host by the last policy. */
+  #authority: string | undefined;
   #problem: { readonly message: string; readonly hint: string } | undefined;
   #wake = new AbortController();
 
@@ -108,7 +110,7 @@ export class Identity {
   document(): IdentityDocument {
     const { notAfterMs, roots, serial } = this.#current;
     return {
-      role: this.#options.issuer === undefined ? 'member' : 'authority',
+      role: this.#issuer === undefined ? 'member' : 'authority',
       certificateUntil: new Date(notAfterMs).toISOString(),
       serial,
       roots: (this.credentials.value?.roots ?? roots).map((root) => fingerprintOfPem(root) ?? ''),
@@ -120,7 +122,7 @@ export class Identity {
     const { log } = this.#options;
     while (!signal.aborted) {
       const dueInMs = this.#dueInMs();
-      const mustReport = this.#options.issuer === undefined && this.#reported !== this.#trusted().join();
+      const mustReport = this.#issuer === undefined && this.#reported !== this.#report();
       let waitMs = Math.min(lookEveryMs, Math.max(0, dueInMs));
       if ((dueInMs <= 0 || mustReport) && !this.#isRevoked()) {
         try {
@@ -171,6 +173,12 @@ export class Identity {
     return 'problem' in rootOfChain(certificatesOf(this.#current.chain) ?? [], [root]);
   }
 
+  /** The authority, unless it has moved to another host. */
+  get #issuer(): IdentityOptions['issuer'] {
+    const { issuer, policy } = this.#options;
+    return isAuthorityElsewhere(policy.value, this.#current.hostId) ? undefined : issuer;
+  }
+
   #isRevoked(): boolean {
     return isRevoked(this.#options.policy.value, this.#current.hostId);
   }
@@ -180,6 +188,10 @@ export class Identity {
     return roots.map((root) => fingerprintOfPem(root) ?? '').sort();
   }
 
+  #report(): string {
+    return [this.#options.policy.value?.authority, ...this.#trusted()].join();
+  }
+
   #withPolicyRoots(credentials: Credentials): Credentials {
     const { policy } = this.#options;
     const roots = policy.value?.roots ?? [];
@@ -187,8 +199,10 @@ export class Identity {
   }
 
   #onPolicy(): void {
-    const { files, log } = this.#options;
+    const { files, log, policy } = this.#options;
     const next = this.#withPolicyRoots(this.#current);
+    const hasMoved = this.#authority !== undefined && this.#authority !== policy.value?.authority;
+    this.#authority = policy.value?.authority;
     if (next.roots.join('') !== this.#current.roots.join('')) {
       const isReplaced = this.#isOfOldRoot();
       this.#current = next;
@@ -196,21 +210,30 @@ export class Identity {
       replaceRoots(files, next.roots).catch((error: unknown) =>
         log.warn('the roots could not be written', { 'pki.reason': describeError(error) }),
       );
-      this.#backoff.reset();
-      const spreadMs = isReplaced && this.#options.issuer === undefined ? replacementSpreadMs * this.#random() : 0;
-      this.#options.clock.after(spreadMs, () => this.#wake.abort());
-    } else if (this.credentials.value !== this.#current) this.credentials.set(this.#current);
+      this.#askSoon(isReplaced || hasMoved);
+    } else {
+      if (this.credentials.value !== this.#current) this.credentials.set(this.#current);
+      if (hasMoved) this.#askSoon(true);
+    }
+  }
+
+  /** `spread`: all hosts do so now. */
+  #askSoon(spread: boolean): void {
+    this.#backoff.reset();
+    const spreadMs = spread && this.#issuer === undefined ? replacementSpreadMs * this.#random() : 0;
+    this.#options.clock.after(spreadMs, () => this.#wake.abort());
   }
 
   /** Asks the authority for a certificate, or only tells it what this host believes. */
   async #ask(forCertificate: boolean, signal: AbortSignal): Promise<void> {
-    const { issuer } = this.#options;
+    const issuer = this.#issuer;
     if (issuer !== undefined) return this.#issueOwn(issuer);
     const { hostName, reached, version, policy, clock } = this.#options;
     const authority = policy.value?.authority ?? '';
     const key = newKey();
     const uri = spiffeIdOf(this.#current.mesh, this.#current.hostId);
     const trusts = this.#trusted();
+    const reported = this.#report();
     const request = encodeRenew({
       address: reached.address,
       port: reached.port,
@@ -226,7 +249,7 @@ export class Identity {
       const roots = answer.roots.flatMap((each) => certificatesOf(each) ?? []);
       await this.#take(answer.chain ?? '', key, roots.length === 0 ? credentials.roots : roots.map(toPem));
     }
-    this.#reported = trusts.join();
+    this.#reported = reported;
     this.#options.onAdmission?.({ sealedPolicy: Buffer.from(answer.policy, 'base64'), store: answer.store });
     this.#options.log.debug('the authority was asked', {
       'pki.certificate': forCertificate,

@@ -51,9 +51,9 @@ export interface InitResult {
  * store. The sidecar must not run. Nothing that exists is overwritten: E_CONFLICT.
  */
 export async function initMesh(config: Config, options: InitOptions): Promise<InitResult> {
+  if (isEnrolled(config.dataDir)) throw alreadyEnrolled(config.dataDir);
   checkStore(config);
   const { clock, signal } = options;
-  if (isEnrolled(config.dataDir)) throw alreadyEnrolled(config.dataDir);
   const dataDir = await openDataDir(config.dataDir, { clock, signal });
   const log = createLog('error');
   let store: Store | undefined;

@@ -20,11 +20,8 @@ export function storeTextFor(store: StoreConfig, { hostId, advertise }: { hostId
   const listen = store.kind === 'embedded' ? store.listen : undefined;
   const isAny = listen?.address === '0.0.0.0' || listen?.address === '::';
   const reached = isAny && store.kind === 'embedded' ? { ...store, listen: { ...listen, address: advertise } } : store;
-  const to = movedTo(reached, hostId);
   // A host of a mesh with an authority offers its store over TLS alone.
-  const endpoints =
-    store.kind === 'embedded' ? to.endpoints.map((each) => each.replace(/^http:/, 'https:')) : to.endpoints;
-  return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: { ...to, endpoints } })).toString('utf8');
+  return Buffer.from(encodeMarker({ state: 'moved', atMs: 0, to: movedTo(reached, hostId, true) })).toString('utf8');
 }
 
 /** E_INVALID when it is none. */
@@ -101,10 +98,14 @@ export function withJoinedStore(config: Config): Config {
 export function storeDifference(config: Config, joined: Joined | undefined): string | undefined {
   if (joined === undefined || !config.storeNamed) return undefined;
   const { store } = config;
-  const own = store.kind === 'embedded' ? [] : store.endpoints.map(({ text }) => text);
+  const offered = { hostId: '', advertise: config.advertise };
+  const own =
+    store.kind === 'embedded'
+      ? readStoreText(storeTextFor(store, offered)).endpoints
+      : store.endpoints.map(({ text }) => text);
   const theirs = joined.store.endpoints.map(withoutScheme);
   if (own.some((each) => theirs.includes(withoutScheme(each)))) return undefined;
-  const said = own.length === 0 ? 'the embedded store' : `${store.kind} at ${own.join(', ')}`;
+  const said = store.kind === 'embedded' ? 'the embedded store' : `${store.kind} at ${own.join(', ')}`;
   return `the configuration names ${said}, and the mesh that this host joined was in ${describeTarget(joined.store)}`;
 }
 

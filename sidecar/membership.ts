@@ -9,7 +9,7 @@ import type { Config, StoreConfig } from '../src/config/config.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import type { Host } from '../src/model/host.ts';
-import type { Policy } from '../src/model/policy.ts';
+import { isAuthorityElsewhere, type Policy } from '../src/model/policy.ts';
 import { Authority } from '../src/pki/authority.ts';
 import { defaultTunnelPort, type EnrolmentDesk } from '../src/pki/desk.ts';
 import { hostFiles, readHostCredentials } from '../src/pki/host-files.ts';
@@ -23,6 +23,7 @@ import { type Joined, readJoined, readStoreText, storeDifference, storeTextFor, 
 import { OutsideIdentity } from './outside-identity.ts';
 
 const differenceId = 'store.joined';
+const elsewhereId = 'pki.elsewhere';
 
 export interface MembershipOptions {
   readonly config: Config;
@@ -30,6 +31,8 @@ export interface MembershipOptions {
   readonly self: { readonly hostId: string; readonly hostName: string };
   readonly version: string;
   readonly policy: Observable<Policy | undefined>;
+  /** Whether the store has the policy that this host has; on the authority's host. */
+  readonly policyStored: () => boolean;
   /** Of the authority's host. */
   readonly changePolicy: (by: (policy: Policy) => Policy) => Promise<unknown>;
   /** Another host gave it; it is checked there. */
@@ -125,7 +128,12 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
     credentials: identity.credentials,
     ...(office !== undefined && { desk: office.desk, office }),
     async run(signal) {
-      await Promise.all([identity.run(signal), office?.run(signal)]);
+      const end = office === undefined ? undefined : tellElsewhere(options, office.authority);
+      try {
+        await Promise.all([identity.run(signal), office?.run(signal)]);
+      } finally {
+        end?.();
+      }
     },
     document: () => identity.document(),
   };
@@ -149,6 +157,29 @@ function openOffice(options: MembershipOptions, reached: Endpoint, addresses: re
     storeText: () => storeTextFor(options.storeConfig(), { hostId: self.hostId, advertise: config.advertise }),
     addressesOf: (hostId) => (hostId === self.hostId ? addresses : []),
   });
+}
+
+/** Says while this host has the authority's keys and the policy says that it is elsewhere. */
+function tellElsewhere({ policy, self, hosts, conditions }: MembershipOptions, authority: Authority): () => void {
+  const tell = (): void => {
+    if (!isAuthorityElsewhere(policy.value, self.hostId)) {
+      conditions.clear(elsewhereId);
+      return;
+    }
+    const id = policy.value?.authority;
+    const host = hosts().find((each) => each.id === id);
+    const where = host === undefined ? `host ${id}` : `${host.name} (${host.address})`;
+    if (authority.claims) {
+      const message = `the authority was restored here, and takes over from ${where} once the store has the present policy`;
+      conditions.raise(elsewhereId, 'note', message, 'legate status shows whether the store answers');
+    } else {
+      const message = `the authority of this mesh is on ${where} now: the keys of it that this host has are not used any more`;
+      const hint = `remove ${authority.folder} when the new one works and is saved (legate ca backup there)`;
+      conditions.raise(elsewhereId, 'warning', message, hint);
+    }
+  };
+  tell();
+  return policy.subscribe(tell);
 }
 
 /** Where the authority's host is by the catalog, and where it was when this host joined. */

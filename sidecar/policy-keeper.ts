@@ -109,6 +109,12 @@ export class PolicyKeeper implements PolicyBook {
     }
   }
 
+  /** Of a sealed policy that would be taken over, or is the present one. */
+  versionOf(sealed: Uint8Array): number | undefined {
+    const judged = this.judge(sealed);
+    return judged instanceof PolicyRefusal ? undefined : judged.version;
+  }
+
   /**
    * Takes over a policy that came from elsewhere: with a certificate, from the store. The same one changes nothing.
    * PolicyRefusal when it is not to be believed; the known one stays then.

@@ -223,6 +223,7 @@ t.test('targets and what files say of them', (t) => {
     endpoints: [{ text: 'https://10.77.0.1:7712' }],
   });
   t.same(followedConfig(secure, embedded, hostId), of('embedded://10.77.0.1:7712'));
+  t.match(configLine(secure, 'f'.repeat(16)), /endpoints: \["https:\/\/10\.77\.0\.1:7712"\]/);
   t.match(configLine(secure, hostId), /listen: "10\.77\.0\.1:7712"/);
   const held = movedTo(of('embedded://10.77.0.1:7712'), hostId);
   t.match(followedConfig(held, embedded, 'f'.repeat(16)), {

@@ -68,6 +68,8 @@ export interface IdentityDocument {
   /** SHA-256 of the roots that it believes. */
   readonly roots: readonly string[];
   readonly problem: string | null;
+  /** What the host with the authority is called; null where there is none or that is not known. */
+  readonly authority?: string | null;
 }
 
 /** Answer of `POST /api/tokens`. */
@@ -152,6 +154,8 @@ export interface HostDocument {
   readonly instances: number;
   /** Where it stands; null where it does not say. */
   readonly zone?: string | null;
+  /** Whether the mesh's authority is there. */
+  readonly authority?: boolean;
   /** Set when it was revoked: no other host talks to it. */
   readonly revokedAt?: string;
 }

@@ -23,7 +23,7 @@ type DocumentOf = (instance: Instance) => InstanceDocument;
 export function hostDocuments(
   snapshot: Snapshot,
   selfId: string,
-  revoked: readonly RevokedHost[],
+  { revoked, authorityId }: { readonly revoked: readonly RevokedHost[]; readonly authorityId: string | undefined },
 ): readonly HostDocument[] {
   const counts = new Map<string, number>();
   for (const service of snapshot.services.values()) {
@@ -41,6 +41,7 @@ export function hostDocuments(
       self: host.id === selfId,
       instances: counts.get(host.id) ?? 0,
       zone: host.zone ?? null,
+      ...(host.id === authorityId && { authority: true }),
       ...(revokedAtMs !== undefined && { revokedAt: timeText(revokedAtMs) }),
     };
   });

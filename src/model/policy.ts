@@ -187,6 +187,11 @@ export function isRevoked(policy: Policy | undefined, hostId: string): boolean {
   return policy?.revoked.some((host) => host.hostId === hostId) === true;
 }
 
+/** Whether another host is the authority's, by a policy that can be read. */
+export function isAuthorityElsewhere(policy: Policy | undefined, hostId: string): boolean {
+  return policy !== undefined && !isLocked(policy) && policy.authority !== hostId;
+}
+
 /**
  * Whether a host may change what is the whole mesh's in the store, and what others have there: the authority's host, and
  * every host where there is no policy.

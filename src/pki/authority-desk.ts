@@ -11,6 +11,7 @@ import { Attempts } from './attempts.ts';
 import type { Authority, Recipient } from './authority.ts';
 import { type DeskCaller, defaultTunnelPort, type EnrolmentDesk } from './desk.ts';
 import { keyOfRequest } from './issue.ts';
+import type { LedgerEntry } from './ledger.ts';
 import {
   type Admission,
   decodeEnrol,
@@ -143,7 +144,7 @@ export class AuthorityDesk implements EnrolmentDesk {
     const { authority, log, clock } = this.#options;
     const request = decodeRenew(bytes);
     const policy = this.#policy();
-    const entry = hostId === undefined ? undefined : authority.ledger.get(hostId);
+    const entry = hostId === undefined ? undefined : (authority.ledger.get(hostId) ?? this.#entryOf(hostId, policy));
     if (hostId === undefined || entry === undefined) {
       const text = 'this authority has given that host no certificate';
       throw refusal('stranger', 'E_UNAUTHORIZED', text, 'join again with a new token: legate token prints one');
@@ -171,6 +172,22 @@ export class AuthorityDesk implements EnrolmentDesk {
     return this.#admission(hostId, entry.name, chain);
   }
 
+  /**
+   * A host with a certificate of this authority that was let in after the backup of which this ledger is: as the store has
+   * it. Undefined when it is not there, or when another host has its name or address.
+   */
+  #entryOf(hostId: string, policy: Policy): LedgerEntry | undefined {
+    const { authority, clock, hosts } = this.#options;
+    const host = [...hosts()].find(({ id }) => id === hostId);
+    if (host === undefined) return undefined;
+    const { name, address, tunnelPort: port = defaultTunnelPort } = host;
+    if (this.#holderOf(hostId, { name, address, port }, policy) !== undefined) return undefined;
+    const { issuing, old = issuing, certificateLifeMs } = authority.settings;
+    const nowMs = clock.nowMs();
+    const lifetime = { issuedAtMs: nowMs, notAfterMs: nowMs + certificateLifeMs };
+    return { hostId, name, address, port, serial: 'unknown', root: old, ...lifetime, trusts: [] };
+  }
+
   async #issue(recipient: Recipient, key: Parameters<Authority['issue']>[1]): Promise<string> {
     const addresses = this.#options.addressesOf?.(recipient.hostId) ?? [];
     const { hostId, name, address, port, trusts = [] } = recipient;
@@ -196,8 +213,15 @@ export class AuthorityDesk implements EnrolmentDesk {
   }
 
   #policy(): Policy {
+    const { self } = this.#options;
     const policy = this.#options.policy();
-    if (policy !== undefined) return policy;
+    if (policy?.authority === self.hostId) return policy;
+    if (policy !== undefined) {
+      const host = [...this.#options.hosts()].find(({ id }) => id === policy.authority);
+      const where = host === undefined ? `host ${policy.authority}` : `${host.name} (${host.address})`;
+      const text = `the authority of this mesh is on ${where} by now`;
+      throw refusal('elsewhere', 'E_CONFLICT', text, 'name that host, with a token of legate token there');
+    }
     throw refusal(
       'no policy',
       'E_STORE_AWAY',

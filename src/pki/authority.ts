@@ -1,4 +1,5 @@
 import type { KeyObject } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
@@ -125,6 +126,16 @@ export class Authority {
     return this.#settings;
   }
 
+  /** Whether it was restored here and the policy is yet to say that it is here. */
+  get claims(): boolean {
+    return existsSync(claimFile(this.folder));
+  }
+
+  /** The policy says by now that the authority is here. */
+  async claimed(): Promise<void> {
+    await rm(claimFile(this.folder), { force: true });
+  }
+
   get phase(): RotationPhase {
     const { next, old } = this.#settings;
     return next !== undefined ? 'announcing' : old !== undefined ? 'replacing' : 'none';
@@ -195,6 +206,15 @@ export class Authority {
     if (root === undefined) throw new Error(`the authority has no root ${fingerprint}`);
     return root;
   }
+}
+
+/** Lets the authority in this folder, once it is opened by a sidecar, take over from wherever it was. */
+export async function writeClaim(folder: string): Promise<void> {
+  await writeFileAtomically(claimFile(folder), ['']);
+}
+
+function claimFile(folder: string): string {
+  return join(folder, 'claim');
 }
 
 function fingerprintOf({ certificate }: Root): string {

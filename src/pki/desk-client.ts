@@ -116,7 +116,7 @@ function checkServer(socket: TLSSocket, endpoint: Endpoint, visit: DeskVisit, no
       `${at} is not the authority that ${visit.kind === 'enrol' ? 'the token names' : 'this host knows'}; nothing was sent to it`,
       visit.kind === 'enrol'
         ? 'it may be another mesh, or somebody in between; or the authority has another root since: make a new token there'
-        : 'somebody may be in between; if the root was replaced while this host was away, join again with an empty data_dir',
+        : "somebody may be in between; if the root was replaced while this host was away: legate host revoke and legate token on the authority's host, then an empty data_dir and legate join here",
     );
   }
   const named = hostIdOfNames(certificate.subjectAltName, mesh);

@@ -16,6 +16,8 @@ export interface RootRotationOptions {
   readonly authority: Authority;
   readonly self: { readonly hostId: string };
   readonly policy: () => Policy | undefined;
+  /** Whether the policy that this host has is the one in the store. */
+  readonly policyStored: () => boolean;
   /** Changes the policy for the whole mesh. */
   readonly change: (by: (policy: Policy) => Policy) => Promise<unknown>;
   /** The ids of the hosts that live. */
@@ -29,7 +31,8 @@ export interface RootRotationOptions {
  * Replaces the authority's root without a moment in which a host shows what another does not believe: the new root is
  * announced in the policy beside the present one; when every living host has said that it believes it, it issues, all
  * hosts renew, and when nobody has a certificate of the old one any more, the policy drops that. Where it stands is on
- * disk, so that each step is taken once, whatever ends in between. It also keeps the policy's roots what they should be.
+ * disk, so that each step is taken once, whatever ends in between. It also keeps the policy's roots what they should be,
+ * and says in it where the authority is.
  */
 export class RootRotation {
   readonly #options: RootRotationOptions;
@@ -109,13 +112,21 @@ export class RootRotation {
   }
 
   async #step(): Promise<void> {
-    const { authority, self, policy, change, clock, log } = this.#options;
+    const { authority, self, policy, policyStored, change, clock, log } = this.#options;
     const present = policy();
     if (present === undefined || isLocked(present)) return;
     const { roots } = authority;
-    if (present.authority !== self.hostId || !isSame(present.roots, roots)) {
+    const isElsewhere = present.authority !== self.hostId;
+    // What was restored takes over once, from the last policy that there was; else another host has done so.
+    if (isElsewhere && !(authority.claims && policyStored())) return;
+    if (authority.claims && present.roots[0] !== roots[0]) throw outdated();
+    if (isElsewhere || !isSame(present.roots, roots)) {
       await change((before) => ({ ...before, roots, authority: self.hostId }));
       return;
+    }
+    if (authority.claims) {
+      await authority.claimed();
+      log.info('this host is the authority of the mesh', { 'policy.version': present.version });
     }
     if (this.phase === 'none' || this.waitingFor().length > 0) {
       this.#readySinceMs = undefined;
@@ -129,6 +140,14 @@ export class RootRotation {
     log.info('the replacement of the root went on', { 'pki.phase': this.phase });
     this.#wake.abort();
   }
+}
+
+function outdated(): LegateError {
+  const text =
+    'the authority that was restored here has another root than the mesh: its backup is of before a rotation';
+  const hint =
+    "nobody would believe it; stop this sidecar, move data_dir's pki/authority away and restore a later backup";
+  return new LegateError('E_CONFLICT', text, { hint });
 }
 
 function isSame(a: readonly string[], b: readonly string[]): boolean {

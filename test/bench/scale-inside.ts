@@ -32,7 +32,7 @@ export async function catalogFigures(): Promise<Figure[]> {
   try {
     const own = Array.from({ length: realInstances }, (_, index) => otherInstance(index));
     catalog.applyOwn({ kind: 'reset', items: own, revision: '' });
-    watchUsable(catalog.snapshots, common.conditions);
+    watchUsable(catalog.snapshots, common.conditions, common.clock);
     const shown = (): number => {
       let count = 0;
       for (const service of catalog.snapshots.value.services.values()) count += service.instances.length;

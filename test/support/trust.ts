@@ -14,7 +14,13 @@ export function testTrust(
   policy: Latest<Policy | undefined> = new Latest<Policy | undefined>(undefined),
   names: Readonly<Record<string, string>> = {},
 ): TestTrust {
-  return { credentials: new Latest(credentials), policy, clearUnderlay: false, nameOf: (id) => names[id] };
+  return {
+    credentials: new Latest(credentials),
+    policy,
+    versionOf: () => undefined,
+    clearUnderlay: false,
+    nameOf: (id) => names[id],
+  };
 }
 
 /** A policy that allows everything; what is given replaces that. */

@@ -41,7 +41,8 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
 function stateOf(host: HostDocument): Cell {
   if (host.revokedAt !== undefined) return { text: 'revoked', colour: 'red' };
   if (!host.alive) return { text: 'lost', colour: 'red' };
-  return host.self ? 'this host' : 'alive';
+  const state = host.self ? 'this host' : 'alive';
+  return host.authority ? `${state}, authority` : state;
 }
 
 export function compare(a: string, b: string): number {

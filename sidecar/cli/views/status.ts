@@ -3,7 +3,7 @@ import { wrap, wrapParts } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
 import { grouped, plural, since, span } from '../words.ts';
 
-const labelWidth = 8;
+const labelWidth = 9;
 /** More bridges than these are counted instead of named. */
 const maxBridgesNamed = 4;
 /** Of more lost hosts than these only the first is named. */
@@ -20,6 +20,7 @@ export function statusLines(status: StatusDocument, view: View): string[] {
     ...field('links', [linksText(status, view)], view),
     ...field('callers', [callersText(status, view)], view),
     ...policyField(status, view),
+    ...identityField(status, view),
     ...todoLines(status, view),
   ];
 }
@@ -151,6 +152,30 @@ function policyField({ policy }: StatusDocument, view: View): string[] {
   if (policy.revoked > 0) parts.push(`${plural(policy.revoked, 'host')} revoked`);
   if (policy.mode === 'learn') parts.unshift(`${style.note} learning: nothing is refused`);
   return field('policy', parts, view);
+}
+
+/** Letters of a fingerprint that people compare. */
+const shownFingerprint = 8;
+
+/** Who this host is to the others. A host without an authority, or of an earlier version, has no such line. */
+function identityField({ identity }: StatusDocument, view: View): string[] {
+  if (!identity || identity.role === 'none') return [];
+  const { role, certificateUntil, roots, problem, authority } = identity;
+  const { style, nowMs } = view;
+  const words = { authority: 'authority: this host', member: 'member', outside: 'certificate of the configuration' };
+  const parts = [words[role]];
+  if (role === 'member' && authority) parts[0] = `member (authority: ${authority})`;
+  if (certificateUntil !== null) {
+    const leftMs = Date.parse(certificateUntil) - nowMs;
+    const left = leftMs > 0 ? `in ${span(leftMs)}` : `${style.bad} ${span(-leftMs)} ago`;
+    parts.push(`certificate until ${certificateUntil.replace(/\.\d+Z$/, 'Z')} (${left})`);
+  }
+  if (roots.length > 0) {
+    const shown = roots.map((root) => root.slice(0, shownFingerprint)).join(' and ');
+    parts.push(`${roots.length === 1 ? 'root' : 'roots'} ${shown}`);
+  }
+  if (problem !== null) parts.push(`${style.bad} not renewed (see todo)`);
+  return field('identity', parts, view);
 }
 
 const colours = { error: 'red', warning: 'yellow', note: 'dim' } as const;

@@ -39,8 +39,10 @@ export class Permissions {
   ): void {
     const keys = this.keysFor(caller);
     const { hostId } = caller;
-    if (keys === undefined || hostId === undefined) return;
-    const refused = firstRefused({ hostId, keys, policy: this.#trust?.policy.value }, changes, current);
+    const trust = this.#trust;
+    if (keys === undefined || hostId === undefined || trust === undefined) return;
+    const { policy, versionOf } = trust;
+    const refused = firstRefused({ hostId, keys, policy: policy.value, versionOf }, changes, current);
     if (refused === undefined) return;
     throw this.#refuse(hostId, refused.kind, `write ${this.#what(keys, refused)}`, this.#why(refused));
   }

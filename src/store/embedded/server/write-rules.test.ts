@@ -42,8 +42,14 @@ function judge(before: Puts, after: Puts, host = self, at: Policy | null = polic
     changes.set(full, { before: written(before[key]), after: written(value) });
   }
   const current = (key: string): Written | undefined => written(before[key.slice(keys.root.length)]);
-  const refused = firstRefused({ hostId: host, keys, policy: at ?? undefined }, changes, current);
+  const refused = firstRefused({ hostId: host, keys, policy: at ?? undefined, versionOf }, changes, current);
   return refused === undefined ? 'allowed' : `${refused.kind}: ${refused.why}`;
+}
+
+/** As if the policy key had signed what is called so, and what is older than 3 was not to be taken. */
+function versionOf(sealed: Uint8Array): number | undefined {
+  const version = Number(/^signed (\d+)$/.exec(Buffer.from(sealed).toString())?.[1] ?? 0);
+  return version < 3 ? undefined : version;
 }
 
 const db = { v: 1, name: 'db', port: 5432, protocol: 'tcp', balance: 'round-robin', derived: ['port', 'protocol'] };
@@ -193,6 +199,14 @@ const cases: readonly (readonly [name: string, before: Puts, after: Puts, verdic
   ],
 
   ['the policy', {}, { policy: 'x' }, 'policy: authority only'],
+  ['a signed policy', {}, { policy: 'signed 3' }, 'allowed'],
+  ['a signed policy in the place of another', { policy: 'signed 3' }, { policy: 'signed 4' }, 'allowed'],
+  ['a signed policy in the place of what is none', { policy: 'x' }, { policy: 'signed 3' }, 'allowed'],
+  ['an older policy', {}, { policy: 'signed 2' }, 'policy: authority only'],
+  ['an older policy than the one there', { policy: 'signed 5' }, { policy: 'signed 4' }, 'policy: authority only'],
+  ['the same policy again', { policy: 'signed 4' }, { policy: 'signed 4' }, 'policy: authority only'],
+  ['a policy that vanishes', {}, { policy: ['signed 4', ownLease] }, 'leases: lease'],
+  ['no policy', { policy: 'signed 3' }, { policy: undefined }, 'policy: authority only'],
   ['a token', {}, { 'tokens/x': 'x' }, 'tokens: authority only'],
   ['meta', {}, { meta: 'x' }, 'mesh: authority only'],
   ['the mark of a move', {}, { moved: 'x' }, 'mesh: authority only'],

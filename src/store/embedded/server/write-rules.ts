@@ -19,7 +19,8 @@ import { isLeaseOf } from './lease-owner.ts';
  * | `services/S`, there | nothing chosen changes: a first `vip`; `awaitedBy` taken away (granted, or H waited); a derived port or protocol follows the instances, and datagrams give up the `vip` (granted) | when H waits for it |
  * | `vips/A`, absent or given back | for S when H is granted S, or when `services/S` gets A in the same transaction | never |
  * | `vips/A`, held by S | again for S, as above; given back with the `services/S` that is deleted or leaves A in the same transaction | never |
- * | anything else: other hosts' records, `policy`, `tokens/`, `meta`, `moved`, `copying`, `subnets/`, other prefixes | never | never |
+ * | `policy` | as one that the policy key signed and that is newer than the one there and not older than the one in use | never |
+ * | anything else: other hosts' records, `tokens/`, `meta`, `moved`, `copying`, `subnets/`, other prefixes | never | never |
  *
  * A `vip` that a record gets must be claimed for that service by then. Leases hang on `alive/H`, `kv/` and `leased/` only,
  * and only H's own; a lease that a key has already may stay. All writes of a transaction must be allowed, also those of the
@@ -29,6 +30,8 @@ export interface Writer {
   readonly hostId: string;
   readonly keys: Keys;
   readonly policy: Policy | undefined;
+  /** As `StoreTrust` has it. */
+  readonly versionOf: (sealedPolicy: Uint8Array) => number | undefined;
 }
 
 export interface Written {
@@ -146,9 +149,19 @@ class Rules {
         const why = this.#claim(rest, change);
         return why && because(why);
       }
+      case 'policy':
+        return this.#isNewPolicy(change) ? undefined : because('authority only');
       default:
         return because('authority only');
     }
+  }
+
+  /** It is the signature that makes a policy, not who brings it: the authority may have moved to the host that writes. */
+  #isNewPolicy({ before, after }: KeyChange): boolean {
+    const { versionOf } = this.#writer;
+    const version = after && versionOf(after.value);
+    const present = before && versionOf(before.value);
+    return version !== undefined && (present === undefined || version > present);
   }
 
   #isGranted(service: string): boolean {
