@@ -66,7 +66,7 @@ export async function runAgent(
   const signal = await Promise.race([stopping, sidecar.replaced]);
   if (signal === undefined) {
     log.info('another sidecar takes over');
-    await sidecar.handOver();
+    await sidecar.handOver(stopping);
     log.info('handed over, connections go on');
     return 0;
   }

@@ -48,6 +48,7 @@ import { DockerSource } from './docker/source.ts';
 import { ExternalTargets, signExternal } from './external-targets.ts';
 import { watchHostNames } from './host-names-watch.ts';
 import { LearnedPairs } from './learned-pairs.ts';
+import { LingeringNames } from './lingering-names.ts';
 import { watchLostHosts } from './lost-hosts-watch.ts';
 import { openMembership } from './membership.ts';
 import { NameServers } from './name-servers.ts';
@@ -78,6 +79,8 @@ const maxLoops = 256;
 const closeLimitMs = 5000;
 /** How long an answer of the admin API may take to leave before the API is closed. */
 const answerGraceMs = 20;
+/** How long names are answered for a sidecar that was to take this one's place and does not come. */
+const lingerLimitMs = 30_000;
 
 export interface Sidecar {
   /** Takes over what may change while running (instances); says what needs a restart. */
@@ -88,8 +91,11 @@ export interface Sidecar {
   stop(): Promise<number>;
   /** Resolves when another sidecar asks to take this one's place. */
   readonly replaced: Promise<void>;
-  /** Closes everything but what carries connections, which goes on: for the one that takes this one's place. */
-  handOver(): Promise<void>;
+  /**
+   * Closes everything but what carries connections, which goes on: for the one that takes this one's place. Names are
+   * answered until `letGo` resolves: that one is about to.
+   */
+  handOver(letGo: Promise<unknown>): Promise<void>;
 }
 
 export interface SidecarOptions {
@@ -286,7 +292,16 @@ export async function startSidecar(
       instanceAddressOf: (id) => instances.addressOf(id),
       listenerOf: (service) => links.listenerOf(service),
     });
-    closers.push(() => names.close());
+    const naming = new AbortController();
+    let onBridges: Promise<void> | undefined;
+    const lingering = new LingeringNames({ path: dataDir.namesFile, clock });
+    const closeNames = async (): Promise<void> => {
+      naming.abort();
+      await onBridges;
+      await names.close();
+      lingering.end();
+    };
+    closers.push(() => (handingOver ? undefined : closeNames()));
     const planeOptions = {
       ...common,
       snapshots: catalog.snapshots,
@@ -321,14 +336,16 @@ export async function startSidecar(
             children,
           });
     closers.push(() => (handingOver && links instanceof WorkerPlane ? links.leaveAlone() : links.close()));
-    const nameServers = new NameServers({ ...common, server: names, signal });
+    const nameServers = new NameServers({ ...common, server: names, signal: naming.signal });
     const following = vips.follow(
       topology.topology,
       [...config.links.map(({ listen }) => listen), ...config.dns.listen],
       signal,
     );
     // Names come first: they answer while links are made, with this host's instances as the last run left them.
+    await lingering.take();
     await nameServers.listenOn(config.dns.listen);
+    if (config.dns.bridges === 'auto') onBridges = nameServers.followBridges(topology.topology);
     await Promise.all([
       following,
       own.load(),
@@ -337,7 +354,6 @@ export async function startSidecar(
     ]);
     // Where this process carries links itself there may still be workers of the sidecar before.
     if (config.workers === 0) former.leave();
-    if (config.dns.bridges === 'auto') background.push(nameServers.followBridges(topology.topology));
 
     // The store, and what lives on it. Another store may take its place at any time. Another living sidecar with this
     // host's id ends the start, where it is seen then.
@@ -659,13 +675,16 @@ export async function startSidecar(
         return cut;
       },
       replaced,
-      async handOver() {
+      async handOver(letGo) {
         handingOver = true;
+        lingering.begin();
         // Whoever asked is to have the answer.
         await clock.sleep(answerGraceMs);
         stopping.abort();
         await Promise.race([Promise.allSettled(background), clock.sleep(closeLimitMs)]);
         await closeAll(closers);
+        await Promise.race([letGo, clock.sleep(lingerLimitMs)]);
+        await closeNames();
       },
     };
   } catch (error) {

@@ -37,6 +37,8 @@ export interface DataDir {
   readonly joinedFile: string;
   /** Its data-plane processes, which outlive it when it is killed or replaced. */
   readonly workersFile: string;
+  /** Which sidecar still answers names while the next one starts. */
+  readonly namesFile: string;
   rememberMesh(meshId: string): Promise<void>;
   /** Makes this directory that of another host, of another mesh or of the same: what was known of the mesh is forgotten. */
   becomeHost(identity: { readonly hostId: string; readonly meshId: string }): Promise<void>;
@@ -75,6 +77,7 @@ export async function openDataDir(path: string, waiting: Waiting): Promise<DataD
       movedFile: join(path, 'moved.json'),
       joinedFile: join(path, 'joined.json'),
       workersFile: join(path, 'workers'),
+      namesFile: join(path, 'names'),
       async rememberMesh(meshId) {
         if (identity?.meshId === meshId) return;
         identity = { hostId: (identity as HostIdentity).hostId, meshId };

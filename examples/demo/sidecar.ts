@@ -170,9 +170,14 @@ export class DemoSidecar {
     if (child === undefined || !this.#runs()) return;
     const end = once(child, 'exit');
     child.kill('SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs);
+    const timer = setTimeout(() => this.#killAll(child), stopTimeoutMs);
     await end;
     clearTimeout(timer);
+  }
+
+  /** The sidecar and its data-plane processes, which would live on without it: they are one process group. */
+  #killAll({ pid }: ChildProcess): void {
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
   }
 
   #runs(): boolean {

@@ -14,7 +14,7 @@ import type { Ownership } from './ownership.ts';
 import type { PortMapping, Slot } from './port-map.ts';
 import { Spoofing } from './spoofing.ts';
 import { UdpFlows } from './udp-flows.ts';
-import { VipMappings } from './vip-mappings.ts';
+import { passingOwner, VipMappings } from './vip-mappings.ts';
 import {
   buildScript,
   type Counters,
@@ -23,6 +23,7 @@ import {
   guardKey,
   isInterfaceName,
   parseListing,
+  plainMappings,
   sameContent,
 } from './vip-rules.ts';
 import type { VipState, VipTable, VipTableOptions } from './vip-table.ts';
@@ -157,8 +158,8 @@ export class KernelVipTable implements VipTable {
     });
   }
 
-  forgetFormer(): Promise<void> {
-    return this.set(formerOwner, [], 'former');
+  async forgetFormer(): Promise<void> {
+    await Promise.all([this.set(formerOwner, [], 'former'), this.set(passingOwner, [])]);
   }
 
   setClients(interfaces: readonly string[]): Promise<void> {
@@ -229,10 +230,13 @@ export class KernelVipTable implements VipTable {
     this.#clients = new Set(['lo', ...content.clients]);
     this.#guarded = content.guarded;
     // Those of a further range come back when it is added and wanted.
-    const mappings = formerMappings(content).filter(({ address }) =>
-      this.#ranges.some((range) => inRange(range, address)),
-    );
-    if (this.#slots > 0) this.#mappings.replace(formerOwner, mappings, 'former');
+    const isIn = ({ address }: PortMapping): boolean => this.#ranges.some((range) => inRange(range, address));
+    const mappings = formerMappings(content).filter(isIn);
+    if (this.#slots > 0) {
+      this.#mappings.replace(formerOwner, mappings, 'former');
+      // Who listens there again finds the port mapped already: the name server, whose private port is always the same.
+      this.#mappings.replace(passingOwner, plainMappings(content).filter(isIn));
+    }
     this.#log.info('the table of the sidecar before is taken over', { 'vip.mappings': mappings.length });
   }
 

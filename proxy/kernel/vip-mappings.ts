@@ -4,6 +4,9 @@ import { type Ipv4Range, inRange, isPort } from '../../src/model/address.ts';
 import type { PortMapping, Slot } from './port-map.ts';
 import { portKey } from './vip-rules.ts';
 
+/** Holds what was mapped before; each of its mappings goes to whoever wants that port. */
+export const passingOwner = 'former control';
+
 /** Who wants which mapping. Each owner's mappings are replaced as a whole; a change is taken completely or not at all. */
 export class VipMappings {
   readonly #ranges: readonly Ipv4Range[];
@@ -36,15 +39,15 @@ export class VipMappings {
     }
     const changed: string[] = [];
     for (const key of this.#owners.get(owner)?.keys() ?? []) {
-      if (next.has(key)) continue;
+      if (next.has(key) || this.#ownerOf.get(key) !== owner) continue;
       this.#ports.delete(key);
       this.#ownerOf.delete(key);
       changed.push(key);
     }
     for (const [key, privatePort] of next) {
+      this.#ownerOf.set(key, owner);
       if (this.#ports.get(key) === privatePort) continue;
       this.#ports.set(key, privatePort);
-      this.#ownerOf.set(key, owner);
       changed.push(key);
     }
     if (next.size === 0) this.#owners.delete(owner);
@@ -74,7 +77,7 @@ export class VipMappings {
     }
     const key = portKey(transport, address, port, slot);
     const holder = this.#ownerOf.get(key);
-    if (holder !== undefined && holder !== owner) {
+    if (holder !== undefined && holder !== owner && holder !== passingOwner) {
       throw new LegateError('E_CONFLICT', `${describe(mapping)} is mapped by ${holder} already, ${owner} wants it too`);
     }
     return key;

@@ -263,6 +263,16 @@ export function formerMappings({ ports }: TableContent): PortMapping[] {
   return [...found.values()];
 }
 
+/** What a listing maps to the process that owned the table. */
+export function plainMappings({ ports }: TableContent): PortMapping[] {
+  const found: PortMapping[] = [];
+  for (const [key, privatePort] of ports) {
+    const [transport = '', address = '', port = ''] = key.split(' ');
+    if (transport === 'tcp' || transport === 'udp') found.push({ transport, address, port: Number(port), privatePort });
+  }
+  return found;
+}
+
 export function sameContent(a: TableContent, b: TableContent): boolean {
   if (a.ports.size !== b.ports.size) return false;
   for (const [key, port] of a.ports) if (b.ports.get(key) !== port) return false;

@@ -14,7 +14,16 @@ import { listenTcp } from '../../src/base/sockets.ts';
 import { type Ipv4Range, parseIpv4Range } from '../../src/model/address.ts';
 import { unless } from '../../test/support/needs.ts';
 import { makeNamespace, run } from './test-namespace.ts';
-import { buildScript, deltaCommands, formerMappings, parseListing, sameContent, tableName } from './vip-rules.ts';
+import { passingOwner, VipMappings } from './vip-mappings.ts';
+import {
+  buildScript,
+  deltaCommands,
+  formerMappings,
+  parseListing,
+  plainMappings,
+  sameContent,
+  tableName,
+} from './vip-rules.ts';
 import { openVipTable } from './vip-table.ts';
 
 const range = (text: string): Ipv4Range => parseIpv4Range(text) as Ipv4Range;
@@ -109,7 +118,20 @@ t.test('what was built is read back', { skip: unless('nft', 'netns') }, async (t
     t.equal(parseListing(run('ip', ...nft, '-t', 'list', 'table', 'ip', 'legate')).shape, listing.shape);
     const ports = formerMappings(listing.content).map(({ address, port }) => `${address}:${port}`);
     t.same(ports.sort(), ['240.77.0.5:5432', '240.77.0.6:80'], 'what links had, and not what names have');
+    const names = { transport: 'tcp', address: '240.77.0.53', port: 53, privatePort: 15053 };
+    t.same(plainMappings(listing.content), [names]);
   }
+});
+
+t.test('what was mapped before goes to whoever wants it', async (t) => {
+  const mappings = new VipMappings([range('240.77.0.0/16')]);
+  const names = { transport: 'udp', address: '240.77.0.53', port: 53, privatePort: 15053 } as const;
+  const other = { ...names, port: 54 };
+  mappings.replace(passingOwner, [names, other]);
+  t.same(mappings.replace('dns', [names]), [], 'the kernel has it already');
+  t.throws(() => mappings.replace('links', [names]), { code: 'E_CONFLICT' });
+  t.same(mappings.replace(passingOwner, []), ['udp 240.77.0.53 54']);
+  t.same([...mappings.ports.keys()], ['udp 240.77.0.53 53']);
 });
 
 t.test('beside a real Docker Engine', { skip: unless('nft', 'docker', 'busybox') }, async (t) => {

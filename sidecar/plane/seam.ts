@@ -73,6 +73,8 @@ export interface WorkerCalls {
   activeConnections(filter: ConnectionFilter | undefined): Promise<number>;
   figures(): Promise<Figures>;
   drain(timeoutMs: number): Promise<number>;
+  /** Control ends now in order, and another one takes over: no reason to worry. */
+  handedOver(): void;
   /** Ends the process, and whatever it still carries. */
   end(): void;
 }

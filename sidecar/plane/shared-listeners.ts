@@ -67,7 +67,6 @@ export class SharedListeners {
   close(): void {
     this.#closed = true;
     for (const { handle } of this.#shared.values()) handle.close();
-    this.#shared.clear();
   }
 
   async #bindSoon({ slot, endpoint }: { readonly slot: number; readonly endpoint: Endpoint }): Promise<void> {

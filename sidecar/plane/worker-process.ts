@@ -90,6 +90,7 @@ export class WorkerProcess {
   /** It goes on without this process. */
   leaveAlone(): void {
     for (const sender of this.#senders) sender.close();
+    this.peer.tell('handedOver');
     if (this.#child.connected) this.#child.disconnect();
     this.#child.unref();
   }

@@ -33,6 +33,7 @@ export async function runWorker(): Promise<void> {
   const metrics = new Metrics();
   let worker: Worker | undefined;
   let ending = false;
+  let handedOver = false;
   const present = (): Worker => {
     if (worker === undefined) throw new Error('the worker was not set up');
     return worker;
@@ -54,6 +55,9 @@ export async function runWorker(): Promise<void> {
       ending = true;
       return present().plane.drain(timeoutMs);
     },
+    handedOver: () => {
+      handedOver = true;
+    },
     end: () => process.exit(0),
   };
   const wire = wireOf(process);
@@ -68,7 +72,7 @@ export async function runWorker(): Promise<void> {
   for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined);
   wire.onClose(() => {
     if (worker === undefined || ending) process.exit(0);
-    worker.goOnAlone();
+    worker.goOnAlone(handedOver);
     if (asked) void worker.leave(lastDrainMs);
   });
 }
@@ -127,12 +131,11 @@ class Worker {
     });
   }
 
-  /** Control is gone. */
-  goOnAlone(): void {
-    const log = this.#log;
-    log.warn('control is gone, this worker goes on with what it knows', {
-      hint: 'start the sidecar again; it takes over',
-    });
+  /** Control is gone; `inOrder`: another one is about to take over. */
+  goOnAlone(inOrder: boolean): void {
+    const message = 'control is gone, this worker goes on with what it knows';
+    if (inOrder) this.#log.info(message);
+    else this.#log.warn(message, { hint: 'start the sidecar again; it takes over' });
     let idleMs = 0;
     const look = async (): Promise<void> => {
       idleMs = (await this.plane.activeConnections()) === 0 ? idleMs + aloneLookMs : 0;

@@ -167,7 +167,7 @@ export const options = {
   zone: option(optionalNameType, '', 'where this host stands; links prefer instances of their own zone'),
   workers: option(
     workersType,
-    '0',
+    'auto',
     'how many processes carry links; auto: one for each core; 0: the sidecar carries them itself',
   ),
   'network.underlay': option(

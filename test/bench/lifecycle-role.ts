@@ -20,6 +20,7 @@ const knownInstances = 1000;
 const instancesPerService = 10;
 const startAimMs = 400;
 const gapAimMs = 1000;
+const replacementAimMs = 100;
 /** How long every probe must go well again before a restart counts as over. */
 const steadyMs = 400;
 const name = 'db.mesh.internal';
@@ -53,11 +54,19 @@ async function measure(withVips: boolean, t: Teardown, say: Say): Promise<Figure
     instances: [db],
     links: [{ service: 'db', listen: `${loopback}:${listen.port}` }],
   });
-  const gaps = await restarts(agent, { dns, listen, withVips }, say);
+  const gaps = await around('restart', agent, { dns, listen, withVips }, say);
+  agent.configure({
+    ...base,
+    instances: [db],
+    links: [{ service: 'db', listen: `${loopback}:${listen.port}` }],
+    workers: 2,
+  });
+  const replaced = await around('replacement', agent, { dns, listen, withVips }, say);
   return [
     ...startFigures('new data directory', fresh),
     ...startFigures(`${knownInstances} instances known`, known),
     ...[...gaps].map(([what, values]) => figure(`restart gap, ${what}`, values, gapAimMs)),
+    ...[...replaced].map(([what, values]) => figure(`replacement gap, ${what}`, values, replacementAimMs)),
   ];
 }
 
@@ -107,8 +116,9 @@ async function settled(agent: Agent): Promise<void> {
   await waitFor('the sidecar to be ready', ready);
 }
 
-/** The longest time without service around a restart, by what was asked, once a round. */
-async function restarts(
+/** The longest time without service around a restart or a replacement, by what was asked, once a round. */
+async function around(
+  event: 'restart' | 'replacement',
   agent: Agent,
   { dns, listen, withVips }: { dns: Endpoint; listen: Endpoint; withVips: boolean },
   say: Say,
@@ -131,13 +141,14 @@ async function restarts(
   for (let round = 0; round < rounds; round += 1) {
     for (const probe of probes.values()) probe.reset();
     const startedMs = performance.now();
-    await agent.kill('SIGTERM');
+    if (event === 'restart') await agent.kill('SIGTERM');
     const endedMs = performance.now();
-    await agent.start({ ready: false });
+    await (event === 'restart' ? agent.start({ ready: false }) : agent.replace());
     await steady(probes);
     for (const [what, probe] of probes) gaps.get(what)?.push(probe.gapMs);
     const parts = [...probes].map(([what, probe]) => `${what} ${Math.round(probe.gapMs)} ms`);
-    say(`restart ${round + 1}, ${Math.round(endedMs - startedMs)} ms of it to end: ${parts.join(', ')}`);
+    const ending = event === 'restart' ? `, ${Math.round(endedMs - startedMs)} ms of it to end` : '';
+    say(`${event} ${round + 1}${ending}: ${parts.join(', ')}`);
   }
   for (const probe of probes.values()) probe.stop();
   await agent.kill();

@@ -133,6 +133,8 @@ export class Agent {
       dns: { listen: ['127.0.0.1:0'], bridges: 'off', upstream: 'off' },
       admin: { listen: [`unix:${this.socket}`] },
       vip: { mode: 'off' },
+      // Data-plane processes outlive a sidecar that is killed, as tests do: those that want some say so, and end them.
+      workers: 0,
     };
     writeFileSync(this.configFile, stringify({ ...defaults, ...config }));
   }
