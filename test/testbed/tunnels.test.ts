@@ -146,7 +146,7 @@ async function postgres(t: Test, testbed: Testbed): Promise<void> {
   const long = await one.spawn(psql[0] ?? '', ...psql.slice(1), '-c', 'select pg_sleep(600)');
   const link = async (): Promise<LinkDocument | undefined> =>
     (await one.sidecar.json<{ links: readonly LinkDocument[] }>('/api/links')).links.find(
-      (each) => each.service === 'db',
+      (each) => each.service === 'db' && each.kind === 'listen',
     );
   await waitFor('its connection', async () => (await link())?.connections.active === 1);
   await long.kill('SIGKILL');
