@@ -385,6 +385,11 @@ t.test('an address is fresh in a worker for less time than the kernel records', 
   t.equal(callers.isFresh('172.17.0.2'), false);
   const connection = { source: { address: '172.17.0.2', port: 1 }, destination: { address: '240.77.0.1', port: 1 } };
   t.equal(await callers.confirm(connection), false, 'nobody is let in whom control cannot confirm');
+  const travels = new WorkerCallers({ table, clock, confirm: async (asked) => structuredClone(asked) === undefined });
+  const held = { ...connection, decide: () => undefined };
+  t.equal(await travels.confirm(held), false, 'what is asked can be cloned');
+  const confirmed = new WorkerCallers({ table, clock, confirm: async (asked) => structuredClone(asked) !== undefined });
+  t.equal(await confirmed.confirm(held), true);
 });
 
 t.test('workers of a sidecar before are found, and no other process is taken for one', async (t) => {

@@ -1,6 +1,5 @@
 import type { Clock } from '../../src/base/clock.ts';
 import type { Observable } from '../../src/base/feed.ts';
-import type { Endpoint } from '../../src/model/address.ts';
 import type { Callers, CallerTable } from '../../src/model/caller.ts';
 
 /** Who calls, as a worker knows it: the table is told by control, and only control can confirm. */
@@ -35,8 +34,9 @@ export class WorkerCallers implements Callers {
     return untilMs !== undefined && untilMs > this.#clock.monotonicMs();
   }
 
-  confirm(connection: { readonly source: Endpoint; readonly destination: Endpoint }): Promise<boolean> {
-    return this.#confirm(connection).catch(() => false);
+  confirm({ source, destination }: Parameters<Callers['confirm']>[0]): Promise<boolean> {
+    // No more than that: what else hangs on it may not be of a kind that travels.
+    return this.#confirm({ source, destination }).catch(() => false);
   }
 
   #compare(bound: CallerTable['bound']): void {

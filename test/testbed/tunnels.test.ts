@@ -64,6 +64,9 @@ async function fromNothing(t: Test, testbed: Testbed): Promise<void> {
     const ask = 'printf "GET / HTTP/1.0\\r\\n\\r\\n" | nc -w 2 web.mesh.internal 80';
     const { stdout } = await three.tryRun('docker', 'run', '--rm', '--dns', '240.77.0.53', 'busybox', 'sh', '-c', ask);
     return stdout.includes(marker);
+  }).catch(async (error: unknown) => {
+    t.comment((await three.sidecar.legate('why', 'web')).stdout, (await three.sidecar.legate('links')).stdout);
+    throw error;
   });
   t.pass(`from nothing to a link between hosts: ${commands} commands, ${Math.round(monotonicMs() - startedMs)} ms`);
   t.comment(`${commands} commands, ${Math.round(monotonicMs() - startedMs)} ms`);
@@ -142,8 +145,8 @@ async function postgres(t: Test, testbed: Testbed): Promise<void> {
   });
   t.equal(await listener.ended(), 0);
 
-  // A client that goes away in the middle leaves nothing behind on its way.
-  const long = await one.spawn(psql[0] ?? '', ...psql.slice(1), '-c', 'select pg_sleep(600)');
+  // A client that goes away in the middle leaves nothing behind, once the server has noticed.
+  const long = await one.spawn(psql[0] ?? '', ...psql.slice(1), '-c', 'select pg_sleep(4)');
   const link = async (): Promise<LinkDocument | undefined> =>
     (await one.sidecar.json<{ links: readonly LinkDocument[] }>('/api/links')).links.find(
       (each) => each.service === 'db' && each.kind === 'listen',
