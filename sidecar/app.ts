@@ -344,14 +344,11 @@ export async function startSidecar(
     );
     // Names come first: they answer while links are made, with this host's instances as the last run left them.
     await lingering.take();
-    await nameServers.listenOn(config.dns.listen);
+    const onVirtualAddress =
+      vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table);
     if (config.dns.bridges === 'auto') onBridges = nameServers.followBridges(topology.topology);
-    await Promise.all([
-      following,
-      own.load(),
-      vips.table && nameServers.listenOnVirtualAddress(numberToIpv4(config.vip.range.base + 53), vips.table),
-      links.start(),
-    ]);
+    await nameServers.listenOn(config.dns.listen);
+    await Promise.all([following, own.load(), onVirtualAddress, links.start()]);
     // Where this process carries links itself there may still be workers of the sidecar before.
     if (config.workers === 0) former.leave();
 

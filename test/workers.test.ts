@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { LinksDocument } from '../sidecar/admin/documents.ts';
 import { Agent, must, run } from './support/agent.ts';
@@ -131,8 +133,9 @@ t.test('two workers carry links as one, and a killed one is replaced', needs, as
   const alive = held.filter(({ ended }) => ended === undefined);
   t.equal(alive.length, 4, 'connections were spread evenly, and only its own are lost');
   for (const client of alive) t.equal(await client.ask(), undefined);
-  // Those that were in its hands at that moment, one for each loop, and those that came before the kernel knew.
-  t.ok(load.failures.length <= 4, `${load.failures.length} of ${load.count} failed: ${load.failures.join(' ')}`);
+  // Those that were in its hands at that moment, one for each loop; how many find nobody until the kernel knows is time.
+  const lost = load.failures.filter((failure) => failure !== 'ECONNREFUSED');
+  t.ok(lost.length <= 2, `${load.failures.length} of ${load.count} failed: ${load.failures.join(' ')}`);
   t.ok((await plane.metric('legate_link_connections_total{service="db"}')) >= before, 'counters do not go back');
   t.equal(await plane.metric('legate_process_worker_ends_total'), 1);
 
@@ -148,6 +151,8 @@ t.test('workers outlive a killed control, and the next one takes over', needs, a
   const plane = new Plane(t, 172, port);
   await plane.agent.start();
   await plane.up();
+  // What the next one begins with: killed earlier, its links would be there only when the store is open.
+  await waitFor('the picture on disk', () => existsSync(join(plane.agent.folder, 'data', 'snapshot.json')), slow);
   const former = plane.workers();
   const held = await hold(plane, 4);
   const load = plane.load();
