@@ -30,6 +30,8 @@ const helloMs = 5000;
 export const expiredGraceMs = 60_000;
 /** Failed tries in a row after which it is told to people. */
 const toldAfter = 2;
+/** How long a connected host may keep silent before that is told to people. */
+export const silenceToldMs = 2000;
 /** Bytes in about two ticks from which on a connection is busy, and new streams go elsewhere. */
 const busyBytes = 4 * 1_048_576;
 
@@ -70,6 +72,7 @@ export class TunnelPeer {
   #wanted = false;
   #dialling: AbortController | undefined;
   #cancelRetry: (() => void) | undefined;
+  #cancelSilence: (() => void) | undefined;
   #failed: DialProblem | undefined;
   #state: TunnelState = { state: 'idle', problem: null };
   #sinceMs: number;
@@ -163,6 +166,7 @@ export class TunnelPeer {
   close(): void {
     this.#closed = true;
     this.#stopDialling();
+    this.#cancelSilence?.();
     for (const session of [...this.sessions()]) session.cut('leaving', 'this host leaves');
     this.#environment.conditions.clear(this.#condition);
   }
@@ -387,6 +391,20 @@ export class TunnelPeer {
       const message = `no tunnel to host ${nameOf(this.hostId)}: ${problem}`;
       conditions.raise(this.#condition, 'warning', message, this.#failed.hint);
     } else if (state === 'ready' || state === 'idle') conditions.clear(this.#condition);
+    if (state !== 'suspect' || !this.#wanted || this.#closed) {
+      this.#cancelSilence?.();
+      this.#cancelSilence = undefined;
+    } else this.#cancelSilence ??= this.#environment.clock.after(silenceToldMs, () => this.#tellSilence());
+  }
+
+  #tellSilence(): void {
+    const { conditions, nameOf, endpointOf } = this.#environment;
+    const name = nameOf(this.hostId);
+    const endpoint = endpointOf(this.hostId);
+    const at = endpoint === undefined ? '' : ` on ${formatEndpoint(endpoint)}`;
+    const port = endpoint === undefined ? 'its tunnel port' : `${endpoint.port}/tcp`;
+    const hint = `is ${name} up, and does a firewall there or on the way drop ${port}?`;
+    conditions.raise(this.#condition, 'warning', `host ${name} does not answer${at}`, hint);
   }
 }
 

@@ -5,6 +5,7 @@ import { ManualClock } from '../../src/base/clock.ts';
 import { makeTestAuthority } from '../../test/support/certificates.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { closeAfterMs, suspectAfterMs, tickMs } from './limits.ts';
+import { silenceToldMs } from './peer.ts';
 import { connectRaw, type RawPeer } from './raw-peer.test-support.ts';
 import { makeHost, RecordedEvents, type TestHost, type TestHostOptions, testHead, testPolicy } from './test-support.ts';
 import type { StreamHead, TunnelStream } from './tunnels.ts';
@@ -279,7 +280,12 @@ t.test('a peer that stays silent is given up', async (t) => {
   t.equal(a.plane.state(ids.b).state, 'ready', 'asked');
   await clock.advance(suspectAfterMs + tickMs);
   t.equal(a.plane.state(ids.b).state, 'suspect');
-  await clock.advance(closeAfterMs - 2 * suspectAfterMs);
+  t.same(a.conditions.list(), [], 'not yet');
+  await clock.advance(silenceToldMs);
+  t.match(a.conditions.list(), [
+    { id: `tunnel.host.${ids.b}`, severity: 'warning', message: /^host host-b does not answer on 127\.0\.0\.1:\d+$/ },
+  ]);
+  await clock.advance(closeAfterMs - silenceToldMs - 2 * suspectAfterMs);
   t.equal(events.closedBy, undefined);
   await clock.advance(2 * suspectAfterMs);
   t.match(events.closedBy, { reason: 'lost', detail: /^no answer for 1[56] s$/ });
