@@ -94,6 +94,8 @@ export type ConsumerFacts =
       readonly near: string | undefined;
       /** Why containers are not known; undefined: they are. */
       readonly dockerProblem: string | undefined;
+      /** Whether they are not meant to be. */
+      readonly dockerOff: boolean;
     };
 
 /** What the asked name means to this consumer. */

@@ -63,3 +63,21 @@ t.test('the last changes of a service, its hosts and the policy, newest first', 
   t.ok(texts().length < 40, 'bounded');
   journal.close();
 });
+
+t.test('a host that appears did not come back', async (t) => {
+  const clock = new ManualClock();
+  const snapshots = new Latest<Snapshot>({ ...emptySnapshot, origin: 'store' });
+  const policy = new Latest<Policy | undefined>(undefined);
+  const journal = new Journal({ self: { hostId: id(1) }, snapshots, policy, clock });
+  for (const isAlive of [false, true, false, true]) {
+    snapshots.set(snapshotOf([], isAlive));
+    await Promise.resolve();
+    await clock.advance(1000);
+  }
+  const hosts = journal.changes({ service: '', consumer: 'web', hostIds: new Set([id(2)]), most: 100 });
+  t.same(
+    hosts.map(({ text }) => text),
+    ['host web-2 is back', 'host web-2 was lost', 'host web-2 came'],
+  );
+  journal.close();
+});

@@ -39,6 +39,8 @@ export class Journal {
   readonly #hosts: JournalEntry[] = [];
   readonly #policies: { readonly atMs: number; readonly before: Policy | undefined; readonly after: Policy }[] = [];
   readonly #unsubscribe: readonly (() => void)[];
+  /** Hosts that came in this run and have not been alive in it: their first sign of life comes after their record. */
+  readonly #appearing = new Set<string>();
   #seen: Snapshot;
   #policy: Policy | undefined;
 
@@ -94,7 +96,9 @@ export class Journal {
     if (before.origin === 'none') return;
     for (const { key, before: old, after } of snapshot.hosts.changesSince(before.hosts)) {
       if (key === this.#options.self.hostId) continue;
-      const text = hostChange(old, after);
+      const isFirstLife = after?.alive !== false && this.#appearing.delete(key);
+      if (old === undefined && after?.alive === false) this.#appearing.add(key);
+      const text = isFirstLife && after !== undefined ? undefined : hostChange(old, after);
       if (text !== undefined) keep(this.#hosts, { atMs: this.#options.clock.nowMs(), text, id: key });
     }
     for (const { key, before: old, after } of snapshot.services.changesSince(before.services)) {
