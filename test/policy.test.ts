@@ -91,7 +91,7 @@ t.test('intents are changed by command, hold at once in links, and survive a res
       denied: { total: 1, last: { consumer: 'web', by: 'intent', intent: { consumer: 'web', service: '*' } } },
     },
   );
-  t.match(await say('links'), /1 refused by policy, last .+ ago: the intent deny web \*/);
+  t.match(await say('links'), /1 denied by policy, last .+ ago: the intent deny web \*/);
 
   await say('intent', 'allow', 'web', 'db');
   t.equal(await asked(web), 'db', 'a named service wins over *');
