@@ -270,11 +270,13 @@ export class Connections {
     socket.once('close', cancel);
   }
 
-  #reject(socket: Socket, peer: string, { reason, why }: Rejection): void {
+  #reject(socket: Socket, peer: string, { reason, why, revoked }: Rejection): void {
     this.#dropped(reason).value += 1;
     socket.destroy();
     const address = peer.slice(0, peer.lastIndexOf(':'));
-    if (reason !== 'handshake_ended') this.#options.refusals.connection(address, why);
+    if (reason !== 'handshake_ended') {
+      this.#options.refusals.connection({ address, why, ...(revoked !== undefined && { revoked }) });
+    }
   }
 
   /** Whatever does not begin as HTTP/2 does never reaches the parser. */

@@ -21,6 +21,8 @@ export interface Authenticated {
 export interface Rejection {
   readonly reason: string;
   readonly why: string;
+  /** The host that it is and that was revoked. */
+  readonly revoked?: { readonly hostId: string; readonly name: string };
 }
 
 export interface HandshakesOptions {
@@ -127,7 +129,11 @@ export class Handshakes {
     }
     if (typeof named === 'string') return { reason: 'certificate', why: named };
     const { hostId } = named;
-    if (isRevoked(this.#options.policy(), hostId)) return { reason: 'revoked', why: `host ${hostId} is revoked` };
+    const policy = this.#options.policy();
+    if (isRevoked(policy, hostId)) {
+      const name = policy?.revoked.find((each) => each.hostId === hostId)?.name ?? hostId;
+      return { reason: 'revoked', why: `host ${hostId} is revoked`, revoked: { hostId, name } };
+    }
     if (socket.alpnProtocol !== 'h2') return { reason: 'not_http2', why: 'it does not speak HTTP/2' };
     return { hostId, notAfterMs: Date.parse(certificate.valid_to), root: rootOf(certificate) };
   }
