@@ -47,6 +47,7 @@ t.test('the last changes of a service, its hosts and the policy, newest first', 
   await show(snapshotOf([{ ...sick, draining: true }], false));
   t.same(texts().slice(0, 3).sort(), ['host web-2 was lost', 'web-1/a began to drain', 'web-2/b left']);
   t.same(journal.departed('db'), ['web-2/b']);
+  t.match(journal.lastDeparture('db'), { id: 'web-2/b', host: 'web-2', atMs: clock.nowMs() - 1000 });
   t.equal(journal.changes({ ...about, most: 1 }).length, 1);
   const intents = [{ consumer: 'web', service: 'db', action: 'deny', setAtMs: 5 }] as const;
   for (const next of [base, { ...base, version: 2, intents }]) {

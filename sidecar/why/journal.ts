@@ -66,6 +66,14 @@ export class Journal {
     return entries.flatMap(({ id, text }) => (id !== undefined && text === `${id} left` ? [id] : []));
   }
 
+  /** The instance that left last, with the name of its host. */
+  lastDeparture(service: string): { readonly id: string; readonly host: string; readonly atMs: number } | undefined {
+    const entries = this.#services.get(service) ?? [];
+    const last = entries.findLast(({ id, text }) => id !== undefined && text === `${id} left`);
+    if (last?.id === undefined) return undefined;
+    return { id: last.id, host: last.id.slice(0, last.id.lastIndexOf('/')), atMs: last.atMs };
+  }
+
   /** What changed last for a consumer of the service whose instances are on these hosts, newest first. */
   changes(about: {
     readonly service: string;

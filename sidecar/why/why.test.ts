@@ -334,6 +334,16 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /^bad choice:/,
       /^legate undrain --host$/,
     ],
+    [
+      'an instance that left',
+      {
+        ...fine,
+        instances: [],
+        lastDeparture: { id: 'db-2/9c1f-5432', host: 'db-2', atMs: nowMs - 20_000 },
+      },
+      /^bad choice: db has no instances: db-2\/9c1f-5432 left 20 s ago$/,
+      /^look why its container ended on db-2: docker ps -a and docker logs there$/,
+    ],
     ['starting', instanceIs({ status: 'starting' }), /^bad choice:/, /^wait for its first check/],
     [
       'a lost host',

@@ -138,8 +138,10 @@ export class Why {
       this.#resolver(found, target, nameServers),
       rules?.decision.allowed === false ? new Map() : this.#probe(instances, rules, found),
     ]);
+    const lastDeparture = this.#journal.lastDeparture(target.service ?? '');
     return {
       nowMs: clock.nowMs(),
+      ...(lastDeparture !== undefined && { lastDeparture }),
       ...{ self, domain, consumer, target, answer, resolver, probes, nameServers, links, instances },
       conditions: conditions.list(),
       store: this.#store(snapshot),
