@@ -68,7 +68,7 @@ t.test('intents are changed by command, hold at once in links, and survive a res
   );
   t.match(
     await say('status'),
-    /policy of .+ ago \(default allow\)[\s\S]*policy {2}0 intents, declared .+, any host may offer any service/,
+    /policy of .+ ago \(default allow\)[\s\S]*policy +0 intents, declared .+, any host may offer any service/,
   );
 
   const running = connect(slow, '127.0.0.1');
