@@ -110,7 +110,8 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     else
       tell(
         session,
-        `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent`,
+        `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent -c ${printable(options.config ?? 'legate.yaml')}`,
+        `decisions since the backup of ${restored.savedAt} come back from the other hosts; check \`legate intent list\``,
       );
     return exitStatus.done;
   });
@@ -142,6 +143,7 @@ function show({ terminal }: Session, options: GlobalOptions, document: Authority
   else terminal.lines(authorityLines(clean(document), terminal.view()));
 }
 
-function tell({ terminal }: Session, text: string): void {
-  terminal.lines([` ${terminal.style.paint(terminal.style.good, 'green')} ${text}`]);
+function tell({ terminal }: Session, text: string, ...more: readonly string[]): void {
+  const sign = terminal.style.paint(terminal.style.good, 'green');
+  terminal.lines([` ${sign} ${text}`, ...more.map((line) => `   ${line}`)]);
 }
