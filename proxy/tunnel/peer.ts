@@ -6,12 +6,13 @@ import { span } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
+import { certificatesOf } from '../../src/pki/chain.ts';
 import { type Dialled, type DialProblem, dialTunnel } from './dial.ts';
 import type { GatherBuffers } from './frame-writer.ts';
 import type { RecordReader } from './record-reader.ts';
 import { TunnelSession } from './session.ts';
 import type { TlsContexts } from './tls-contexts.ts';
-import { type PeerIdentity, refusalOf, type TrustContext } from './trust.ts';
+import { isUnder, type PeerIdentity, refusalOf, type TrustContext } from './trust.ts';
 import type { TunnelDocument } from './tunnel-document.ts';
 import type { TunnelMetrics, TunnelTraffic } from './tunnel-metrics.ts';
 import type { AcceptStream, TunnelState } from './tunnels.ts';
@@ -56,6 +57,10 @@ export interface PeerEnvironment {
 interface Connection {
   readonly session: TunnelSession;
   readonly peer: PeerIdentity;
+  /** What this host showed, in PEM. */
+  readonly shown: string;
+  /** A root of its handshake has been replaced since. What runs on it goes on until a certificate ends; what is new goes elsewhere. */
+  outdated: boolean;
   readonly sinceMs: number;
 }
 
@@ -138,7 +143,7 @@ export class TunnelPeer {
   take(socket: TLSSocket, peer: PeerIdentity): boolean {
     if (this.#closed || this.#accepted.length >= maxAcceptedPerHost) return false;
     const connection = this.#connect(
-      { socket },
+      { socket, shown: this.#environment.trust()?.credentials.chain ?? '' },
       peer,
       'accepted',
       () => undefined,
@@ -167,18 +172,30 @@ export class TunnelPeer {
     this.#environment.conditions.clear(this.#condition);
   }
 
-  /** Closes what the present roots and policy do not allow any more. */
+  /** Closes what the present policy does not allow any more; what was made by roots that are gone is made anew. */
   verify(trust: TrustContext | undefined): void {
-    for (const { session, peer } of [...this.#dialled, ...this.#accepted]) {
+    for (const connection of [...this.#dialled, ...this.#accepted]) {
+      const { session, peer, shown } = connection;
       const refusal = trust === undefined ? 'this host has left the mesh' : refusalOf(peer, trust);
       if (refusal !== undefined) session.cut('refused', refusal);
+      else if (trust !== undefined) {
+        const { roots } = trust.credentials;
+        connection.outdated = !isUnder(peer.chain, roots) || !isUnder(certificatesOf(shown) ?? [], roots);
+      }
     }
+    this.#maintain();
   }
 
   /** To be called now and then: what was opened by a certificate that has run out is made anew. */
   checkDates(nowMs: number): void {
-    for (const { session, peer } of [...this.#accepted]) {
+    for (const { session, peer, outdated } of [...this.#accepted, ...this.#dialled]) {
+      if (outdated && peer.notAfterMs < nowMs)
+        session.cut('refused', 'your certificate has ended, and its root is gone');
+    }
+    for (const { session, peer, outdated } of [...this.#accepted]) {
       if (peer.notAfterMs < nowMs) session.leave('renew', 'your certificate has ended');
+      // Who dialled has seen the same roots go, and has made another connection meanwhile.
+      else if (outdated) session.leave('renew', 'the root of its certificates has been replaced');
     }
     for (const { session, peer } of [...this.#dialled]) {
       if (peer.notAfterMs + expiredGraceMs < nowMs) session.leave('renew', 'your certificate has ended');
@@ -222,7 +239,9 @@ export class TunnelPeer {
   #maintain(): void {
     if (!this.#wanted || this.#closed || this.#dialling !== undefined || this.#cancelRetry !== undefined) return;
     const nowMs = this.#environment.clock.nowMs();
-    const fresh = this.#dialled.filter(({ session, peer }) => isKept(session) && peer.notAfterMs >= nowMs);
+    const fresh = this.#dialled.filter(
+      ({ session, peer, outdated }) => isKept(session) && !outdated && peer.notAfterMs >= nowMs,
+    );
     if (fresh.length >= connectionsPerHost) return;
     const dialling = new AbortController();
     this.#dialling = dialling;
@@ -237,7 +256,8 @@ export class TunnelPeer {
   #succeeded(): void {
     this.#failed = undefined;
     const nowMs = this.#environment.clock.nowMs();
-    for (const { session, peer } of [...this.#dialled]) if (peer.notAfterMs < nowMs) session.leave('renew');
+    for (const { session, peer, outdated } of [...this.#dialled])
+      if (outdated || peer.notAfterMs < nowMs) session.leave('renew');
     this.#update();
     this.#maintain();
   }
@@ -277,18 +297,23 @@ export class TunnelPeer {
     const result = await dialTunnel({ endpoint, hostId: this.hostId, context, trust, clock, signal });
     if ('problem' in result) return result;
     this.#certificateUntilMs = result.peer.notAfterMs;
-    return this.#greet(result, formatEndpoint(endpoint), signal);
+    return this.#greet(result, now.credentials.chain, formatEndpoint(endpoint), signal);
   }
 
   /** The handshake alone does not tell whether the other side accepts us: its HELLO does. */
-  #greet({ socket, reader, peer }: Dialled, at: string, signal: AbortSignal): Promise<DialProblem | undefined> {
+  #greet(
+    { socket, reader, peer }: Dialled,
+    shown: string,
+    at: string,
+    signal: AbortSignal,
+  ): Promise<DialProblem | undefined> {
     return new Promise((resolve) => {
       const { clock } = this.#environment;
       let greeted = false;
       const silent = (): void => connection.session.cut('leaving', 'no HELLO');
       const cancelTimer = clock.after(helloMs, silent);
       const connection = this.#connect(
-        { socket, reader },
+        { socket, reader, shown },
         peer,
         'dialled',
         () => {
@@ -310,7 +335,7 @@ export class TunnelPeer {
   }
 
   #connect(
-    way: { readonly socket: TLSSocket; readonly reader?: RecordReader },
+    { shown, ...way }: { readonly socket: TLSSocket; readonly reader?: RecordReader; readonly shown: string },
     peer: PeerIdentity,
     role: 'dialled' | 'accepted',
     greeted: () => void,
@@ -328,7 +353,7 @@ export class TunnelPeer {
       events: { greeted, changed, closed },
     });
     this.#environment.busy();
-    return { session, peer, sinceMs: clock.monotonicMs() };
+    return { session, peer, shown, outdated: false, sinceMs: clock.monotonicMs() };
   }
 
   #lost(connection: Connection, problem: string | undefined): void {

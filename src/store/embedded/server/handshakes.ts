@@ -1,6 +1,6 @@
 import { constants } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { createServer, type DetailedPeerCertificate, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
+import { createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
 import { systemCode } from '../../../base/errors.ts';
 import { printable, truncate } from '../../../base/text.ts';
 import type { Credentials } from '../../../model/credentials.ts';
@@ -13,8 +13,6 @@ export interface Authenticated {
   readonly hostId: string;
   /** Wall clock: from then on its certificate counts no more. */
   readonly notAfterMs: number;
-  /** SHA-256 of the root that it comes from. */
-  readonly root: string;
 }
 
 /** Why somebody is not let in: a word for the metric, and the end of a sentence for people. */
@@ -129,7 +127,7 @@ export class Handshakes {
     const { hostId } = named;
     if (isRevoked(this.#options.policy(), hostId)) return { reason: 'revoked', why: `host ${hostId} is revoked` };
     if (socket.alpnProtocol !== 'h2') return { reason: 'not_http2', why: 'it does not speak HTTP/2' };
-    return { hostId, notAfterMs: Date.parse(certificate.valid_to), root: rootOf(certificate) };
+    return { hostId, notAfterMs: Date.parse(certificate.valid_to) };
   }
 }
 
@@ -152,18 +150,6 @@ function failedHandshake(error: Error): Rejection {
 
 export function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress}:${remotePort}`;
-}
-
-/** SHA-256 of a root, as certificates of peers have it. */
-function rootOf(certificate: DetailedPeerCertificate): string {
-  let last = certificate;
-  // The chain ends in one that is its own issuer; it has been checked, so it is short.
-  for (let depth = 0; depth < 10; depth += 1) {
-    const next = last.issuerCertificate;
-    if (next === undefined || next.fingerprint256 === last.fingerprint256) break;
-    last = next;
-  }
-  return last.fingerprint256;
 }
 
 function tlsOptions({ chain, key, roots }: Credentials): TlsOptions {
