@@ -147,6 +147,8 @@ t.test('the authority is saved and restored', async (t) => {
   t.match(await one.agent.cli('host', 'revoke', hostId), { status: 0 });
   const policyOf = (host: MeshHost): string => readFileSync(join(host.dataDir, 'pki', 'policy.json'), 'utf8');
   await waitFor('the other host to know it', () => policyOf(two) === policyOf(one));
+  const beside = await legate(['ca', 'restore', file, '-c', two.agent.configFile, '--passphrase-file', pass]);
+  t.match(beside, { status: 1, stderr: /in use by another sidecar \(pid \d+\)/ });
   await one.agent.kill('SIGKILL');
   rmSync(one.dataDir, { recursive: true });
   t.match(await restore(pass), { status: 0, stdout: /decisions since the backup of .* come back/ });
