@@ -6,6 +6,7 @@ import { span } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
+import { comeBackHint } from '../../src/model/policy.ts';
 import { certificatesOf } from '../../src/pki/chain.ts';
 import { type Dialled, type DialProblem, dialTunnel } from './dial.ts';
 import type { GatherBuffers } from './frame-writer.ts';
@@ -422,8 +423,11 @@ function isKept(session: TunnelSession): boolean {
 
 function refused(at: string, session: TunnelSession, problem: string | undefined): DialProblem {
   const said = session.goingAway;
-  if (said?.reason === 'refused')
-    return { problem: `${at} refuses this host: ${said.detail}`, hint: 'see `legate status` on both hosts' };
+  if (said?.reason === 'refused') {
+    // The words of `peerOf` on the other side.
+    const hint = /^host \S+ is revoked$/.test(said.detail) ? comeBackHint : 'see `legate status` on both hosts';
+    return { problem: `${at} refuses this host: ${said.detail}`, hint };
+  }
   if (said !== undefined)
     return { problem: `${at} takes no tunnels just now: ${said.detail}`, hint: 'it is tried again' };
   return { problem: `${at} closed the connection: ${problem ?? 'without a word'}`, hint: 'see the log of its sidecar' };
