@@ -38,13 +38,22 @@ interface Saved {
 
 /**
  * Saves the authority of this host: keys, ledger, settings and the policy, encrypted with the passphrase (scrypt,
- * AES-256-GCM). E_NOT_FOUND on another host.
+ * AES-256-GCM). E_NOT_FOUND on another host, E_CONFLICT where the file exists and is not to be overwritten.
  */
 export async function backupAuthority(
   config: Config,
-  { file, passphraseFile }: { readonly file: string; readonly passphraseFile: string },
+  {
+    file,
+    passphraseFile,
+    overwrite,
+  }: { readonly file: string; readonly passphraseFile: string; readonly overwrite: boolean },
 ): Promise<{ readonly mesh: string; readonly hosts: number; readonly file: string }> {
   const passphrase = readPassphrase(passphraseFile);
+  if (!overwrite && existsSync(file)) {
+    throw new LegateError('E_CONFLICT', `${printable(file)} is there already`, {
+      hint: 'nothing was saved; name another file, or say --overwrite',
+    });
+  }
   const files = hostFiles(config.dataDir);
   if (!existsSync(files.authority)) {
     throw new LegateError('E_NOT_FOUND', `${config.dataDir} is not that of the authority's host`, {

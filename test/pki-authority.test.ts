@@ -91,7 +91,7 @@ t.test('the root is replaced while hosts go on believing each other', async (t) 
       const now = await ca();
       return now.phase === 'none' && now;
     },
-    { timeoutMs: 30_000 },
+    { timeoutMs: 60_000 },
   );
   t.equal(end.roots.length, 1);
   t.not(end.roots[0]?.fingerprint, old);
@@ -122,6 +122,10 @@ t.test('the authority is saved and restored', async (t) => {
   const config = ['-c', one.agent.configFile];
   t.match(await legate(['ca', 'backup', file, ...config]), { status: 2, stderr: /--passphrase-file/ });
   t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', pass]), { status: 0, stdout: /1 host/ });
+  t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', pass]), {
+    status: 1,
+    stderr: /is there already.*--overwrite/s,
+  });
   t.equal(statSync(file).mode & 0o777, 0o600);
   t.notMatch(readFileSync(file, 'utf8'), /PRIVATE/);
   const restore = (passphrase: string, ...more: string[]): Promise<Ran> =>

@@ -20,6 +20,7 @@ interface RotateCommandOptions extends GlobalOptions {
 interface BackupCommandOptions extends GlobalOptions {
   readonly config?: string;
   readonly passphraseFile?: string;
+  readonly overwrite?: boolean;
 }
 
 /** `token` and `ca`: what the authority's host does. */
@@ -74,7 +75,8 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     )
     .argument('<file>', 'written whole or not at all, readable by its owner')
     .option('-c, --config <file>', 'the configuration, YAML')
-    .option('--passphrase-file <file>', passphrase);
+    .option('--passphrase-file <file>', passphrase)
+    .option('--overwrite', 'replaces FILE where it exists');
   backup.addHelpText(
     'after',
     examples('legate ca backup authority.backup -c legate.yaml --passphrase-file /root/backup.pass'),
@@ -83,7 +85,10 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     const config = readConfig(session, options.config, 'nothing was saved.');
     if (config === undefined) return exitStatus.usage;
     const { backupAuthority } = await import('../../authority-backup.ts');
-    const saved = await backupAuthority(config, { file, passphraseFile: passphraseFileOf(options) });
+    const saved = await backupAuthority(config, {
+      ...{ file, passphraseFile: passphraseFileOf(options) },
+      overwrite: options.overwrite === true,
+    });
     if (options.json) printJson(session.terminal, saved);
     else tell(session, `the authority of mesh ${saved.mesh}, ${plural(saved.hosts, 'host')}, is in ${printable(file)}`);
     return exitStatus.done;
