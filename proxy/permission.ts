@@ -122,7 +122,7 @@ export class Permission {
       return;
     }
     this.#logged.set(pair, { untilMs: nowMs + logEveryMs, more: 0 });
-    log.warn('connection refused by policy', {
+    log.warn('connection denied by policy', {
       'link.service': printable(denied.service),
       'link.consumer': printable(denied.consumer),
       'policy.by': denied.by,

@@ -22,6 +22,7 @@ import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { Dialler } from '../src/model/dial.ts';
 import { isExternal } from '../src/model/instance.ts';
 import type { ServiceSettings } from '../src/model/service.ts';
+import { restoredFrom } from '../src/pki/authority.ts';
 import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
 import { policySigner } from '../src/pki/policy-signer.ts';
@@ -157,6 +158,7 @@ export async function startSidecar(
           ...common,
           signer: policySigner(policyKey, config.authority.passphraseFile),
           book: policies,
+          restoredFrom: restoredFrom(files.authority),
         })
       : undefined;
     const learned = new LearnedPairs({ ...common, hostId: self.hostId });
@@ -453,7 +455,7 @@ export async function startSidecar(
         sweeper.run(until),
         keepMirror({ ...common, ...mirrored, config: used, signal: until }),
         keepMesh({ ...on, ...mesh }),
-        policies.follow(store, on.keys, until),
+        policies.follow(store, on.keys, until, authority === undefined),
         authority?.keep({ store, keys: on.keys, signal: until }) ?? Promise.resolve(),
         learned.keep(store, on.keys, until),
         moves.watch(store, used, until),

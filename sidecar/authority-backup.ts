@@ -32,17 +32,28 @@ interface Saved {
   readonly files: Readonly<Record<string, string>>;
   readonly policy: string;
   readonly policyKey: string;
+  /** Missing in backups of the first kind. */
+  readonly savedAt?: string;
 }
 
 /**
  * Saves the authority of this host: keys, ledger, settings and the policy, encrypted with the passphrase (scrypt,
- * AES-256-GCM). E_NOT_FOUND on another host.
+ * AES-256-GCM). E_NOT_FOUND on another host, E_CONFLICT where the file exists and is not to be overwritten.
  */
 export async function backupAuthority(
   config: Config,
-  { file, passphraseFile }: { readonly file: string; readonly passphraseFile: string },
+  {
+    file,
+    passphraseFile,
+    overwrite,
+  }: { readonly file: string; readonly passphraseFile: string; readonly overwrite: boolean },
 ): Promise<{ readonly mesh: string; readonly hosts: number; readonly file: string }> {
   const passphrase = readPassphrase(passphraseFile);
+  if (!overwrite && existsSync(file)) {
+    throw new LegateError('E_CONFLICT', `${printable(file)} is there already`, {
+      hint: 'nothing was saved; name another file, or say --overwrite',
+    });
+  }
   const files = hostFiles(config.dataDir);
   if (!existsSync(files.authority)) {
     throw new LegateError('E_NOT_FOUND', `${config.dataDir} is not that of the authority's host`, {
@@ -63,6 +74,7 @@ export async function backupAuthority(
     files: texts,
     policy: readPlainFile(files.policy),
     policyKey: readPlainFile(files.policyKey),
+    savedAt: new Date().toISOString(),
   };
   await writeFileAtomically(file, [encrypt(JSON.stringify({ v: 1, ...saved }), passphrase)]).catch((error: unknown) =>
     Promise.reject(cannotWrite(printable(file), error)),
@@ -82,7 +94,7 @@ export async function restoreAuthority(
     readonly clock: Clock;
     readonly signal: AbortSignal;
   },
-): Promise<{ readonly mesh: string; readonly hostId: string }> {
+): Promise<{ readonly mesh: string; readonly hostId: string; readonly savedAt: string }> {
   const { file, passphraseFile, clock, signal } = options;
   const saved = decrypt(readFileIfAny(file, maxBackupBytes), readPassphrase(passphraseFile), file);
   if (saved.mesh !== config.mesh) {
@@ -107,12 +119,15 @@ export async function restoreAuthority(
     await rm(draft, { recursive: true, force: true });
     makePrivateFolder(draft);
     for (const [name, text] of Object.entries(saved.files)) await writeFileAtomically(join(draft, name), [text]);
-    await writeClaim(draft);
+    const sealedPolicy = Buffer.from(saved.policy);
+    const known = openSealedPolicy(sealedPolicy, saved.policyKey, { mesh: saved.mesh, meshId: saved.meshId });
+    const savedAt = saved.savedAt ?? new Date(known.version).toISOString();
+    await writeClaim(draft, savedAt);
     const authority = Authority.open(draft, { passphraseFile: config.authority.passphraseFile, clock });
     const present = readHostCredentials(files, config.mesh);
     if (present !== undefined) {
       await rename(draft, files.authority);
-      return { mesh: saved.mesh, hostId: present.hostId };
+      return { mesh: saved.mesh, hostId: present.hostId, savedAt };
     }
     const hostId = isFresh && config.host === saved.host ? saved.hostId : dataDir.identity.hostId;
     const key = newKey();
@@ -123,12 +138,10 @@ export async function restoreAuthority(
     const credentials = credentialsOf({ chain, key, roots, mesh: saved.mesh });
     if (credentials instanceof LegateError) throw credentials;
     await dataDir.becomeHost({ hostId, meshId: saved.meshId });
-    const sealedPolicy = Buffer.from(saved.policy);
-    openSealedPolicy(sealedPolicy, saved.policyKey, { mesh: saved.mesh, meshId: saved.meshId });
     await writeNewHost(config.dataDir, { credentials, sealedPolicy, policyKey: saved.policyKey }, (next) =>
       rename(draft, next.authority),
     );
-    return { mesh: saved.mesh, hostId };
+    return { mesh: saved.mesh, hostId, savedAt };
   } finally {
     await rm(draft, { recursive: true, force: true });
     dataDir.release();
@@ -191,6 +204,7 @@ function readSaved(plain: string, none: () => LegateError): Saved {
       files: Object.fromEntries(texts),
       policy: String(fields.raw('policy')),
       policyKey: String(fields.raw('policyKey')),
+      ...(fields.has('savedAt') && { savedAt: fields.text('savedAt', 40, 1) }),
     };
   } catch (error) {
     if (error instanceof FieldFault || error instanceof SyntaxError) throw none();

@@ -169,9 +169,15 @@ async function takeLock(
         });
       }
       let pid = livingHolder(lock);
-      while (pid !== undefined && clock.monotonicMs() < waitUntilMs) {
-        await clock.sleep(holderEveryMs, signal);
-        pid = livingHolder(lock);
+      // A clock's timers do not keep a process alive, and a command has nothing else while it waits here.
+      const alive = setInterval(() => undefined, 60_000);
+      try {
+        while (pid !== undefined && clock.monotonicMs() < waitUntilMs) {
+          await clock.sleep(holderEveryMs, signal);
+          pid = livingHolder(lock);
+        }
+      } finally {
+        clearInterval(alive);
       }
       if (pid !== undefined) {
         throw new LegateError('E_IN_USE', `data_dir ${path} is in use by another sidecar (pid ${pid})`, {

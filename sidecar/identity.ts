@@ -9,7 +9,7 @@ import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
-import { isAuthorityElsewhere, isRevoked, type Policy } from '../src/model/policy.ts';
+import { comeBackHint, isAuthorityElsewhere, isRevoked, type Policy, revokedText } from '../src/model/policy.ts';
 import { spiffeIdOf } from '../src/model/spiffe.ts';
 import type { Authority } from '../src/pki/authority.ts';
 import { certificatesOf, fingerprintOf, fingerprintOfPem, rootOfChain, timeProblem, toPem } from '../src/pki/chain.ts';
@@ -326,13 +326,7 @@ export class Identity {
     const reason = this.#problem === undefined ? '' : `: ${this.#problem.message}`;
     const hint = this.#problem?.hint ?? 'legate ca status tells more';
     if (this.#isRevoked()) {
-      const text = 'this host was revoked: the other hosts refuse it';
-      conditions.raise(
-        certificateId,
-        'error',
-        text,
-        'if it shall be in the mesh, give it an empty data_dir and join again',
-      );
+      conditions.raise(certificateId, 'error', revokedText, comeBackHint);
     } else if (nowMs < notBeforeMs) {
       const text = `this host's certificate holds only from ${new Date(notBeforeMs).toISOString()}, and its clock says ${new Date(nowMs).toISOString()}`;
       conditions.raise(certificateId, 'error', text, 'set the clock, for instance with chronyc makestep');

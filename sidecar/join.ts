@@ -1,7 +1,9 @@
 import { createPublicKey } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import type { Clock } from '../src/base/clock.ts';
 import { LegateError } from '../src/base/errors.ts';
+import { printable } from '../src/base/text.ts';
 import type { Config } from '../src/config/config.ts';
 import { type Endpoint, parseEndpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
@@ -52,6 +54,7 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
   if (isEnrolled(config.dataDir)) throw alreadyEnrolled(config.dataDir);
   const isNew = !existsSync(`${config.dataDir}/host.json`);
   const dataDir = await openDataDir(config.dataDir, { clock, signal });
+  let isRefused = true;
   try {
     const key = newKey();
     const request = encodeEnrol({
@@ -73,6 +76,7 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
     const store = readStoreText(admission.store);
     const before = beforeText(isNew, dataDir.identity, admission);
     const authority = { hostId: admission.authority.hostId, address: endpoint.address, port: endpoint.port };
+    isRefused = false;
     await writeJoined(dataDir.joinedFile, { store, authority });
     await dataDir.becomeHost({ hostId: admission.hostId, meshId });
     await writeNewHost(config.dataDir, { credentials, sealedPolicy, policyKey: admission.policyKey });
@@ -87,6 +91,8 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
       before,
     };
   } finally {
+    // Else the next try would take this host for one that ran before.
+    if (isNew && isRefused) await rm(`${config.dataDir}/host.json`, { force: true });
     dataDir.release();
   }
 }
@@ -133,7 +139,11 @@ export function parseJoinAddress(text: string): Endpoint {
   const whole = wrapped || (text.startsWith('[') && text.endsWith(']')) ? `[${bare}]:${defaultTunnelPort}` : text;
   const endpoint = parseEndpoint(whole) ?? parseEndpoint(`${whole}:${defaultTunnelPort}`);
   if (endpoint !== undefined && endpoint.port > 0) return endpoint;
-  throw new LegateError('E_USAGE', 'the ADDRESS is no address with or without a port', {
-    hint: 'write it as legate init printed it, such as 10.77.0.1 or 10.77.0.1:7711',
-  });
+  throw new LegateError(
+    'E_USAGE',
+    `${printable(text)} is no IP address with or without a port; names are not accepted`,
+    {
+      hint: 'write it as legate init printed it, such as 10.77.0.1 or 10.77.0.1:7711',
+    },
+  );
 }

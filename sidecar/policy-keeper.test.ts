@@ -34,9 +34,9 @@ function keeperIn(folder: string, { clock = new ManualClock() as typeof systemCl
   return { keeper, metrics, ids, conditions, common };
 }
 
-function following(t: Teardown, keeper: PolicyKeeper, store: MemoryStore): void {
+function following(t: Teardown, keeper: PolicyKeeper, store: MemoryStore, putsBack = false): void {
   const stop = new AbortController();
-  const done = keeper.follow(store, keys, stop.signal);
+  const done = keeper.follow(store, keys, stop.signal, putsBack);
   t.teardown(() => {
     stop.abort();
     keeper.close();
@@ -196,6 +196,57 @@ t.test('the authority changes one after the other, on disk first, and writes bac
     /thrown by the change/,
   );
   t.ok(await authority.change((policy) => ({ ...policy, default: 'deny' })), 'and the next one is done');
+});
+
+t.test('what was decided after a backup of the authority comes back from another host', async (t) => {
+  const clock = new ManualClock();
+  const store = new MemoryStore();
+  const signer = { seal: async (policy: Policy) => sealPolicy(policy, pair.privateKey) };
+  const revoked = [{ hostId: 'b'.repeat(16), name: 'bad-1', setAtMs: first + 5 }];
+  const restored = keeperIn(writePolicyFiles(temporaryFolder(t), pair.publicKey, seal()), { clock });
+  await restored.keeper.load();
+  const book = restored.keeper;
+  const authority = new PolicyAuthority({ ...restored.common, signer, book, restoredFrom: 'yesterday' });
+  const stop = new AbortController();
+  t.teardown(() => stop.abort());
+  await store.put(keys.meta, encodeMeta({ meshId: policyMeshId, format: 1 }));
+  void authority.keep({ store, keys, signal: stop.signal });
+  following(t, restored.keeper, store);
+  await clock.advance(20_000);
+  t.strictSame(store.keys(keys.policy), [], 'it writes nothing before it has seen what the mesh knows');
+  const allow = (policy: Policy): Policy => ({ ...policy, default: 'allow', mode: 'learn' });
+  await t.rejects(authority.change(allow), { code: 'E_CONFLICT', message: /backup of yesterday: waiting/ });
+  t.match(restored.ids(), /policy.restored/);
+
+  const newer = seal({ version: first + 5, default: 'deny', revoked });
+  const other = keeperIn(writePolicyFiles(temporaryFolder(t), pair.publicKey, newer), { clock });
+  await other.keeper.load();
+  following(t, other.keeper, store, true);
+  await clock.advance(4000);
+  await waitFor('it is taken over', () => restored.keeper.policy.value?.version === first + 5);
+  await waitFor('it may be changed', () => authority.stored && restored.ids() === '');
+  t.match(await authority.change(allow), { default: 'allow', revoked });
+  await waitFor('both have it', () => other.keeper.policy.value?.default === 'allow');
+
+  await store.put(keys.policy, newer);
+  stop.abort();
+  await clock.advance(4000);
+  await waitFor('an older one is replaced', () => {
+    const judged = other.keeper.judge(Buffer.from(store.dump(keys.policy)[keys.policy] ?? ''));
+    return 'version' in judged && judged.default === 'allow' && other.ids() === '';
+  });
+
+  const alone = keeperIn(writePolicyFiles(temporaryFolder(t), pair.publicKey, seal()), { clock });
+  await alone.keeper.load();
+  const last = new PolicyAuthority({ ...alone.common, signer, book: alone.keeper, restoredFrom: 'yesterday' });
+  await t.rejects(last.change(allow), { code: 'E_CONFLICT' }, 'without a store it waits');
+  const empty = new MemoryStore();
+  await empty.put(keys.meta, encodeMeta({ meshId: policyMeshId, format: 1 }));
+  const ended = new AbortController();
+  t.teardown(() => ended.abort());
+  void last.keep({ store: empty, keys, signal: ended.signal });
+  await clock.advance(31_000);
+  await waitFor('where nobody has a newer one, its own counts', () => last.stored);
 });
 
 function seal0(keeper: PolicyKeeper): Uint8Array {

@@ -11,12 +11,15 @@ import { isLocked, lockedPolicy, type Policy } from '../src/model/policy.ts';
 import { samePolicy } from '../src/model/policy-document.ts';
 import { maxSealedBytes, openSealedPolicy, PolicyRefusal } from '../src/pki/policy-seal.ts';
 import type { PolicyBook } from '../src/registrar/policy-authority.ts';
+import { notMoving } from '../src/registrar/store-marker.ts';
 import type { Keys } from '../src/store/keys.ts';
-import type { Entry, Store } from '../src/store/store.ts';
+import type { Entry, Guard, Store } from '../src/store/store.ts';
 
 const maxKeyBytes = 4096;
 /** A store that was emptied gets the policy back within this time; only then it is told that it has none. */
 const missingGraceMs = 10_000;
+/** How long a store may be without the policy that this host knows before this host puts it back, and between tries. */
+const putBackMs = 3000;
 /** Between tries to write the policy to a disk that refuses it. */
 const writeRetryMs = 5000;
 
@@ -24,6 +27,14 @@ const lockedId = 'policy.locked';
 const refusedId = 'policy.refused';
 const missingId = 'policy.missing';
 const writeId = 'policy.disk';
+
+/** A store that is without the policy that is known here, and what it has instead. */
+interface Into {
+  readonly store: Store;
+  readonly keys: Keys;
+  readonly signal: AbortSignal;
+  readonly entry: Entry | undefined;
+}
 
 export interface PolicyKeeperOptions {
   /** `pki` in the data directory. */
@@ -51,6 +62,7 @@ export class PolicyKeeper implements PolicyBook {
   #last: Promise<unknown> = Promise.resolve();
   #cancelRetry: (() => void) | undefined;
   #cancelMissing: (() => void) | undefined;
+  #cancelPutBack: (() => void) | undefined;
 
   constructor(options: PolicyKeeperOptions) {
     this.#options = options;
@@ -140,31 +152,42 @@ export class PolicyKeeper implements PolicyBook {
     });
   }
 
-  /** Follows the store's policy until aborted or the store is closed. */
-  async follow(store: Store, keys: Keys, signal: AbortSignal): Promise<void> {
+  /**
+   * Follows the store's policy until aborted or the store is closed. With `putsBack` a store that has none or an older one
+   * gets the one that this host knows, so that what was decided outlives a store and an authority restored from backups.
+   */
+  async follow(store: Store, keys: Keys, signal: AbortSignal, putsBack = false): Promise<void> {
     if (!this.isMember) return;
+    const putBack = (entry: Entry | undefined): void => {
+      if (putsBack) this.#putBackLater({ store, keys, signal, entry });
+    };
     try {
       await eachChange(store.watch(keys.policy, { signal }), async (change) => {
         const items = change.kind === 'reset' ? change.items : change.puts;
         const entry = items.find(({ key }) => key === keys.policy);
         const isGone = change.kind === 'reset' || change.deletes.includes(keys.policy);
-        if (entry !== undefined) await this.#fromStore(entry);
-        else if (isGone) this.#missing();
+        if (entry === undefined && !isGone) return !signal.aborted;
+        this.#cancelPutBack?.();
+        if (entry === undefined) this.#missing();
+        if (entry === undefined || !(await this.#fromStore(entry))) putBack(entry);
         return !signal.aborted;
       });
     } catch (error) {
       if (!signal.aborted) throw error;
     } finally {
       this.#cancelMissing?.();
+      this.#cancelPutBack?.();
     }
   }
 
   close(): void {
     this.#cancelRetry?.();
     this.#cancelMissing?.();
+    this.#cancelPutBack?.();
   }
 
-  async #fromStore({ value }: Entry): Promise<void> {
+  /** False when it is older than the known one. */
+  async #fromStore({ value }: Entry): Promise<boolean> {
     const { conditions, metrics } = this.#options;
     this.#cancelMissing?.();
     conditions.clear(missingId);
@@ -183,7 +206,33 @@ export class PolicyKeeper implements PolicyBook {
         `the policy in the store is refused: ${error.message}; ${stays}`,
         error.hint ?? '',
       );
+      // Two of the same age are not for hosts to choose between.
+      return error.fault !== 'older' || this.#open(value, 0).version === this.#latest.value?.version;
     }
+    return true;
+  }
+
+  #putBackLater(into: Into): void {
+    const { clock } = this.#options;
+    this.#cancelPutBack = clock.after(putBackMs, () => {
+      this.#putBack(into).catch((error: unknown) => {
+        if (into.signal.aborted || isLegateError(error, 'E_CLOSED')) return;
+        if (!isLegateError(error)) throw error;
+        this.#putBackLater(into);
+      });
+    });
+  }
+
+  /** What the store has meanwhile is not replaced: it comes with the watch, and is judged then. */
+  async #putBack({ store, keys, signal, entry }: Into): Promise<void> {
+    const key = keys.policy;
+    if (this.#sealed === undefined || signal.aborted) return;
+    const unchanged: Guard =
+      entry === undefined ? { kind: 'absent', key } : { kind: 'revision', key, revision: entry.revision };
+    const guards: Guard[] = [unchanged, { kind: 'exists', key: keys.meta }, notMoving(keys)];
+    const { ok } = await store.txn(guards, [{ kind: 'put', key, value: this.#sealed }], { signal });
+    if (ok) this.#options.log.warn('the store had lost the policy, and got the one back that this host knows');
+    else this.#putBackLater({ store, keys, signal, entry });
   }
 
   #missing(): void {

@@ -1,7 +1,7 @@
 import type { Clock } from '../src/base/clock.ts';
 import { LegateError } from '../src/base/errors.ts';
 import type { Observable } from '../src/base/feed.ts';
-import { printable, truncate } from '../src/base/text.ts';
+import { nearest, printable, truncate } from '../src/base/text.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import {
@@ -97,13 +97,14 @@ export class PolicyOrders {
       throw new LegateError('E_INVALID', '"action" is neither allow nor deny', { hint: 'send {"action": "allow"}' });
     }
     const intent: Intent = { consumer, service, action, setAtMs: Math.trunc(this.#options.clock.nowMs()) };
-    return this.document(
+    const document = this.document(
       await this.#change((policy) => {
         const known = policy.intents.find((each) => each.consumer === consumer && each.service === service);
         if (known?.action === action) return policy;
         return { ...policy, intents: [...policy.intents.filter((each) => each !== known), intent] };
       }),
     );
+    return { ...document, notes: this.#doubts(service, consumer) };
   }
 
   async removeIntent(consumer: string, service: string): Promise<PolicyDocument> {
@@ -126,7 +127,7 @@ export class PolicyOrders {
     const { allowed, by, intent } = decision;
     const message = decisionText(decision, { consumer, service });
     const rule = intent === undefined ? null : intentDocument(intent);
-    return { consumer, service, allowed, by, intent: rule, message, declared };
+    return { consumer, service, allowed, by, intent: rule, message, declared, notes: this.#doubts(service, consumer) };
   }
 
   async learned(): Promise<LearnedDocument> {
@@ -169,6 +170,7 @@ export class PolicyOrders {
       offeredBy: isHeld ? [...new Set(holders.map((each) => this.#nameOf(each.hostId) ?? each.hostId))].sort() : null,
       ...this.#effects(before, after),
       stored: this.#options.authority?.stored ?? false,
+      notes: this.#doubts(service),
     };
   }
 
@@ -240,6 +242,26 @@ export class PolicyOrders {
   #nameOf(hostId: string): string | undefined {
     const { self, snapshots } = this.#options;
     return hostId === self.hostId ? self.hostName : snapshots.value.hosts.get(hostId)?.name;
+  }
+
+  /**
+   * What may be mistyped, and need not be: services come later, and consumers may be containers of other hosts, of which
+   * nothing is known here.
+   */
+  #doubts(service: string, consumer?: string): string[] {
+    const { services, origin } = this.#options.snapshots.value;
+    if (origin === 'none') return [];
+    const notes: string[] = [];
+    const isFree = (name: string): boolean => name === '*' || services.get(name) !== undefined;
+    if (consumer !== undefined && !isFree(consumer) && consumer !== 'host' && consumer !== 'anonymous') {
+      const near = nearest(consumer, [...services.keys(), 'host', 'anonymous']);
+      if (near !== undefined) notes.push(`no service ${consumer} is known yet; did you mean ${near}?`);
+    }
+    if (!isFree(service) && !this.#options.ungranted.value.some((each) => each.service === service)) {
+      const near = nearest(service, services.keys());
+      notes.push(`no service ${service} is known yet${near === undefined ? '' : `; did you mean ${near}?`}`);
+    }
+    return notes;
   }
 
   /** What the change leaves out everywhere but on its own host, and what it lets in. */

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { emptySnapshot } from '../src/catalog/snapshot.ts';
 import type { StoreConfig } from '../src/config/config.ts';
+import { comeBackHint } from '../src/model/policy.ts';
 import { parts } from '../test/support/records.ts';
 import { pictureDocument, type StatusParts, statusDocument } from './status.ts';
 
@@ -50,6 +51,20 @@ t.test('what the store and its session both say is shown once', async (t) => {
   t.same(ids(), ['service.db.usable', 'store.open']);
   conditions.raise('store.etcd.away', 'error', 'another matter', '');
   t.equal(ids().length, 3);
+});
+
+t.test('a host that was revoked is told so once', async (t) => {
+  const { conditions } = parts();
+  conditions.raise('store.etcd.away', 'error', 'etcd cannot be used: it closes the connection at once', '');
+  conditions.raise('tunnel.host.a', 'warning', 'no tunnel to host a: it refuses this host', comeBackHint);
+  conditions.raise('tunnel.host.b', 'warning', 'no tunnel to host b: it refuses this host', comeBackHint);
+  conditions.raise('service.db.usable', 'error', 'x', '');
+  const { todo } = status({ conditions });
+  t.same(
+    todo.map(({ id }) => id),
+    ['tunnel.host.a', 'service.db.usable'],
+  );
+  t.match(todo[0], { message: /^this host was revoked/, hint: /empty data_dir, a new token/ });
 });
 
 t.test('how old the picture is', async (t) => {

@@ -3,6 +3,7 @@ import type { Clock } from '../src/base/clock.ts';
 import type { Condition, Conditions } from '../src/base/conditions.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
 import type { StoreConfig } from '../src/config/config.ts';
+import { comeBackHint, revokedText } from '../src/model/policy.ts';
 import type { StoreStatus } from '../src/store/store.ts';
 import type { NameServerDocument, PictureDocument, StatusDocument } from './admin/documents.ts';
 import { conditionDocument } from './admin/views.ts';
@@ -74,7 +75,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     tunnels: parts.tunnels
       .filter((tunnel) => tunnel.state !== 'idle')
       .map(({ host, state, since, problem }) => ({ host, state, since, problem })),
-    todo: onceEach(parts.conditions.list()).map(conditionDocument),
+    todo: onceEach(revokedOnce(parts.conditions.list())).map(conditionDocument),
   };
 }
 
@@ -99,6 +100,15 @@ function storeParts(
   if (used === undefined) return { ...wantedText, problem: sessionProblem ?? problem, wanted: null };
   const other = used === wanted ? null : { ...wantedText, problem: sessionProblem ?? null };
   return { kind: used.kind, where: storeText(used), problem, wanted: other };
+}
+
+/** On a host that was revoked one sentence instead of what every host and the store say of it in their own ways. */
+function revokedOnce(conditions: readonly Condition[]): readonly Condition[] {
+  const first = conditions.find(({ hint }) => hint === comeBackHint);
+  if (first === undefined) return conditions;
+  const isSaid = ({ id, hint }: Condition): boolean =>
+    hint === comeBackHint || id === 'store.etcd.away' || id === 'store.open' || id === 'pki.certificate';
+  return [{ ...first, severity: 'error', message: revokedText }, ...conditions.filter((each) => !isSaid(each))];
 }
 
 /** Without what a store says of itself and the session, which waits for it, says too. */

@@ -68,7 +68,7 @@ t.test('intents are changed by command, hold at once in links, and survive a res
   );
   t.match(
     await say('status'),
-    /policy of .+ ago \(default allow\)[\s\S]*policy {2}0 intents, declared .+, any host may offer any service/,
+    /policy of .+ ago \(default allow\)[\s\S]*policy +0 intents, declared .+, any host may offer any service/,
   );
 
   const running = connect(slow, '127.0.0.1');
@@ -91,7 +91,21 @@ t.test('intents are changed by command, hold at once in links, and survive a res
       denied: { total: 1, last: { consumer: 'web', by: 'intent', intent: { consumer: 'web', service: '*' } } },
     },
   );
-  t.match(await say('links'), /1 refused by policy, last .+ ago: the intent deny web \*/);
+  t.match(await say('links'), /1 denied by policy, last .+ ago: the intent deny web \*/);
+
+  for (const words of [
+    'intent check dbb dbx',
+    'intent allow dbb dbx',
+    'intent remove dbb dbx',
+    'host disallow web-1 dbx',
+  ]) {
+    const notes = ['no service dbb is known yet; did you mean db?', 'no service dbx is known yet; did you mean db?'];
+    const told = words.includes('remove') ? [] : words.startsWith('host') ? notes.slice(1) : notes;
+    const { stderr } = await cli(agent, ...words.split(' '));
+    t.equal(stderr, told.map((note) => ` - ${note}\n`).join(''), words);
+  }
+  const doubtful = JSON.parse((await cli(agent, 'intent', 'check', 'web', 'dbx', '--json')).stdout);
+  t.strictSame(doubtful.notes, ['no service dbx is known yet; did you mean db?']);
 
   await say('intent', 'allow', 'web', 'db');
   t.equal(await asked(web), 'db', 'a named service wins over *');

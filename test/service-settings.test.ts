@@ -59,6 +59,22 @@ t.test('set takes effect in a running link, forget removes what nobody needs', a
   t.match(links, [{ service: 'db', balance: 'random' }]);
   t.equal(await ask(link), 'db');
 
+  for (const [words, text] of [
+    [
+      'port=5433 protocol=http balance=least-connections prefer=any park=10s proxy_protocol=v2',
+      /5433\/http, least-connections, prefer any, park 10s, PROXY protocol v2/,
+    ],
+    [
+      `port=${port} protocol=tcp balance=random prefer=near park=1500ms`,
+      /tcp, random, park 1500ms, PROXY protocol v2$/,
+    ],
+    ['park=0 proxy_protocol=off', /tcp, random$/],
+  ] as const) {
+    const { status, stdout, stderr } = await agent.cli('service', 'set', 'db', ...words.split(' '));
+    t.equal(status, 0, stderr);
+    t.match(stdout.trimEnd(), text);
+  }
+
   const bad: readonly (readonly [string, unknown, number, RegExp])[] = [
     ['db', { port: 65536 }, 400, /service\.port/],
     ['db', { port: '54 32', blance: 'random' }, 400, /blance.*54 32/],

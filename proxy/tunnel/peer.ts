@@ -6,12 +6,14 @@ import { span } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { type Endpoint, formatEndpoint } from '../../src/model/address.ts';
+import { comeBackHint } from '../../src/model/policy.ts';
+import { certificatesOf } from '../../src/pki/chain.ts';
 import { type Dialled, type DialProblem, dialTunnel } from './dial.ts';
 import type { GatherBuffers } from './frame-writer.ts';
 import type { RecordReader } from './record-reader.ts';
 import { TunnelSession } from './session.ts';
 import type { TlsContexts } from './tls-contexts.ts';
-import { type PeerIdentity, refusalOf, type TrustContext } from './trust.ts';
+import { isUnder, type PeerIdentity, refusalOf, type TrustContext } from './trust.ts';
 import type { TunnelDocument } from './tunnel-document.ts';
 import type { TunnelMetrics, TunnelTraffic } from './tunnel-metrics.ts';
 import type { AcceptStream, TunnelState } from './tunnels.ts';
@@ -30,6 +32,8 @@ const helloMs = 5000;
 export const expiredGraceMs = 60_000;
 /** Failed tries in a row after which it is told to people. */
 const toldAfter = 2;
+/** How long a connected host may keep silent before that is told to people. */
+export const silenceToldMs = 2000;
 /** Bytes in about two ticks from which on a connection is busy, and new streams go elsewhere. */
 const busyBytes = 4 * 1_048_576;
 
@@ -56,6 +60,10 @@ export interface PeerEnvironment {
 interface Connection {
   readonly session: TunnelSession;
   readonly peer: PeerIdentity;
+  /** What this host showed, in PEM. */
+  readonly shown: string;
+  /** A root of its handshake has been replaced since. What runs on it goes on until a certificate ends; what is new goes elsewhere. */
+  outdated: boolean;
   readonly sinceMs: number;
 }
 
@@ -70,6 +78,7 @@ export class TunnelPeer {
   #wanted = false;
   #dialling: AbortController | undefined;
   #cancelRetry: (() => void) | undefined;
+  #cancelSilence: (() => void) | undefined;
   #failed: DialProblem | undefined;
   #state: TunnelState = { state: 'idle', problem: null };
   #sinceMs: number;
@@ -138,7 +147,7 @@ export class TunnelPeer {
   take(socket: TLSSocket, peer: PeerIdentity): boolean {
     if (this.#closed || this.#accepted.length >= maxAcceptedPerHost) return false;
     const connection = this.#connect(
-      { socket },
+      { socket, shown: this.#environment.trust()?.credentials.chain ?? '' },
       peer,
       'accepted',
       () => undefined,
@@ -163,22 +172,35 @@ export class TunnelPeer {
   close(): void {
     this.#closed = true;
     this.#stopDialling();
+    this.#cancelSilence?.();
     for (const session of [...this.sessions()]) session.cut('leaving', 'this host leaves');
     this.#environment.conditions.clear(this.#condition);
   }
 
-  /** Closes what the present roots and policy do not allow any more. */
+  /** Closes what the present policy does not allow any more; what was made by roots that are gone is made anew. */
   verify(trust: TrustContext | undefined): void {
-    for (const { session, peer } of [...this.#dialled, ...this.#accepted]) {
+    for (const connection of [...this.#dialled, ...this.#accepted]) {
+      const { session, peer, shown } = connection;
       const refusal = trust === undefined ? 'this host has left the mesh' : refusalOf(peer, trust);
       if (refusal !== undefined) session.cut('refused', refusal);
+      else if (trust !== undefined) {
+        const { roots } = trust.credentials;
+        connection.outdated = !isUnder(peer.chain, roots) || !isUnder(certificatesOf(shown) ?? [], roots);
+      }
     }
+    this.#maintain();
   }
 
   /** To be called now and then: what was opened by a certificate that has run out is made anew. */
   checkDates(nowMs: number): void {
-    for (const { session, peer } of [...this.#accepted]) {
+    for (const { session, peer, outdated } of [...this.#accepted, ...this.#dialled]) {
+      if (outdated && peer.notAfterMs < nowMs)
+        session.cut('refused', 'your certificate has ended, and its root is gone');
+    }
+    for (const { session, peer, outdated } of [...this.#accepted]) {
       if (peer.notAfterMs < nowMs) session.leave('renew', 'your certificate has ended');
+      // Who dialled has seen the same roots go, and has made another connection meanwhile.
+      else if (outdated) session.leave('renew', 'the root of its certificates has been replaced');
     }
     for (const { session, peer } of [...this.#dialled]) {
       if (peer.notAfterMs + expiredGraceMs < nowMs) session.leave('renew', 'your certificate has ended');
@@ -222,7 +244,9 @@ export class TunnelPeer {
   #maintain(): void {
     if (!this.#wanted || this.#closed || this.#dialling !== undefined || this.#cancelRetry !== undefined) return;
     const nowMs = this.#environment.clock.nowMs();
-    const fresh = this.#dialled.filter(({ session, peer }) => isKept(session) && peer.notAfterMs >= nowMs);
+    const fresh = this.#dialled.filter(
+      ({ session, peer, outdated }) => isKept(session) && !outdated && peer.notAfterMs >= nowMs,
+    );
     if (fresh.length >= connectionsPerHost) return;
     const dialling = new AbortController();
     this.#dialling = dialling;
@@ -237,7 +261,8 @@ export class TunnelPeer {
   #succeeded(): void {
     this.#failed = undefined;
     const nowMs = this.#environment.clock.nowMs();
-    for (const { session, peer } of [...this.#dialled]) if (peer.notAfterMs < nowMs) session.leave('renew');
+    for (const { session, peer, outdated } of [...this.#dialled])
+      if (outdated || peer.notAfterMs < nowMs) session.leave('renew');
     this.#update();
     this.#maintain();
   }
@@ -277,18 +302,23 @@ export class TunnelPeer {
     const result = await dialTunnel({ endpoint, hostId: this.hostId, context, trust, clock, signal });
     if ('problem' in result) return result;
     this.#certificateUntilMs = result.peer.notAfterMs;
-    return this.#greet(result, formatEndpoint(endpoint), signal);
+    return this.#greet(result, now.credentials.chain, formatEndpoint(endpoint), signal);
   }
 
   /** The handshake alone does not tell whether the other side accepts us: its HELLO does. */
-  #greet({ socket, reader, peer }: Dialled, at: string, signal: AbortSignal): Promise<DialProblem | undefined> {
+  #greet(
+    { socket, reader, peer }: Dialled,
+    shown: string,
+    at: string,
+    signal: AbortSignal,
+  ): Promise<DialProblem | undefined> {
     return new Promise((resolve) => {
       const { clock } = this.#environment;
       let greeted = false;
       const silent = (): void => connection.session.cut('leaving', 'no HELLO');
       const cancelTimer = clock.after(helloMs, silent);
       const connection = this.#connect(
-        { socket, reader },
+        { socket, reader, shown },
         peer,
         'dialled',
         () => {
@@ -310,7 +340,7 @@ export class TunnelPeer {
   }
 
   #connect(
-    way: { readonly socket: TLSSocket; readonly reader?: RecordReader },
+    { shown, ...way }: { readonly socket: TLSSocket; readonly reader?: RecordReader; readonly shown: string },
     peer: PeerIdentity,
     role: 'dialled' | 'accepted',
     greeted: () => void,
@@ -328,7 +358,7 @@ export class TunnelPeer {
       events: { greeted, changed, closed },
     });
     this.#environment.busy();
-    return { session, peer, sinceMs: clock.monotonicMs() };
+    return { session, peer, shown, outdated: false, sinceMs: clock.monotonicMs() };
   }
 
   #lost(connection: Connection, problem: string | undefined): void {
@@ -387,6 +417,20 @@ export class TunnelPeer {
       const message = `no tunnel to host ${nameOf(this.hostId)}: ${problem}`;
       conditions.raise(this.#condition, 'warning', message, this.#failed.hint);
     } else if (state === 'ready' || state === 'idle') conditions.clear(this.#condition);
+    if (state !== 'suspect' || !this.#wanted || this.#closed) {
+      this.#cancelSilence?.();
+      this.#cancelSilence = undefined;
+    } else this.#cancelSilence ??= this.#environment.clock.after(silenceToldMs, () => this.#tellSilence());
+  }
+
+  #tellSilence(): void {
+    const { conditions, nameOf, endpointOf } = this.#environment;
+    const name = nameOf(this.hostId);
+    const endpoint = endpointOf(this.hostId);
+    const at = endpoint === undefined ? '' : ` on ${formatEndpoint(endpoint)}`;
+    const port = endpoint === undefined ? 'its tunnel port' : `${endpoint.port}/tcp`;
+    const hint = `is ${name} up, and does a firewall there or on the way drop ${port}?`;
+    conditions.raise(this.#condition, 'warning', `host ${name} does not answer${at}`, hint);
   }
 }
 
@@ -397,8 +441,11 @@ function isKept(session: TunnelSession): boolean {
 
 function refused(at: string, session: TunnelSession, problem: string | undefined): DialProblem {
   const said = session.goingAway;
-  if (said?.reason === 'refused')
-    return { problem: `${at} refuses this host: ${said.detail}`, hint: 'see `legate status` on both hosts' };
+  if (said?.reason === 'refused') {
+    // The words of `peerOf` on the other side.
+    const hint = /^host \S+ is revoked$/.test(said.detail) ? comeBackHint : 'see `legate status` on both hosts';
+    return { problem: `${at} refuses this host: ${said.detail}`, hint };
+  }
   if (said !== undefined)
     return { problem: `${at} takes no tunnels just now: ${said.detail}`, hint: 'it is tried again' };
   return { problem: `${at} closed the connection: ${problem ?? 'without a word'}`, hint: 'see the log of its sidecar' };

@@ -41,17 +41,14 @@ export function peerOf(socket: TLSSocket, context: TrustContext): PeerIdentity |
   return { hostId, chain, notAfterMs: Date.parse(leaf.validTo) };
 }
 
-/** Whether a peer that was accepted still would be, dates aside; else why not. */
+/** Why a peer that was accepted is not to be talked to any more, whenever it showed its certificate; dates aside. */
 export function refusalOf(
   peer: PeerIdentity,
   { credentials, policy }: Omit<TrustContext, 'nowMs'>,
 ): string | undefined {
   if (isRevoked(policy, peer.hostId)) return `host ${peer.hostId} is revoked`;
   const named = hostIdOfNames(peer.chain[0]?.subjectAltName, credentials.mesh);
-  if (typeof named === 'string') return named;
-  if (!isUnder(peer.chain, credentials.roots))
-    return 'its certificate comes from an authority that is no longer trusted';
-  return undefined;
+  return typeof named === 'string' ? named : undefined;
 }
 
 function chainOf(leaf: X509Certificate): X509Certificate[] {
@@ -65,7 +62,7 @@ function chainOf(leaf: X509Certificate): X509Certificate[] {
 }
 
 /** Whether some certificate of the chain was signed by one of the roots, or is one. */
-function isUnder(chain: readonly X509Certificate[], roots: readonly string[]): boolean {
+export function isUnder(chain: readonly X509Certificate[], roots: readonly string[]): boolean {
   const trusted = roots.map((pem) => new X509Certificate(pem));
   return chain.some((certificate) =>
     trusted.some(

@@ -5,6 +5,7 @@ import { ManualClock } from '../../src/base/clock.ts';
 import { makeTestAuthority } from '../../test/support/certificates.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { closeAfterMs, suspectAfterMs, tickMs } from './limits.ts';
+import { silenceToldMs } from './peer.ts';
 import { connectRaw, type RawPeer } from './raw-peer.test-support.ts';
 import { makeHost, RecordedEvents, type TestHost, type TestHostOptions, testHead, testPolicy } from './test-support.ts';
 import type { StreamHead, TunnelStream } from './tunnels.ts';
@@ -279,7 +280,12 @@ t.test('a peer that stays silent is given up', async (t) => {
   t.equal(a.plane.state(ids.b).state, 'ready', 'asked');
   await clock.advance(suspectAfterMs + tickMs);
   t.equal(a.plane.state(ids.b).state, 'suspect');
-  await clock.advance(closeAfterMs - 2 * suspectAfterMs);
+  t.same(a.conditions.list(), [], 'not yet');
+  await clock.advance(silenceToldMs);
+  t.match(a.conditions.list(), [
+    { id: `tunnel.host.${ids.b}`, severity: 'warning', message: /^host host-b does not answer on 127\.0\.0\.1:\d+$/ },
+  ]);
+  await clock.advance(closeAfterMs - silenceToldMs - 2 * suspectAfterMs);
   t.equal(events.closedBy, undefined);
   await clock.advance(2 * suspectAfterMs);
   t.match(events.closedBy, { reason: 'lost', detail: /^no answer for 1[56] s$/ });
@@ -620,13 +626,43 @@ t.test('certificates are renewed and roots change under load without a lost stre
   await settle();
   t.equal(failures, 0);
   t.equal(long.events.closedBy, undefined, 'a long stream lives on');
+  // Without the old root what was opened by it goes on; what is new is on connections of the new one.
+  a.credentials.set({ ...issued.a, roots: [next.root] });
+  await settle();
+  b.credentials.set({ ...issued.b, roots: [next.root] });
+  await settle();
+  await waitFor('the old connections to be left', () => a.plane.documents()[0]?.connections.dialled === 3);
+  t.equal(failures, 0);
   stop = true;
   await load;
-  // Without the old root what was opened by it is closed, and made again by the new one.
-  a.credentials.set({ ...issued.a, roots: [next.root] });
-  await waitFor('the old connections to be closed', () => long.events.closedBy);
-  t.match(long.events.closedBy, { reason: 'lost', detail: /no longer trusted/ });
+  t.equal(long.events.closedBy, undefined, 'the long stream lives on');
+  long.stream.write(Buffer.alloc(1000));
+  long.stream.end();
+  await waitFor('its answer', () => long.events.bytes === 1000);
+  await waitFor('its connection to be closed', () => a.plane.documents()[0]?.connections.dialled === 2);
   await ready(a, ids.b);
+});
+
+t.test('what was opened by a root that is gone ends with its certificate, and with a revocation', async (t) => {
+  const next = await makeTestAuthority();
+  const notAfterMs = Math.ceil(Date.now() / 1000) * 1000 + 3000;
+  for (const [how, end] of [
+    ['certificate', () => undefined],
+    ['revocation', (b: TestHost) => b.policy.set(testPolicy([ids.a], 2))],
+  ] as const) {
+    const own = how === 'certificate' ? await authority.issue(ids.a, { notAfterMs }) : shown.a;
+    const { a, b } = await readyPair(t, { a: { credentials: own } });
+    const { events } = open(a, ids.b);
+    await waitFor('the stream', () => events.isOpened);
+    for (const host of [a, b]) host.credentials.set({ ...(await next.issue(host.hostId)), roots: [next.root] });
+    await ready(a, ids.b);
+    t.equal(events.closedBy, undefined, how);
+    end(b);
+    await waitFor('its end', () => events.closedBy, { timeoutMs: 15_000 });
+    t.match(events.closedBy, { reason: 'lost', detail: how === 'certificate' ? /has ended|been replaced/ : /revoked/ });
+    await a.plane.close();
+    await b.plane.close();
+  }
 });
 
 t.test('a revoked host loses its connections', async (t) => {

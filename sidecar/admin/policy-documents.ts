@@ -18,6 +18,8 @@ export interface PolicyDocument {
   readonly authority: { readonly id: string; readonly name: string | null; readonly self: boolean };
   /** Whether the store has this one; null on other hosts than the authority's. */
   readonly stored: boolean | null;
+  /** Of the answer to a change of an intent: names that may be mistyped. */
+  readonly notes?: readonly string[];
 }
 
 export interface IntentDocument {
@@ -60,6 +62,8 @@ export interface IntentCheckDocument {
   readonly message: string;
   /** Whether a container of the host that answers declares such a link. */
   readonly declared: boolean;
+  /** Names that may be mistyped. */
+  readonly notes?: readonly string[];
 }
 
 /** Answer of `GET /api/learned`: what would be refused if the mode were not `learn`. */
@@ -96,6 +100,8 @@ export interface GrantChangeDocument {
   readonly leftOut: readonly OfferDocument[];
   readonly letIn: readonly OfferDocument[];
   readonly stored: boolean;
+  /** Names that may be mistyped. */
+  readonly notes?: readonly string[];
 }
 
 /** Answer of `POST /api/hosts/NAME/revoke`. */

@@ -73,6 +73,11 @@ export function printJson(terminal: Terminal, document: unknown): void {
   terminal.lines([safeJson(document, 2)]);
 }
 
+/** What is no error and may be a mistake goes to standard error, beside what was done. */
+export function tellNotes({ terminal }: Session, document: { readonly notes?: readonly string[] }): void {
+  for (const note of clean(document).notes ?? []) terminal.error(` ${terminal.style.note} ${note}`);
+}
+
 export function examples(...lines: string[]): string {
   return `\nExamples:\n${lines.map((line) => `  ${line}`).join('\n')}`;
 }

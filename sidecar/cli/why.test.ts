@@ -79,7 +79,7 @@ t.test('why: plain, and rich at two widths', async (t) => {
       `  x  tunnel    db-2: it refuses our certificate: expired 3 h ago (its clock is 5 h ahead), since ${at}`,
       '  -  instance  not reached',
       ' fix:     on db-2: compare its clock (chronyc makestep); where it is right, legate join anew',
-      ' links:   db: 1400 connections so far, 1 open, 212 refused; last failure 4 min ago: db-2/9c1f: no tunnel'.replace(
+      ' links:   db: 1400 connections so far, 1 open, 212 failed; last failure 4 min ago: db-2/9c1f: no tunnel'.replace(
         '1 400',
         '1400',
       ),

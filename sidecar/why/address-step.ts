@@ -1,4 +1,5 @@
 import type { LinkDocument } from '../../proxy/link-document.ts';
+import { span } from '../../src/base/duration.ts';
 import { formatEndpoint } from '../../src/model/address.ts';
 import { transportOf } from '../../src/model/instance.ts';
 import type { ConsumerFacts, WhyFacts } from './facts.ts';
@@ -83,7 +84,10 @@ function atListener(facts: WhyFacts, link: LinkDocument | undefined): Step {
       fix: told?.hint ?? 'legate status says more',
     };
   }
-  const refusing = link.state === 'refusing' ? ', refused while nothing usable is behind it' : '';
+  const parkMs = facts.target.view?.parkMs ?? 0;
+  const nothing = 'while nothing usable is behind it';
+  const refused = parkMs > 0 ? `connections wait up to ${span(parkMs)} ${nothing}` : `refused ${nothing}`;
+  const refusing = link.state === 'refusing' ? `, ${refused}` : '';
   return { name: 'address', verdict: 'ok', text: `${link.address} → this sidecar${refusing}` };
 }
 

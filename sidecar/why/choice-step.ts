@@ -17,8 +17,14 @@ export function choiceStep(facts: WhyFacts): Step | undefined {
     }));
     const details = [...kept, ...refused];
     const register = `register one: docker run --label legate.service=${view.name} --label legate.port=${view.port} …`;
-    const text = `${view.name} has no instances`;
-    return { name: 'choice', verdict: 'bad', text, details, fix: details[0]?.fix ?? register };
+    const none = `${view.name} has no instances`;
+    const { lastDeparture: left } = facts;
+    if (left === undefined || kept.length > 0) {
+      return { name: 'choice', verdict: 'bad', text: none, details, fix: details[0]?.fix ?? register };
+    }
+    const text = `${none}: ${left.id} left ${span(nowMs - left.atMs)} ago`;
+    const fix = details[0]?.fix ?? `look why its container ended on ${left.host}: docker ps -a and docker logs there`;
+    return { name: 'choice', verdict: 'bad', text, details, fix };
   }
   const candidates = candidatesOf(instances);
   const out = [...instances.flatMap((instance) => leftOut(instance, facts) ?? []), ...kept];

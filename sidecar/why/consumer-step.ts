@@ -33,18 +33,24 @@ export function consumerStep(facts: WhyFacts): Step {
   }
 }
 
-function unknownStep({ name, near, dockerProblem }: ConsumerFacts & { kind: 'unknown' }, asked: string): Step {
-  const nobody = `nobody on this host is called ${name}: no container, service or link`;
-  if (dockerProblem !== undefined) {
+function unknownStep(
+  { name, near, dockerProblem, dockerOff }: ConsumerFacts & { kind: 'unknown' },
+  asked: string,
+): Step {
+  const nobody = `nobody on this host is called ${name}`;
+  const elsewhere = `it may be on another host: run legate why ${name} ${asked} there`;
+  if (near !== undefined) {
+    const text = `${nobody}; did you mean ${near}?`;
+    return { name: 'consumer', verdict: 'bad', text, fix: `legate why ${near} ${asked}; or ${elsewhere}` };
+  }
+  if (dockerProblem !== undefined && !dockerOff) {
     const text = `${nobody}; containers are not known (${dockerProblem})`;
-    return { name: 'consumer', verdict: 'bad', text, fix: 'start Docker, or see legate status' };
+    return { name: 'consumer', verdict: 'bad', text, fix: `start Docker, or see legate status; or ${elsewhere}` };
   }
-  if (near === undefined) {
-    const fix = `docker ps shows what runs; a container says who it is with --label legate.consumer=${name}`;
-    return { name: 'consumer', verdict: 'bad', text: nobody, fix };
-  }
-  const text = `${nobody}; did you mean ${near}?`;
-  return { name: 'consumer', verdict: 'bad', text, fix: `legate why ${near} ${asked}` };
+  const fix = dockerOff
+    ? elsewhere
+    : `${elsewhere}; here docker ps shows what runs, and --label legate.consumer=${name} gives a container that name`;
+  return { name: 'consumer', verdict: 'bad', text: `${nobody}: no container, service or link`, fix };
 }
 
 function containerStep(consumer: ContainerFacts, facts: WhyFacts): Step {

@@ -34,6 +34,8 @@ export interface WhyFacts {
   readonly instances: readonly InstanceFacts[];
   /** What other hosts offer of the service without the right to, which is not among the instances. */
   readonly ungranted: readonly { readonly id: string; readonly host: string }[];
+  /** The instance of the service that left last in this run. */
+  readonly lastDeparture?: { readonly id: string; readonly host: string; readonly atMs: number };
   /** Names of revoked hosts that had instances of it in this run. */
   readonly revokedHosts: readonly string[];
   readonly hosts: ReadonlyMap<string, Host>;
@@ -94,6 +96,8 @@ export type ConsumerFacts =
       readonly near: string | undefined;
       /** Why containers are not known; undefined: they are. */
       readonly dockerProblem: string | undefined;
+      /** Whether they are not meant to be. */
+      readonly dockerOff: boolean;
     };
 
 /** What the asked name means to this consumer. */

@@ -26,6 +26,7 @@ export interface ConsumerSources {
   readonly configured: readonly LinkListener[];
   readonly hostId: string;
   readonly dockerProblem: string | undefined;
+  readonly dockerOff: boolean;
 }
 
 export interface FoundConsumer {
@@ -44,14 +45,14 @@ export function findConsumer(name: string | undefined, sources: ConsumerSources)
   const listeners = sources.configured.filter(({ consumer }) => consumer === name);
   const listens = listeners.map(({ service, listen }) => ({ service, at: formatEndpoint(listen) }));
   if (listens.length > 0) return plain({ kind: 'listener', name, listens });
-  const { snapshot, hostId, running, dockerProblem } = sources;
+  const { snapshot, hostId, running, dockerProblem, dockerOff } = sources;
   const instances = snapshot.services.get(name)?.instances ?? [];
   if (instances.some((instance) => instance.hostId === hostId)) return plain({ kind: 'process', name });
   const hosts = [...new Set(instances.map(({ host }) => host))];
   if (hosts.length > 0) return plain({ kind: 'elsewhere', name, hosts });
   const known = running.flatMap(({ container, consumer }) => [container.name, consumer.name ?? container.name]);
   const near = nearest(name, [...known, ...snapshot.services.keys()]);
-  return plain({ kind: 'unknown', name, near, dockerProblem });
+  return plain({ kind: 'unknown', name, near, dockerProblem, dockerOff });
 }
 
 function plain(facts: ConsumerFacts): FoundConsumer {

@@ -12,6 +12,8 @@ export function instanceStep(facts: WhyFacts): Step | undefined {
   const asked = candidates.flatMap((candidate) => probed(candidate, probes) ?? []);
   const cut = candidates.length > 0 && tunnelStep(facts)?.verdict === 'bad';
   if (cut) return { name: 'instance', verdict: 'unknown', text: 'not reached' };
+  // What policy forbids is not tried, here and over there.
+  if (facts.policy?.decision.allowed === false) return { name: 'instance', verdict: 'unknown', text: 'not tried' };
   if (asked.length === 0) return notAsked(facts, candidates.length > 0);
   const failed = asked.flatMap(({ facts: each, probe }) => (probe.ok ? [] : [{ facts: each, probe }]));
   const good = asked.find(({ probe }) => probe.ok);

@@ -47,6 +47,7 @@ t.test('the last changes of a service, its hosts and the policy, newest first', 
   await show(snapshotOf([{ ...sick, draining: true }], false));
   t.same(texts().slice(0, 3).sort(), ['host web-2 was lost', 'web-1/a began to drain', 'web-2/b left']);
   t.same(journal.departed('db'), ['web-2/b']);
+  t.match(journal.lastDeparture('db'), { id: 'web-2/b', host: 'web-2', atMs: clock.nowMs() - 1000 });
   t.equal(journal.changes({ ...about, most: 1 }).length, 1);
   const intents = [{ consumer: 'web', service: 'db', action: 'deny', setAtMs: 5 }] as const;
   for (const next of [base, { ...base, version: 2, intents }]) {
@@ -61,5 +62,23 @@ t.test('the last changes of a service, its hosts and the policy, newest first', 
   );
   for (let round = 0; round < 100; round += 1) await show(snapshotOf(round % 2 === 0 ? [] : [one]));
   t.ok(texts().length < 40, 'bounded');
+  journal.close();
+});
+
+t.test('a host that appears did not come back', async (t) => {
+  const clock = new ManualClock();
+  const snapshots = new Latest<Snapshot>({ ...emptySnapshot, origin: 'store' });
+  const policy = new Latest<Policy | undefined>(undefined);
+  const journal = new Journal({ self: { hostId: id(1) }, snapshots, policy, clock });
+  for (const isAlive of [false, true, false, true]) {
+    snapshots.set(snapshotOf([], isAlive));
+    await Promise.resolve();
+    await clock.advance(1000);
+  }
+  const hosts = journal.changes({ service: '', consumer: 'web', hostIds: new Set([id(2)]), most: 100 });
+  t.same(
+    hosts.map(({ text }) => text),
+    ['host web-2 is back', 'host web-2 was lost', 'host web-2 came'],
+  );
   journal.close();
 });

@@ -39,6 +39,8 @@ export class Journal {
   readonly #hosts: JournalEntry[] = [];
   readonly #policies: { readonly atMs: number; readonly before: Policy | undefined; readonly after: Policy }[] = [];
   readonly #unsubscribe: readonly (() => void)[];
+  /** Hosts that came in this run and have not been alive in it: their first sign of life comes after their record. */
+  readonly #appearing = new Set<string>();
   #seen: Snapshot;
   #policy: Policy | undefined;
 
@@ -62,6 +64,14 @@ export class Journal {
   departed(service: string): string[] {
     const entries = this.#services.get(service) ?? [];
     return entries.flatMap(({ id, text }) => (id !== undefined && text === `${id} left` ? [id] : []));
+  }
+
+  /** The instance that left last, with the name of its host. */
+  lastDeparture(service: string): { readonly id: string; readonly host: string; readonly atMs: number } | undefined {
+    const entries = this.#services.get(service) ?? [];
+    const last = entries.findLast(({ id, text }) => id !== undefined && text === `${id} left`);
+    if (last?.id === undefined) return undefined;
+    return { id: last.id, host: last.id.slice(0, last.id.lastIndexOf('/')), atMs: last.atMs };
   }
 
   /** What changed last for a consumer of the service whose instances are on these hosts, newest first. */
@@ -94,7 +104,9 @@ export class Journal {
     if (before.origin === 'none') return;
     for (const { key, before: old, after } of snapshot.hosts.changesSince(before.hosts)) {
       if (key === this.#options.self.hostId) continue;
-      const text = hostChange(old, after);
+      const isFirstLife = after?.alive !== false && this.#appearing.delete(key);
+      if (old === undefined && after?.alive === false) this.#appearing.add(key);
+      const text = isFirstLife && after !== undefined ? undefined : hostChange(old, after);
       if (text !== undefined) keep(this.#hosts, { atMs: this.#options.clock.nowMs(), text, id: key });
     }
     for (const { key, before: old, after } of snapshot.services.changesSince(before.services)) {

@@ -36,7 +36,7 @@ export function tunnelFix(hostId: string, facts: WhyFacts): string {
   if (/connection refused/.test(problem)) {
     return `on ${host}: is its sidecar running (systemctl status legate), and does a firewall there let ${port}/tcp in?`;
   }
-  if (/no answer|no route|nothing/.test(problem)) {
+  if (/no answer|no route|nothing|does not answer/.test(problem)) {
     return `is ${host} up, and does a firewall there or on the way let ${port}/tcp in? nc -vz ${at.replace(/:(\d+)$/, ' $1')}`;
   }
   return hint ?? `legate status here and on ${host} says more`;

@@ -180,13 +180,31 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     ],
     [
       'an unknown consumer',
-      { ...fine, consumer: { kind: 'unknown', name: 'wbe', near: 'web', dockerProblem: undefined } },
+      { ...fine, consumer: { kind: 'unknown', name: 'wbe', near: 'web', dockerProblem: undefined, dockerOff: false } },
       /^bad consumer: .* called wbe.*mean web/,
-      /^legate why web db$/,
+      /^legate why web db; or it may be on another host: run legate why wbe db there$/,
+    ],
+    [
+      'a consumer of another host where Docker is not wanted',
+      {
+        ...fine,
+        consumer: {
+          kind: 'unknown',
+          name: 'front',
+          near: undefined,
+          dockerProblem: 'docker.expose is off',
+          dockerOff: true,
+        },
+      },
+      /^bad consumer: nobody on this host is called front: no container, service or link$/,
+      /^it may be on another host: run legate why front db there$/,
     ],
     [
       'Docker away',
-      { ...fine, consumer: { kind: 'unknown', name: 'web', near: undefined, dockerProblem: 'refused' } },
+      {
+        ...fine,
+        consumer: { kind: 'unknown', name: 'web', near: undefined, dockerProblem: 'refused', dockerOff: false },
+      },
       /^bad consumer: .*not known \(refused\)/,
       /start Docker/,
     ],
@@ -316,6 +334,16 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /^bad choice:/,
       /^legate undrain --host$/,
     ],
+    [
+      'an instance that left',
+      {
+        ...fine,
+        instances: [],
+        lastDeparture: { id: 'db-2/9c1f-5432', host: 'db-2', atMs: nowMs - 20_000 },
+      },
+      /^bad choice: db has no instances: db-2\/9c1f-5432 left 20 s ago$/,
+      /^look why its container ended on db-2: docker ps -a and docker logs there$/,
+    ],
     ['starting', instanceIs({ status: 'starting' }), /^bad choice:/, /^wait for its first check/],
     [
       'a lost host',
@@ -397,7 +425,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       'a silent host',
       tunnelled({ state: 'suspect', problem: 'it does not answer just now' }),
       /^bad tunnel: db-2: it does not answer just now at/,
-      /legate status here and on db-2/,
+      /^is db-2 up, and does a firewall there or on the way let 7711\/tcp in\? nc -vz 10\.77\.0\.2 7711$/,
     ],
     [
       'a policy that cannot be read',
@@ -433,6 +461,25 @@ t.test('faults: the step that names each, and what to do', async (t) => {
     if (fix === null) t.equal(document.fix, null, what);
     else t.match(document.fix, fix, what);
     t.equal(document.fine, !/^bad/.test(worst(document)), what);
+  }
+});
+
+t.test('what happens to connections while nothing is usable', async (t) => {
+  const refusing = { ...fine, links: [{ ...link, state: 'refusing' }] } as const;
+  const textOf = (facts: WhyFacts) => explain(facts, asked).steps.find(({ name }) => name === 'address')?.text;
+  t.match(textOf(refusing), /refused while nothing usable is behind it$/);
+  const parked = { ...refusing, target: { ...target, view: { ...db, parkMs: 10_000 } } };
+  t.match(textOf(parked), /connections wait up to 10 s while nothing usable is behind it$/);
+});
+
+t.test('what policy forbids is not tried', async (t) => {
+  const intents = [{ consumer: 'web', service: 'db', action: 'deny', setAtMs: beforeMs }] as const;
+  for (const instances of [[own], [afar], [own, afar]]) {
+    const { steps } = explain({ ...ruled({ intents }), instances }, asked);
+    t.match(
+      steps.find(({ name }) => name === 'instance'),
+      { verdict: 'unknown', text: 'not tried' },
+    );
   }
 });
 

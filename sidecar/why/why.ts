@@ -136,10 +136,12 @@ export class Why {
     const [answer, resolver, probes] = await Promise.all([
       this.#resolve(target, consumer.kind === 'container' ? consumer.address : undefined),
       this.#resolver(found, target, nameServers),
-      this.#probe(instances, rules?.decision.allowed === false ? undefined : rules, found),
+      rules?.decision.allowed === false ? new Map() : this.#probe(instances, rules, found),
     ]);
+    const lastDeparture = this.#journal.lastDeparture(target.service ?? '');
     return {
       nowMs: clock.nowMs(),
+      ...(lastDeparture !== undefined && { lastDeparture }),
       ...{ self, domain, consumer, target, answer, resolver, probes, nameServers, links, instances },
       conditions: conditions.list(),
       store: this.#store(snapshot),
@@ -167,6 +169,7 @@ export class Why {
       ...{ running, snapshot, configured, hostId: self.hostId },
       networks: docker.networks.value,
       callers: callers.value,
+      dockerOff: state === 'off',
       dockerProblem: isKnown
         ? undefined
         : (problem ?? (state === 'off' ? 'docker.expose is off' : 'Docker is being asked')),
@@ -226,7 +229,7 @@ export class Why {
 
   /**
    * Connects to the first candidates; without any to instances of this host that are left out. Other hosts are asked in
-   * the consumer's name, unless `caller` is undefined: what policy forbids is not asked for.
+   * the consumer's name.
    */
   async #probe(
     instances: readonly InstanceFacts[],

@@ -183,6 +183,10 @@ export function grantBook(policy: Policy | undefined): (hostId: string, service:
   };
 }
 
+/** What is said on a host that was revoked, and what its people do. */
+export const revokedText = 'this host was revoked: the other hosts refuse it';
+export const comeBackHint = 'to come back: an empty data_dir, a new token (legate token), legate join';
+
 export function isRevoked(policy: Policy | undefined, hostId: string): boolean {
   return policy?.revoked.some((host) => host.hostId === hostId) === true;
 }

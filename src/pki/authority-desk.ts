@@ -280,7 +280,7 @@ function isTaken(held: Wanted, wanted: Wanted): boolean {
 }
 
 function takenHint(name: string): string {
-  return `set another \`host\` or \`advertise\` there; if that host is gone for ever, run legate host revoke ${name} first`;
+  return `set another \`host\` or \`advertise\` in the configuration of the host that joins; if that host is gone for ever, run legate host revoke ${name} first`;
 }
 
 function checkToken(state: TokenState): void {

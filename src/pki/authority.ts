@@ -6,6 +6,7 @@ import type { Clock } from '../base/clock.ts';
 import { LegateError } from '../base/errors.ts';
 import { FieldFault, Fields } from '../base/fields.ts';
 import { makePrivateFolder, readFileIfAny, writeFileAtomically } from '../base/files.ts';
+import { printable } from '../base/text.ts';
 import { nameFault } from '../model/names.ts';
 import { certificatesOf, fingerprintOfPem, lifeOf, serialOf } from './chain.ts';
 import { issueHost, makeRoot, type Root } from './issue.ts';
@@ -209,8 +210,14 @@ export class Authority {
 }
 
 /** Lets the authority in this folder, once it is opened by a sidecar, take over from wherever it was. */
-export async function writeClaim(folder: string): Promise<void> {
-  await writeFileAtomically(claimFile(folder), ['']);
+export async function writeClaim(folder: string, savedAt: string): Promise<void> {
+  await writeFileAtomically(claimFile(folder), [savedAt]);
+}
+
+/** Of when the backup is that this authority was restored from, until the policy says that it is here. */
+export function restoredFrom(folder: string): string | undefined {
+  const text = readFileIfAny(claimFile(folder), 1024);
+  return text === undefined ? undefined : printable(text) || 'an unknown time';
 }
 
 function claimFile(folder: string): string {

@@ -78,7 +78,14 @@ function open(endpoint: Endpoint, visit: Visit, signal: AbortSignal): Promise<TL
     const onError = (error: Error): void => fail(explainConnect(error, endpoint));
     const onEnd = (): void => fail(explainConnect(new Error('the connection was closed'), endpoint));
     const onAbort = (): void => fail(signal.reason);
-    const timer = setTimeout(() => fail(explainConnect(undefined, endpoint)), connectLimitMs);
+    let isConnected = false;
+    socket.once('connect', () => {
+      isConnected = true;
+    });
+    const timer = setTimeout(
+      () => fail(isConnected ? anotherProgram(endpoint, undefined) : explainConnect(undefined, endpoint)),
+      connectLimitMs,
+    );
     const end = (): void => {
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);
@@ -169,15 +176,18 @@ function explainConnect(error: unknown, endpoint: Endpoint): LegateError {
     return new LegateError('E_UNREACHABLE', `${at} is not the authority of a mesh`, details(hint));
   }
   if (/^ERR_SSL|EPROTO|SSL/.test(code)) {
-    const hint = 'the address is perhaps that of another program, or of a sidecar of another version';
-    return new LegateError(
-      'E_UNREACHABLE',
-      `what listens at ${at} does not speak TLS 1.3 as a sidecar does`,
-      details(hint),
-    );
+    return anotherProgram(endpoint, error);
   }
   const hint = 'check the address, the routes and the firewalls between the two hosts';
   return new LegateError('E_UNREACHABLE', `no connection to ${at} (${code || 'closed'})`, details(hint));
+}
+
+/** The connection was made, and what is heard on it is nothing or no TLS. */
+function anotherProgram(endpoint: Endpoint, cause: unknown): LegateError {
+  return new LegateError('E_UNREACHABLE', `something else than a sidecar answers at ${formatEndpoint(endpoint)}`, {
+    hint: 'name the address and the tunnel port (7711) of the host on which legate init was run',
+    ...(cause !== undefined && { cause }),
+  });
 }
 
 function explainAnswer(error: unknown, endpoint: Endpoint, visit: DeskVisit): unknown {

@@ -118,7 +118,7 @@ export class RootRotation {
     const { roots } = authority;
     const isElsewhere = present.authority !== self.hostId;
     // What was restored takes over once, from the last policy that there was; else another host has done so.
-    if (isElsewhere && !(authority.claims && policyStored())) return;
+    if (authority.claims ? !policyStored() : isElsewhere) return;
     if (authority.claims && present.roots[0] !== roots[0]) throw outdated();
     if (isElsewhere || !isSame(present.roots, roots)) {
       await change((before) => ({ ...before, roots, authority: self.hostId }));

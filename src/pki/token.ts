@@ -33,16 +33,16 @@ export function formatToken({ secret, fingerprint, authority }: JoinToken): stri
 export function parseToken(text: string): JoinToken {
   const trimmed = text.trim();
   const fault = (what: string): LegateError =>
-    new LegateError('E_INVALID', `the token ${what}`, {
+    new LegateError('E_INVALID', what, {
       hint: 'copy it whole, as legate init or legate token printed it; it begins with lgt1_',
     });
-  if (!trimmed.startsWith(prefix)) throw fault('is none');
+  if (!trimmed.startsWith(prefix)) throw fault('that is not a token: it begins with lgt1_');
   const encoded = trimmed.slice(prefix.length);
   const bytes = Buffer.from(encoded, 'base64url');
   if (bytes.length !== totalBytes || bytes.toString('base64url') !== encoded)
-    throw fault('is not complete or misspelt');
+    throw fault('the token is not complete or misspelt');
   const body = bytes.subarray(0, totalBytes - checksumBytes);
-  if (!checksum(body).equals(bytes.subarray(body.length))) throw fault('is misspelt: its checksum is wrong');
+  if (!checksum(body).equals(bytes.subarray(body.length))) throw fault('the token is misspelt: its checksum is wrong');
   return {
     secret: body.subarray(0, secretBytes),
     fingerprint: body.subarray(secretBytes, secretBytes + fingerprintBytes).toString('hex'),

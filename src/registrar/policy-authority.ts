@@ -1,6 +1,7 @@
 import { Backoff } from '../base/backoff.ts';
 import type { Clock } from '../base/clock.ts';
 import { Coalesced } from '../base/coalesced.ts';
+import type { Conditions } from '../base/conditions.ts';
 import { isLegateError, LegateError } from '../base/errors.ts';
 import { eachChange, type Observable } from '../base/feed.ts';
 import type { Log } from '../base/log.ts';
@@ -21,6 +22,9 @@ const firstRetryMs = 100;
 const retryCeilingMs = 5000;
 /** After this long without a rewrite the next one is done at once again. */
 const quietMs = 60_000;
+/** How long a restored authority whose store has no policy waits for other hosts to put back the one that they know. */
+export const restoredGraceMs = 30_000;
+const restoredId = 'policy.restored';
 
 /** This host's own copy of the policy. */
 export interface PolicyBook {
@@ -39,6 +43,9 @@ export interface PolicyAuthorityOptions {
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
+  readonly conditions: Conditions;
+  /** Of when the backup is that it was restored from, while it may know less than the mesh. */
+  readonly restoredFrom?: string | undefined;
 }
 
 interface Session {
@@ -52,7 +59,8 @@ interface Session {
 
 /**
  * The authority's host's hand on the policy: changes it, one change at a time, first on this host's disk, then in the
- * store. While the store has none, an older one or one that the policy key did not sign, it is written again.
+ * store. While the store has none, an older one or one that the policy key did not sign, it is written again. One that was
+ * restored from a backup changes and writes nothing before it has seen what the mesh knows.
  */
 export class PolicyAuthority {
   readonly #options: PolicyAuthorityOptions;
@@ -67,9 +75,13 @@ export class PolicyAuthority {
   /** Monotonic, of the last rewrite. */
   #rewroteMs = Number.NEGATIVE_INFINITY;
   #cancelRetry: (() => void) | undefined;
+  /** Of the restored policy, until it is known whether the mesh has a newer one. */
+  #heldVersion: number | undefined;
+  #cancelHold: (() => void) | undefined;
 
   constructor(options: PolicyAuthorityOptions) {
     this.#options = options;
+    if (options.restoredFrom !== undefined) this.#hold(options.restoredFrom);
     this.#rewritten = options.metrics.counter(
       'legate_policy_rewritten_total',
       'How often the store had lost the policy or had a wrong one, and got the right one again.',
@@ -78,13 +90,13 @@ export class PolicyAuthority {
 
   /** Whether the store has the present policy. */
   get stored(): boolean {
-    return this.#storedVersion === this.#options.book.policy.value?.version;
+    return this.#heldVersion === undefined && this.#storedVersion === this.#options.book.policy.value?.version;
   }
 
   /**
    * Changes the policy: `by` gets the present one and gives what it is to be, or the same object for no change. Resolves
    * with the new one when this host's disk has it, and the store has it too or does not answer. Errors: E_NOT_FOUND where
-   * there is no policy yet, E_TOO_LARGE, the signer's, and what `by` throws.
+   * there is no policy yet, E_CONFLICT while a restored one may be outdated, E_TOO_LARGE, the signer's, and what `by` throws.
    */
   change(by: (policy: Policy) => Policy): Promise<Policy> {
     if (this.#waiting >= maxWaiting) {
@@ -125,6 +137,8 @@ export class PolicyAuthority {
     } finally {
       unsubscribe();
       this.#cancelRetry?.();
+      this.#cancelHold?.();
+      this.#cancelHold = undefined;
       if (this.#session === session) this.#session = undefined;
     }
   }
@@ -135,6 +149,12 @@ export class PolicyAuthority {
     if (present === undefined || isLocked(present)) {
       throw new LegateError('E_NOT_FOUND', 'there is no policy that could be changed', {
         hint: present === undefined ? 'legate init makes the authority and the policy' : 'legate status says why',
+      });
+    }
+    if (this.#heldVersion !== undefined) {
+      const text = `the authority was restored from a backup of ${this.#options.restoredFrom}: waiting to see the mesh's policy`;
+      throw new LegateError('E_CONFLICT', text, {
+        hint: `it looks into the store, and gives other hosts ${restoredGraceMs / 1000} s; legate status shows whether the store answers`,
       });
     }
     const wanted = by(present);
@@ -180,6 +200,7 @@ export class PolicyAuthority {
     const { entry, signal } = session;
     const judged = entry === undefined ? undefined : book.judge(entry.value);
     const { value: present } = book.policy;
+    if (this.#isHeld(version, judged)) return;
     if (judged !== undefined && 'version' in judged && present !== undefined && samePolicy(judged, present)) {
       this.#storedVersion = version;
       for (const look of [...this.#waiters]) look();
@@ -197,6 +218,41 @@ export class PolicyAuthority {
       });
     }
     await this.#write(session, sealed, version);
+  }
+
+  #hold(savedAt: string): void {
+    this.#heldVersion = this.#options.book.policy.value?.version ?? 0;
+    const message = `the authority was restored from a backup of ${savedAt}: nothing of the policy is changed before the mesh's is seen`;
+    this.#options.conditions.raise(restoredId, 'note', message, 'legate status shows whether the store answers');
+  }
+
+  /**
+   * Whether what was restored may still be older than what the mesh knows. It is not when the store had it or a newer one,
+   * which is taken over; where the store had none, other hosts put back theirs within a while.
+   */
+  #isHeld(version: number, inStore: Policy | PolicyRefusal | undefined): boolean {
+    if (this.#heldVersion === undefined) return false;
+    const stored = inStore !== undefined && 'version' in inStore ? inStore.version : 0;
+    const isSeen = stored === version && (version > this.#heldVersion || this.#cancelHold === undefined);
+    if (isSeen) this.#release();
+    // A newer one is about to be taken over.
+    else if (stored <= version) {
+      this.#cancelHold ??= this.#options.clock.after(restoredGraceMs, () => {
+        this.#release();
+        this.#look();
+      });
+    }
+    return !isSeen;
+  }
+
+  #release(): void {
+    this.#cancelHold?.();
+    this.#cancelHold = undefined;
+    this.#heldVersion = undefined;
+    this.#options.conditions.clear(restoredId);
+    this.#options.log.info('the restored policy is up to date', {
+      'policy.version': this.#options.book.policy.value?.version,
+    });
   }
 
   /** True when the session has ended meanwhile, or something has changed that will be looked at anew. */

@@ -20,6 +20,7 @@ interface RotateCommandOptions extends GlobalOptions {
 interface BackupCommandOptions extends GlobalOptions {
   readonly config?: string;
   readonly passphraseFile?: string;
+  readonly overwrite?: boolean;
 }
 
 /** `token` and `ca`: what the authority's host does. */
@@ -74,7 +75,8 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     )
     .argument('<file>', 'written whole or not at all, readable by its owner')
     .option('-c, --config <file>', 'the configuration, YAML')
-    .option('--passphrase-file <file>', passphrase);
+    .option('--passphrase-file <file>', passphrase)
+    .option('--overwrite', 'replaces FILE where it exists');
   backup.addHelpText(
     'after',
     examples('legate ca backup authority.backup -c legate.yaml --passphrase-file /root/backup.pass'),
@@ -83,7 +85,10 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     const config = readConfig(session, options.config, 'nothing was saved.');
     if (config === undefined) return exitStatus.usage;
     const { backupAuthority } = await import('../../authority-backup.ts');
-    const saved = await backupAuthority(config, { file, passphraseFile: passphraseFileOf(options) });
+    const saved = await backupAuthority(config, {
+      ...{ file, passphraseFile: passphraseFileOf(options) },
+      overwrite: options.overwrite === true,
+    });
     if (options.json) printJson(session.terminal, saved);
     else tell(session, `the authority of mesh ${saved.mesh}, ${plural(saved.hosts, 'host')}, is in ${printable(file)}`);
     return exitStatus.done;
@@ -110,7 +115,8 @@ function addBackupCommands(ca: CommandTools['program'], { session, register }: C
     else
       tell(
         session,
-        `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent`,
+        `host ${config.host} (host id ${restored.hostId}) is the authority of mesh ${restored.mesh}; start it now: legate agent -c ${printable(options.config ?? 'legate.yaml')}`,
+        `decisions since the backup of ${restored.savedAt} come back from the other hosts; check \`legate intent list\``,
       );
     return exitStatus.done;
   });
@@ -142,6 +148,7 @@ function show({ terminal }: Session, options: GlobalOptions, document: Authority
   else terminal.lines(authorityLines(clean(document), terminal.view()));
 }
 
-function tell({ terminal }: Session, text: string): void {
-  terminal.lines([` ${terminal.style.paint(terminal.style.good, 'green')} ${text}`]);
+function tell({ terminal }: Session, text: string, ...more: readonly string[]): void {
+  const sign = terminal.style.paint(terminal.style.good, 'green');
+  terminal.lines([` ${sign} ${text}`, ...more.map((line) => `   ${line}`)]);
 }

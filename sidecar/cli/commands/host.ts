@@ -4,7 +4,15 @@ import { nameFault } from '../../../src/model/names.ts';
 import { anyServiceFault } from '../../../src/model/policy-document.ts';
 import type { GrantChangeDocument, RevocationDocument } from '../../admin/policy-documents.ts';
 import { exitStatus } from '../failure.ts';
-import { type CommandTools, examples, type GlobalOptions, printJson, renderDocument, withClient } from '../session.ts';
+import {
+  type CommandTools,
+  examples,
+  type GlobalOptions,
+  printJson,
+  renderDocument,
+  tellNotes,
+  withClient,
+} from '../session.ts';
 import type { View } from '../terminal.ts';
 import { grantChangeLines } from '../views/policy.ts';
 
@@ -33,7 +41,10 @@ export function addHostCommands({ program, session, register }: CommandTools): v
         client.json<GrantChangeDocument>(path, { method: on ? 'PUT' : 'DELETE' }),
       );
       if (options.json) printJson(terminal, document);
-      else terminal.lines(renderDocument(document, grantChangeLines, terminal.view()));
+      else {
+        terminal.lines(renderDocument(document, grantChangeLines, terminal.view()));
+        tellNotes(session, document);
+      }
       return exitStatus.done;
     });
   }

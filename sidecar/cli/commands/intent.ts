@@ -10,6 +10,7 @@ import {
   printJson,
   renderDocument,
   type Session,
+  tellNotes,
   withClient,
 } from '../session.ts';
 import { checkLines, learnedLines, policyLines } from '../views/policy.ts';
@@ -94,6 +95,7 @@ export function addIntentCommands({ program, session, register }: CommandTools):
     const document = await withClient(session, options, (client) => client.json<IntentCheckDocument>(path));
     if (options.json) printJson(terminal, document);
     else terminal.lines(renderDocument(document, checkLines, terminal.view()));
+    if (!options.json) tellNotes(session, document);
     return document.allowed ? exitStatus.done : exitStatus.failed;
   });
 
@@ -169,7 +171,8 @@ function change(
 }
 
 /** What was changed, and what keeps it from holding as one may expect. */
-function report({ terminal }: Session, options: GlobalOptions, document: PolicyDocument, text: string): void {
+function report(session: Session, options: GlobalOptions, document: PolicyDocument, text: string): void {
+  const { terminal } = session;
   if (options.json) {
     printJson(terminal, document);
     return;
@@ -182,4 +185,5 @@ function report({ terminal }: Session, options: GlobalOptions, document: PolicyD
   }
   if (stored === false) lines.push(` ${style.note} the store does not have it yet: other hosts follow when it answers`);
   terminal.lines(lines);
+  tellNotes(session, document);
 }

@@ -73,8 +73,9 @@ async function initialise(session: Session, options: InitCommandOptions): Promis
   terminal.lines([
     ` ${good} host ${made.host} is the authority of mesh ${made.mesh} (host id ${made.hostId})`,
     ` ${good} its keys and the policy key are in ${config.dataDir}/pki/authority, ${keys}`,
-    ` ${good} root ${made.fingerprint.slice(0, 16)}, ${made.store}, policy: default allow`,
-    ` ${style.note} start it now: legate agent${configFlag(options.config)}; keep a backup: legate ca backup`,
+    ` ${good} its root is ${made.fingerprint.slice(0, 16)}, the mesh is in ${made.store}, and the policy allows what no intent denies`,
+    ` ${style.note} start it now: legate agent${configFlag(options.config)}`,
+    ` ${style.note} keep a backup: legate ca backup FILE --passphrase-file F${configFlag(options.config)}`,
     ` ${style.note} on the next host, until ${made.tokenExpiresAt} (${terms.uses === 1 ? 'one host' : `${terms.uses} hosts`}):`,
     line,
   ]);
@@ -145,7 +146,8 @@ function durationOf(text: string, option: string, minMs: number, maxMs: number):
 
 /** The one line to paste on another host. */
 export function joinLine(address: string, token: string, file: string | undefined): string {
-  return `legate join ${address} --token ${token}${configFlag(file ?? 'legate.yaml')}`;
+  // A relative path says nothing of where the file is on another host.
+  return `legate join ${address} --token ${token}${configFlag(file?.startsWith('/') ? file : 'legate.yaml')}`;
 }
 
 function configFlag(file: string | undefined): string {

@@ -3,7 +3,7 @@ import { LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
 import { parseSettingsValue } from '../../../src/config/settings-value.ts';
 import { nameFault } from '../../../src/model/names.ts';
-import { type ServiceSettings, serviceFields, settingWord } from '../../../src/model/service.ts';
+import { serviceFields, settingText, settingWord } from '../../../src/model/service.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
@@ -58,8 +58,8 @@ export function addServiceCommands({ program, session, register }: CommandTools)
   });
 }
 
-/** Reads the words `key=value` with the rules of the file. */
-function settingsOf(words: readonly string[]): ServiceSettings {
+/** Reads the words `key=value` with the rules of the file, in whose names and units the API takes them. */
+function settingsOf(words: readonly string[]): Readonly<Record<string, string | number>> {
   const values = new Map<string, string>();
   for (const word of words) {
     const equals = word.indexOf('=');
@@ -71,8 +71,15 @@ function settingsOf(words: readonly string[]): ServiceSettings {
     values.set(key, word.slice(equals + 1));
   }
   const result = parseSettingsValue(Object.fromEntries(values));
-  if ('settings' in result) return result.settings;
-  throw new LegateError('E_USAGE', result.faults.map((fault) => fault.text).join('; '));
+  if ('faults' in result) throw new LegateError('E_USAGE', result.faults.map((fault) => fault.text).join('; '));
+  const { settings } = result;
+  const chosen = serviceFields.filter((field) => settings[field] !== undefined);
+  return Object.fromEntries(
+    chosen.map((field) => [
+      settingWord(field),
+      field === 'port' ? Number(settings.port) : settingText(field, settings),
+    ]),
+  );
 }
 
 function servicePath(name: string): string {

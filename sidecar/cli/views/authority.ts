@@ -6,7 +6,7 @@ import { compare } from './hosts.ts';
 
 const shownFingerprint = 16;
 
-/** The roots, what a replacement waits for, and the certificates of hosts, the one that ends next first. */
+/** The roots, what a replacement waits for, and the certificates of hosts, by their names. */
 export function authorityLines(document: AuthorityDocument, view: View): string[] {
   const { host, phase, waitingFor, roots, hosts } = document;
   const left = (until: string): string => {
@@ -23,13 +23,16 @@ export function authorityLines(document: AuthorityDocument, view: View): string[
     const waits = waitingFor.length === 0 ? '' : `; waits for ${waitingFor.join(', ')}`;
     lines.push(...wrap(`the root is being replaced: ${what}${waits}`, view.width - 1).map((line) => ` ${line}`));
   }
-  const sorted = [...hosts].sort((a, b) => compare(a.until, b.until));
+  // By name: certificates are renewed all the time, and rows are looked for where they were.
+  const sorted = [...hosts].sort((a, b) => compare(a.name, b.name) || compare(a.id, b.id));
   const rows = sorted.map((each) => ({
     cells: [
       each.name,
       each.address,
       each.alive ? 'alive' : 'away',
-      each.rootState === 'issuing' ? '' : { text: `${each.rootState} root`, colour: 'yellow' as const },
+      each.rootState === 'issuing'
+        ? each.root.slice(0, shownFingerprint)
+        : { text: `${each.rootState} root`, colour: 'yellow' as const },
       { text: left(each.until), colour: Date.parse(each.until) < view.nowMs ? ('red' as const) : undefined },
       each.serial.slice(0, shownFingerprint),
     ],

@@ -122,7 +122,7 @@ function troubles(link: LinkDocument, view: View): Cell[] {
   // A sidecar of an earlier version knows no policy.
   const last = link.denied?.last ?? null;
   if (last !== null) {
-    const count = `${grouped(String(link.denied.total))} refused by policy`;
+    const count = `${grouped(String(link.denied.total))} denied by policy`;
     lines.push({
       text: `${style.note} ${count}, last ${since(last.at, view.nowMs)} ago: ${last.message}`,
       colour: 'dim',

@@ -65,7 +65,7 @@ function endLines({ fine, fix, traffic, changes, service }: WhyDocument, view: V
     const { active, total, failed, denied, lastError } = traffic;
     const last = lastError === null ? '' : `; last failure ${since(lastError.at, nowMs)} ago: ${lastError.message}`;
     const byPolicy = denied > 0 ? `, ${grouped(String(denied))} denied by policy` : '';
-    const counts = `${plural(total, 'connection')} so far, ${grouped(String(active))} open, ${grouped(String(failed))} refused${byPolicy}`;
+    const counts = `${plural(total, 'connection')} so far, ${grouped(String(active))} open, ${grouped(String(failed))} failed${byPolicy}`;
     lines.push(...labelled('links', `${service ?? ''}: ${counts}${last}`, view, 'dim'));
   }
   for (const [index, { at, text }] of changes.entries()) {

@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { Backoff } from '../../../base/backoff.ts';
 import type { Clock } from '../../../base/clock.ts';
@@ -62,7 +61,6 @@ export class Connections {
   readonly #unsubscribe: (() => void)[] = [];
   #server: Server | undefined;
   #endpoint: Endpoint;
-  #roots: ReadonlySet<string> = new Set();
   #authority: string | undefined;
   /** Ends the pause before the next try to listen. */
   #wake = new AbortController();
@@ -197,14 +195,12 @@ export class Connections {
     conditions.raise(openCondition, 'warning', `everybody who reaches ${place} can read and write the store`, hint);
   }
 
-  /** Who was served in the clear is not any more; hosts whose root has gone are not believed any more. */
+  /** Who was served in the clear is not any more. Whose root was replaced since goes on until its certificate ends. */
   #takeCredentials(credentials: Credentials | undefined): void {
     if (credentials === undefined) return;
     const { conditions, log } = this.#options;
     try {
-      const roots = new Set(credentials.roots.map((root) => new X509Certificate(root).fingerprint256));
       this.#handshakes.use(credentials);
-      this.#roots = roots;
     } catch (error) {
       const message = `the store goes on with the former certificate, the new one cannot be used: ${describeError(error)}`;
       conditions.raise(certificateCondition, 'error', message, 'see legate ca status on this host');
@@ -214,7 +210,6 @@ export class Connections {
     log.info('store demands certificates of hosts', { 'tls.serial': credentials.serial });
     for (const [peer, { host }] of [...this.#connected]) {
       if (host === undefined) this.drop(peer, 'clear_text');
-      else if (!this.#roots.has(host.root)) this.drop(peer, 'certificate');
     }
     if (this.#server !== undefined) this.#tellOpen();
     else {
@@ -270,11 +265,13 @@ export class Connections {
     socket.once('close', cancel);
   }
 
-  #reject(socket: Socket, peer: string, { reason, why }: Rejection): void {
+  #reject(socket: Socket, peer: string, { reason, why, revoked }: Rejection): void {
     this.#dropped(reason).value += 1;
     socket.destroy();
     const address = peer.slice(0, peer.lastIndexOf(':'));
-    if (reason !== 'handshake_ended') this.#options.refusals.connection(address, why);
+    if (reason !== 'handshake_ended') {
+      this.#options.refusals.connection({ address, why, ...(revoked !== undefined && { revoked }) });
+    }
   }
 
   /** Whatever does not begin as HTTP/2 does never reaches the parser. */

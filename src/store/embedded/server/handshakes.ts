@@ -1,6 +1,6 @@
 import { constants } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { createServer, type DetailedPeerCertificate, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
+import { createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
 import { systemCode } from '../../../base/errors.ts';
 import { printable, truncate } from '../../../base/text.ts';
 import type { Credentials } from '../../../model/credentials.ts';
@@ -13,14 +13,14 @@ export interface Authenticated {
   readonly hostId: string;
   /** Wall clock: from then on its certificate counts no more. */
   readonly notAfterMs: number;
-  /** SHA-256 of the root that it comes from. */
-  readonly root: string;
 }
 
 /** Why somebody is not let in: a word for the metric, and the end of a sentence for people. */
 export interface Rejection {
   readonly reason: string;
   readonly why: string;
+  /** The host that it is and that was revoked. */
+  readonly revoked?: { readonly hostId: string; readonly name: string };
 }
 
 export interface HandshakesOptions {
@@ -127,9 +127,13 @@ export class Handshakes {
     }
     if (typeof named === 'string') return { reason: 'certificate', why: named };
     const { hostId } = named;
-    if (isRevoked(this.#options.policy(), hostId)) return { reason: 'revoked', why: `host ${hostId} is revoked` };
+    const policy = this.#options.policy();
+    if (isRevoked(policy, hostId)) {
+      const name = policy?.revoked.find((each) => each.hostId === hostId)?.name ?? hostId;
+      return { reason: 'revoked', why: `host ${hostId} is revoked`, revoked: { hostId, name } };
+    }
     if (socket.alpnProtocol !== 'h2') return { reason: 'not_http2', why: 'it does not speak HTTP/2' };
-    return { hostId, notAfterMs: Date.parse(certificate.valid_to), root: rootOf(certificate) };
+    return { hostId, notAfterMs: Date.parse(certificate.valid_to) };
   }
 }
 
@@ -152,18 +156,6 @@ function failedHandshake(error: Error): Rejection {
 
 export function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress}:${remotePort}`;
-}
-
-/** SHA-256 of a root, as certificates of peers have it. */
-function rootOf(certificate: DetailedPeerCertificate): string {
-  let last = certificate;
-  // The chain ends in one that is its own issuer; it has been checked, so it is short.
-  for (let depth = 0; depth < 10; depth += 1) {
-    const next = last.issuerCertificate;
-    if (next === undefined || next.fingerprint256 === last.fingerprint256) break;
-    last = next;
-  }
-  return last.fingerprint256;
 }
 
 function tlsOptions({ chain, key, roots }: Credentials): TlsOptions {

@@ -93,9 +93,9 @@ export class Permissions {
   }
 
   #refuse(hostId: string, kind: string, deed: string, why: string): RpcError {
-    const who = `host ${this.#nameOf(hostId)}`;
-    this.#refusals.request(hostId, kind, `${who} tried to ${deed}`);
-    return new RpcError(status.PERMISSION_DENIED, `legate: ${who} may not ${deed}; ${why}`);
+    const name = this.#nameOf(hostId);
+    this.#refusals.request({ hostId, name, kind, deed });
+    return new RpcError(status.PERMISSION_DENIED, `legate: host ${name} may not ${deed}; ${why}`);
   }
 
   #nameOf(hostId: string): string {

@@ -9,21 +9,41 @@ export interface RefusalsOptions {
   readonly conditions: Conditions;
 }
 
+/** Who was not let in, and why: the end of a sentence about it. */
+export interface RefusedClient {
+  readonly address: string;
+  readonly why: string;
+  /** The host that it has proved to be, which was revoked. */
+  readonly revoked?: { readonly hostId: string; readonly name: string };
+}
+
+/** What a host may not do: what it concerns in a word, and the deed, such as `write the policy`. */
+export interface RefusedDeed {
+  readonly hostId: string;
+  readonly name: string;
+  readonly kind: string;
+  readonly deed: string;
+}
+
 interface Shown {
-  toldMs: number;
+  /** What it tried, of hosts that were let in. */
+  readonly deeds: Set<string>;
+  message: string;
   cancel: () => void;
 }
 
-/** At most so many clients and hosts are shown at a time; the others are only counted. */
+/** At most so many causes are shown at a time; the others are only counted. */
 const maxShown = 20;
-/** What is said of one of them changes at most this often, and is taken back after a while without a further refusal. */
-const tellEveryMs = 10_000;
-const quietMs = 10 * 60_000;
+/** What is said of one of them is taken back after a while without a further refusal. */
+const quietMs = 2 * 60_000;
+/** Deeds of one host that are told apart, and those that are named. What is said changes, and is logged, with each. */
+const maxDeeds = 20;
+const namedDeeds = 3;
 const prefix = 'store.refused.';
 
 /**
- * Shows who was refused by the offered store: one condition a client or host, which says what it tried last and ends when
- * it has kept quiet for a while. Everything is counted; what is said and logged is bounded.
+ * Shows who was refused by the offered store: one condition for each cause of a client and for each host, which ends when
+ * there was none for a while. Everything is counted; what is said and logged is bounded.
  */
 export class Refusals {
   readonly #options: RefusalsOptions;
@@ -33,41 +53,79 @@ export class Refusals {
     this.#options = options;
   }
 
-  /** A client that was not let in. `why`: the end of a sentence about it. */
-  connection(address: string, why: string): void {
-    const message = `the store refuses a client from ${printable(truncate(address, 60))}: ${why}`;
+  /** A client that was not let in. */
+  connection({ address, why, revoked }: RefusedClient): void {
+    const at = printable(truncate(address, 60));
+    if (revoked !== undefined) {
+      const name = printable(truncate(revoked.name, 80));
+      const hint = `stop the sidecar of ${name}; to have it back: legate token, then legate join there with an empty data_dir`;
+      const message = `host ${name} was revoked and still tries to reach the store, from ${at}`;
+      this.#raise(`revoked.${revoked.hostId}`, this.#shownAs(`revoked.${revoked.hostId}`, message), hint);
+      return;
+    }
+    const cause = why
+      .toLowerCase()
+      .replace(/[^a-z0-9]+/g, '-')
+      .slice(0, 80);
     const hint = 'a host comes back with legate join; if it is none of yours, keep it away from this port';
-    this.#show(`client.${address}`, message, hint);
+    const name = `client.${at}.${cause}`;
+    this.#raise(name, this.#shownAs(name, `the store refuses a client from ${at}: ${why}`), hint);
   }
 
-  /** A host that may not do what it asked for; `kind` in a word. */
-  request(hostId: string, kind: string, text: string): void {
+  /** A host that may not do what it asked for. */
+  request({ hostId, name, kind, deed }: RefusedDeed): void {
     const help = 'Requests that the offered store refused because the host may not do that, by what they concerned.';
     this.#options.metrics.counter('legate_store_refused_writes_total', help, { kind }).value += 1;
     const hint =
       'if that host is not to be trusted any more: legate host revoke; else it may run another version, or have an old policy';
-    this.#show(`host.${hostId}`, text, hint);
+    const shown = this.#shownAs(`host.${hostId}`, '');
+    if (shown !== undefined && shown.deeds.size < maxDeeds && !shown.deeds.has(deed)) {
+      shown.deeds.add(deed);
+      shown.message = `host ${name} tried to ${deedsText([...shown.deeds])}`;
+    }
+    this.#raise(`host.${hostId}`, shown, hint);
   }
 
   close(): void {
-    for (const { cancel } of this.#shown.values()) cancel();
-    this.#shown.clear();
+    for (const name of [...this.#shown.keys()]) this.#end(name);
     this.#options.conditions.clearPrefix(prefix);
   }
 
-  #show(name: string, message: string, hint: string): void {
-    const { clock, conditions } = this.#options;
-    const id = prefix + name;
-    const nowMs = clock.monotonicMs();
+  /** What is shown of it, with the first message; undefined when too much is. */
+  #shownAs(name: string, message: string): Shown | undefined {
     const known = this.#shown.get(name);
-    if (known === undefined && this.#shown.size >= maxShown) return;
-    known?.cancel();
-    const cancel = clock.after(quietMs, () => {
-      this.#shown.delete(name);
-      conditions.clear(id);
-    });
-    const isNew = known === undefined || nowMs - known.toldMs >= tellEveryMs;
-    this.#shown.set(name, { toldMs: isNew ? nowMs : known.toldMs, cancel });
-    if (isNew) conditions.raise(id, 'warning', message, hint);
+    if (known !== undefined || this.#shown.size >= maxShown) return known;
+    const shown = { deeds: new Set<string>(), message, cancel: () => undefined };
+    this.#shown.set(name, shown);
+    return shown;
   }
+
+  #raise(name: string, shown: Shown | undefined, hint: string): void {
+    if (shown === undefined) return;
+    const { clock, conditions } = this.#options;
+    shown.cancel();
+    shown.cancel = clock.after(quietMs, () => this.#end(name));
+    conditions.raise(prefix + name, 'warning', shown.message, hint);
+  }
+
+  #end(name: string): void {
+    const shown = this.#shown.get(name);
+    shown?.cancel();
+    this.#shown.delete(name);
+    this.#options.conditions.clear(prefix + name);
+  }
+}
+
+/** `write the policy, instances of web-1 and 3 more kinds`. */
+function deedsText(deeds: readonly string[]): string {
+  const named = deeds.slice(0, deeds.length <= namedDeeds ? namedDeeds : namedDeeds - 1);
+  const words = named.map((deed, index) => {
+    const [verb] = deed.split(' ', 1);
+    const isSame = index > 0 && named[index - 1]?.split(' ', 1)[0] === verb;
+    return isSame ? deed.slice(`${verb} `.length) : deed;
+  });
+  const rest = deeds.length - named.length;
+  if (rest > 0) words.push(`${rest} more kind${rest === 1 ? '' : 's'}`);
+  const last = words.at(-1) ?? '';
+  return words.length > 1 ? `${words.slice(0, -1).join(', ')} and ${last}` : last;
 }
