@@ -118,7 +118,8 @@ export function whyFaults(): readonly WhyFault[] {
         const host = testbed.host(consumers);
         const gateway = await host.docker('network', 'inspect', '-f', '{{(index .IPAM.Config 0).Gateway}}', 'bridge');
         await host.sidecar.kill();
-        holder = await host.spawn('busybox', 'nc', '-u', '-l', '-p', '53', '-s', gateway.trim());
+        const bind = `require('node:dgram').createSocket('udp4').bind(53, '${gateway.trim()}')`;
+        holder = await host.spawn(process.execPath, '-e', bind);
         await host.startSidecar();
         await consumer('late', '--dns', gateway.trim())(testbed);
       },
@@ -152,7 +153,11 @@ export function whyFaults(): readonly WhyFault[] {
         await host.startSidecar(undefined, { ready: false });
       },
       heal: async (testbed) => {
-        await testbed.host(backends).sidecar.kill('SIGKILL');
+        const host = testbed.host(backends);
+        await host.sidecar.kill('SIGKILL');
+        // It has nothing left to renew with, and its name is taken until it is given up.
+        await legate(testbed, authority, 'host', 'revoke', host.name);
+        await host.run('rm', '-rf', '/var/lib/legate');
         await enrol(testbed, backends);
         await testbed.host(backends).startSidecar();
       },
