@@ -36,6 +36,7 @@ import { ServiceClaims } from '../src/registrar/service-claims.ts';
 import { ServiceOrders } from '../src/registrar/service-orders.ts';
 import { openStore } from '../src/store/backends.ts';
 import type { Store } from '../src/store/store.ts';
+import { isStoreOfMesh } from '../src/store/trust.ts';
 import { loadAdminToken } from './admin/access.ts';
 
 import { declaredDocuments } from './admin/declared-views.ts';
@@ -617,6 +618,7 @@ export async function startSidecar(
           snapshot: () => catalog.snapshots.value,
           confirmedAtMs: () => catalog.confirmedAtMs,
           stores: { used: session.config, wanted: session.wanted ?? config.store },
+          isOfMesh: (used) => isStoreOfMesh(used, { credentials }),
           store: () => session.store?.status.value,
           storeProblem: () => session.problem,
           docker: () => docker.state.value,

@@ -17,6 +17,7 @@ function status(over: Partial<StatusParts>) {
     snapshot: () => emptySnapshot,
     confirmedAtMs: () => undefined,
     stores: { used: embedded, wanted: embedded },
+    isOfMesh: () => false,
     store: () => ({ state: 'connected', sinceMs: 0, storeId: undefined }),
     storeProblem: () => undefined,
     docker: () => ({ state: 'off', version: null, problem: null, containers: 0 }),
@@ -36,6 +37,9 @@ t.test('the store is the one in use, and another that is wanted is said beside i
   t.match(status({}).store, { ...wantedText, problem: null, wanted: null });
   const switching = status({ stores: { used: embedded, wanted: other }, storeProblem: () => 'it does not answer' });
   t.match(switching.store, { problem: null, wanted: { ...wantedText, problem: 'it does not answer' } });
+  const ofMesh = status({ stores: { used: other, wanted: other }, isOfMesh: () => true });
+  t.match(ofMesh.store, { kind: 'embedded', where: /^the store of another host, at http/, wanted: null });
+
   const none = { stores: { used: undefined, wanted: other }, store: () => undefined };
   const starting = status({ ...none, storeProblem: () => 'it does not answer' });
   t.match(starting.store, { ...wantedText, state: 'away', problem: 'it does not answer', wanted: null });

@@ -22,6 +22,8 @@ export interface StatusParts {
   readonly confirmedAtMs: () => number | undefined;
   /** The store in use, if any, and the one that is to be. */
   readonly stores: { readonly used: StoreConfig | undefined; readonly wanted: StoreConfig };
+  /** Whether it is another sidecar's own. */
+  readonly isOfMesh: (store: StoreConfig) => boolean;
   readonly store: () => StoreStatus | undefined;
   readonly storeProblem: () => string | undefined;
   readonly docker: () => StatusDocument['docker'] & { readonly containers: number };
@@ -58,7 +60,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     startedAt: new Date(parts.startedAtMs).toISOString(),
     uptimeMs: Math.round(parts.clock.monotonicMs() - parts.startedMonotonicMs),
     store: {
-      ...storeParts(parts.stores, parts.storeProblem(), store?.problem),
+      ...storeParts(parts, snapshot, store?.problem),
       state: store?.state ?? 'away',
       since: new Date(store?.sinceMs ?? parts.startedAtMs).toISOString(),
       revision: snapshot.revision,
@@ -91,15 +93,23 @@ export function pictureDocument(
 
 /** The store in use, and another that is wanted with what speaks against it; without any in use the wanted one alone. */
 function storeParts(
-  { used, wanted }: StatusParts['stores'],
-  sessionProblem: string | undefined,
+  { stores: { used, wanted }, isOfMesh, storeProblem }: StatusParts,
+  snapshot: Snapshot,
   usedProblem: string | undefined,
 ): Pick<StatusDocument['store'], 'kind' | 'where' | 'problem' | 'wanted'> {
-  const wantedText = { kind: wanted.kind, where: storeText(wanted) };
+  const sessionProblem = storeProblem();
+  const shown = (store: StoreConfig): { kind: string; where: string } => {
+    const { kind } = store;
+    if (kind === 'embedded' || !isOfMesh(store)) return { kind, where: storeText(store) };
+    const [{ text, host } = { text: '', host: '' }] = store.endpoints;
+    const holder = [...snapshot.hosts.values()].find(({ address }) => address === host);
+    return { kind: 'embedded', where: `the store of ${holder?.name ?? 'another host'}, at ${text}` };
+  };
+  const wantedText = shown(wanted);
   const problem = usedProblem ?? null;
   if (used === undefined) return { ...wantedText, problem: sessionProblem ?? problem, wanted: null };
   const other = used === wanted ? null : { ...wantedText, problem: sessionProblem ?? null };
-  return { kind: used.kind, where: storeText(used), problem, wanted: other };
+  return { ...shown(used), problem, wanted: other };
 }
 
 /** On a host that was revoked one sentence instead of what every host and the store say of it in their own ways. */

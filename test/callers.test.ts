@@ -115,7 +115,7 @@ t.test('who calls', { skip, timeout: 240_000 }, async (t) => {
     t.equal(await metric(agent, `legate_link_consumer_connections_total{service="${db}",consumer="web"}`), 6);
     t.equal(await metric(agent, 'legate_callers_refused_total'), 0);
     t.equal(await metric(agent, 'legate_callers_held_count'), 0);
-    t.match((await agent.cli('status')).stdout, /callers \d+ address(es)? of containers bound/);
+    t.match((await agent.cli('status')).stdout, /callers +\d+ address(es)? of containers bound/);
   });
 
   await t.test('a caller of several services or of a shared network', async (t) => {

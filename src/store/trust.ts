@@ -1,4 +1,5 @@
 import type { Observable } from '../base/feed.ts';
+import type { StoreConfig } from '../config/config.ts';
 import type { Credentials } from '../model/credentials.ts';
 import type { Policy } from '../model/policy.ts';
 
@@ -15,4 +16,15 @@ export interface StoreTrust {
   readonly clearUnderlay: boolean;
   /** What a host is called, as far as that is known. */
   readonly nameOf: (hostId: string) => string | undefined;
+}
+
+/**
+ * Whether the store is taken for another sidecar's, to which this host shows its own certificate. Such a store knows nobody
+ * by a password or by files: where there are some, etcd itself is meant.
+ */
+export function isStoreOfMesh(config: StoreConfig, trust: Pick<StoreTrust, 'credentials'> | undefined): boolean {
+  if (config.kind !== 'etcd' || trust?.credentials.value === undefined) return false;
+  const { endpoints, tls, credentialsFile } = config;
+  const namesFiles = tls.ca !== undefined || tls.cert !== undefined || credentialsFile !== undefined;
+  return !namesFiles && endpoints.some((endpoint) => endpoint.secure);
 }

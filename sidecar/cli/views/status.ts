@@ -45,7 +45,8 @@ function storeParts(status: StatusDocument, view: View): string[] {
   const { store } = status;
   const { style } = view;
   const { origin, ageMs } = store.snapshot;
-  const name = store.wanted ? store.where : store.kind;
+  // Another sidecar's own is told by its host.
+  const name = store.wanted || store.where.startsWith('the store of ') ? store.where : store.kind;
   const picture =
     origin === 'none' ? 'nothing is known yet' : `snapshot ${span(ageMs)} old${origin === 'disk' ? ', from disk' : ''}`;
   if (store.state === 'connected') {

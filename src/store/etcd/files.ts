@@ -3,7 +3,7 @@ import { createSecureContext, type SecureContext } from 'node:tls';
 import { LegateError, systemCode } from '../../base/errors.ts';
 import type { EtcdStoreConfig } from '../../config/config.ts';
 import { readStoreFile } from '../store-files.ts';
-import type { StoreTrust } from '../trust.ts';
+import { isStoreOfMesh, type StoreTrust } from '../trust.ts';
 import { MeshIdentity } from './mesh-identity.ts';
 
 /** What a connection needs beside an address, read anew for each. */
@@ -27,13 +27,12 @@ const systemAuthorities = [
 ];
 
 /** Errors: E_CONFIG for files that cannot be read or used, E_PERMISSION for secrets that others can read. */
-export function readSecrets({ endpoints, tls, credentialsFile }: EtcdStoreConfig, trust?: StoreTrust): Secrets {
+export function readSecrets(config: EtcdStoreConfig, trust?: StoreTrust): Secrets {
+  const { endpoints, tls, credentialsFile } = config;
   const secure = endpoints.some((endpoint) => endpoint.secure);
   const credentials = credentialsFile === undefined ? undefined : readCredentials(credentialsFile);
   const own = trust?.credentials.value;
-  const namesFiles = tls.ca !== undefined || tls.cert !== undefined;
-  // A sidecar's store knows nobody by a password: where there is one, etcd itself is meant.
-  if (secure && trust !== undefined && own !== undefined && !namesFiles && credentials === undefined) {
+  if (trust !== undefined && own !== undefined && isStoreOfMesh(config, trust)) {
     const identity = new MeshIdentity(own, trust);
     return { context: identity.context(), identity, credentials };
   }

@@ -8,10 +8,11 @@ import type { EtcdStoreConfig, StoreUrl } from '../../config/config.ts';
 import { type ResponseHeader, StatusRequestSchema } from '../etcd-api/gen/etcd_pb.ts';
 import type { RemoteStoreOptions } from '../remote.ts';
 import type { StoreStatus } from '../store.ts';
+import { isStoreOfMesh } from '../trust.ts';
 import { Alarms } from './alarms.ts';
 import { type Attempted, attempt, authenticate } from './attempt.ts';
 import type { Connection } from './connection.ts';
-import { EtcdFailure, leaves } from './failure.ts';
+import { EtcdFailure, type FailureKind, leaves } from './failure.ts';
 import { keepIdentity } from './mesh-identity.ts';
 import { api, type Head, headOf } from './messages.ts';
 import { ended, Waiters } from './waiters.ts';
@@ -381,12 +382,17 @@ export class Session {
   #setAway(failures: readonly EtcdFailure[]): void {
     if (this.closed || this.#current !== undefined) return;
     const [first = this.#lastFailure] = failures;
-    const { endpoints } = this.#options.config;
+    const { config, trust } = this.#options;
+    const { endpoints } = config;
+    const ofMesh = isStoreOfMesh(config, trust);
     const names = endpoints.map(({ text }) => text).join(', ');
     const reasons = failures.length > 0 ? failures : [first ?? { message: `${names} has not answered yet` }];
-    const subject = endpoints.length === 1 ? 'etcd cannot be used' : 'no member of etcd can be used';
+    const etcd = endpoints.length === 1 ? 'etcd cannot be used' : 'no member of etcd can be used';
+    const subject = ofMesh ? 'the store of the mesh cannot be used' : etcd;
     const problem = `${subject}: ${[...new Set(reasons.map(({ message }) => message))].join('; ')}`;
-    const hint = first?.hint ?? new EtcdFailure('unreachable', '').hint;
+    const kind = first?.kind ?? 'unreachable';
+    const isSilent = kind === 'unreachable' || kind === 'silent';
+    const hint = ofMesh && isSilent && first?.hint === hintOf(kind) ? storeHostHint : (first?.hint ?? hintOf(kind));
     this.#options.conditions.raise(awayCondition, 'error', problem, hint);
     if (this.status.value.state !== 'away') this.#away.value += 1;
     this.#setState('away', { problem, hint });
@@ -407,6 +413,14 @@ export class Session {
     }
     this.#waiters.wake();
   }
+}
+
+/** What helps where the store is another sidecar's. */
+const storeHostHint =
+  'on the host that has the store: is its sidecar running (legate status there), and does a firewall let its port in?';
+
+function hintOf(kind: FailureKind): string {
+  return new EtcdFailure(kind, '').hint;
 }
 
 /** A file of the configuration cannot be used: what was wrong with it, and what to do. */
