@@ -37,8 +37,18 @@ t.test('the store is the one in use, and another that is wanted is said beside i
   t.match(status({}).store, { ...wantedText, problem: null, wanted: null });
   const switching = status({ stores: { used: embedded, wanted: other }, storeProblem: () => 'it does not answer' });
   t.match(switching.store, { problem: null, wanted: { ...wantedText, problem: 'it does not answer' } });
-  const ofMesh = status({ stores: { used: other, wanted: other }, isOfMesh: () => true });
-  t.match(ofMesh.store, { kind: 'embedded', where: /^the store of another host, at http/, wanted: null });
+  const text = 'https://10.77.0.1:7712';
+  const endpoints = [{ secure: true, host: '10.77.0.1', port: 7712, text }];
+  const far = {
+    kind: 'etcd',
+    leaseTtlMs: 10_000,
+    endpoints,
+    prefix: '/legate',
+    tls: {},
+    credentialsFile: undefined,
+  } as const;
+  const ofMesh = status({ stores: { used: far, wanted: far }, isOfMesh: () => true });
+  t.match(ofMesh.store, { kind: 'embedded', where: `the store of another host, at ${text}`, wanted: null });
 
   const none = { stores: { used: undefined, wanted: other }, store: () => undefined };
   const starting = status({ ...none, storeProblem: () => 'it does not answer' });
