@@ -119,7 +119,6 @@ const legateCases: readonly LabelCase[] = [
   },
   { name: 'forgotten-service', run: legate('port=5432'), expect: ['refused -: legate.port without legate.service'] },
   { name: 'links-misspelt', run: legate('links.x=y'), expect: ['note -: unknown label "legate.links.x"'] },
-  { name: 'links-misspelt', run: legate('links.x=y'), expect: ['note -: unknown label "legate.links.x"'] },
   { name: 'says-nothing', run: publish('80'), image: 'web:1.2', expect: [], published: ['web 80 published'] },
   { name: 'consumer-only', run: legate('consumer=web', 'links=db'), expect: [] },
 ];

@@ -73,7 +73,7 @@ t.test('as a process and as a container', { skip, timeout: 270_000 }, async (t) 
     t.ok(capabilities.length > 0);
     const sidecar = await one.startSidecar({}, { prefix: limitedTo(capabilities) });
     await well(sidecar);
-    t.match(await one.run('cat', `/proc/${await one.run('pgrep', '-x', 'node')}/status`), /CapBnd:\s+0000000000081400/);
+    t.match(await one.run('cat', `/proc/${await one.run('pgrep', '-o', '-x', 'node')}/status`), /CapBnd:\s+0000000000081400/);
     t.equal(await askFromContainer(one, 'db', 80), 'db-on-host-1');
     t.equal(await sidecar.kill(), 0);
     const missing: Readonly<Record<string, RegExp>> = {
