@@ -63,6 +63,9 @@ export class TunnelDoor {
   take(raw: Socket): void {
     const { clock, metrics } = this.#options;
     raw.on('error', () => undefined);
+    // Under TLS a connection ends as a whole. One that its client ends in the middle of the handshake would stay for the
+    // whole time that a handshake may take, and hold its place among those of its address.
+    raw.allowHalfOpen = false;
     const server = this.#serverNow();
     const address = unmapped(raw.remoteAddress ?? '');
     const here = this.#byAddress.get(address) ?? 0;
