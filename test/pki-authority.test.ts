@@ -18,17 +18,23 @@ import {
 import { waitFor } from './support/wait.ts';
 
 t.test('certificates renew by themselves, and it is said when they cannot', async (t) => {
-  const one = await firstHost(t, {}, '--certificate-life', '12s');
+  // Long enough to start twice on a busy machine.
+  const slow = { timeoutMs: 40_000 };
+  const one = await firstHost(t, {}, '--certificate-life', '20s');
   const two = await meshHost(t, 'db-1');
   await one.agent.start();
   t.match(await joinTo(one, two, tokenOf(one.init)), { status: 0 });
   await two.agent.start();
   const before = [await identityOf(one), await identityOf(two)];
   for (const [index, each] of [one, two].entries()) {
-    const next = await waitFor('a new certificate', async () => {
-      const now = await identityOf(each);
-      return now.serial !== before[index]?.serial && now;
-    });
+    const next = await waitFor(
+      'a new certificate',
+      async () => {
+        const now = await identityOf(each);
+        return now.serial !== before[index]?.serial && now;
+      },
+      slow,
+    );
     t.equal(next.problem, null);
     const roots = join(two.dataDir, 'pki', 'roots.pem');
     t.equal(await served(each.ports.tunnel, roots), next.serial, 'it is the one that is shown');
@@ -40,8 +46,8 @@ t.test('certificates renew by themselves, and it is said when they cannot', asyn
     JSON.stringify(
       (await two.agent.json<StatusDocument>('/api/status')).todo.filter(({ id }) => id === 'pki.certificate'),
     );
-  t.match(await waitFor('a word', async () => /could not be renewed.*nobody listens/.exec(await todo())), /./);
-  await waitFor('its end', async () => /has ended/.test(await todo()), { timeoutMs: 20_000 });
+  t.match(await waitFor('a word', async () => /could not be renewed.*nobody listens/.exec(await todo()), slow), /./);
+  await waitFor('its end', async () => /has ended/.test(await todo()), slow);
   await one.agent.start();
   await waitFor('its own to be new', async () => (await identityOf(one)).problem === null);
 });

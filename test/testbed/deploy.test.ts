@@ -73,7 +73,10 @@ t.test('as a process and as a container', { skip, timeout: 270_000 }, async (t) 
     t.ok(capabilities.length > 0);
     const sidecar = await one.startSidecar({}, { prefix: limitedTo(capabilities) });
     await well(sidecar);
-    t.match(await one.run('cat', `/proc/${await one.run('pgrep', '-o', '-x', 'node')}/status`), /CapBnd:\s+0000000000081400/);
+    t.match(
+      await one.run('cat', `/proc/${await one.run('pgrep', '-o', '-x', 'node')}/status`),
+      /CapBnd:\s+0000000000081400/,
+    );
     t.equal(await askFromContainer(one, 'db', 80), 'db-on-host-1');
     t.equal(await sidecar.kill(), 0);
     const missing: Readonly<Record<string, RegExp>> = {
@@ -152,7 +155,9 @@ t.test('as a process and as a container', { skip, timeout: 270_000 }, async (t) 
     const sidecar = await one.startSidecar(config);
     const usable = async (): Promise<number> => (await sidecar.json<ServiceDocument>('/api/services/web')).usable;
     await waitFor('both', async () => (await usable()) === 2);
-    const both = new Set([await askFromContainer(one, 'web', 8080), await askFromContainer(one, 'web', 8080)]);
+    // Each data-plane process takes turns of its own.
+    const both = new Set<string>();
+    for (let n = 0; n < 8; n += 1) both.add(await askFromContainer(one, 'web', 8080));
     t.same([...both].sort(), ['web-on-host-2', 'web-on-host-3']);
     await three.powerOff();
     await waitFor('the dead host to be left out', async () => (await usable()) === 1);
