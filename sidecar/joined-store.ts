@@ -3,6 +3,7 @@ import { FieldFault, Fields } from '../src/base/fields.ts';
 import { readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import type { Config, StoreConfig } from '../src/config/config.ts';
 import { type Endpoint, formatEndpoint } from '../src/model/address.ts';
+import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { decodeMarker, describeTarget, encodeMarker, type MovedTo } from '../src/registrar/store-marker.ts';
 import { configLine, followedConfig, movedTo } from './store-target.ts';
 
@@ -115,6 +116,6 @@ function withoutScheme(url: string): string {
 
 /** `10.77.0.1`, with its port where that is not 7711. */
 export function joinAddress({ address, port }: Endpoint): string {
-  if (port !== 7711) return formatEndpoint({ address, port });
+  if (port !== defaultTunnelPort) return formatEndpoint({ address, port });
   return address.includes(':') ? `[${address}]` : address;
 }

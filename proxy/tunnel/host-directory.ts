@@ -2,9 +2,7 @@ import type { Observable } from '../../src/base/feed.ts';
 import { emptySnapshot, type Snapshot } from '../../src/catalog/snapshot.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Host } from '../../src/model/host.ts';
-
-/** Where a sidecar listens for tunnels when its record does not say. */
-const usualPort = 7711;
+import { defaultTunnelPort } from '../../src/pki/desk.ts';
 
 /** Other hosts as the catalog knows them: where they are dialled and how they are called. */
 export class HostDirectory {
@@ -16,7 +14,7 @@ export class HostDirectory {
 
   endpointOf(hostId: string): Endpoint | undefined {
     const host = this.#snapshots.value.hosts.get(hostId);
-    return host && { address: host.address, port: host.tunnelPort ?? usualPort };
+    return host && { address: host.address, port: host.tunnelPort ?? defaultTunnelPort };
   }
 
   /** The host's name; its id where that is not known. */

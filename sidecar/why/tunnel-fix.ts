@@ -1,5 +1,6 @@
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import { span } from '../../src/base/duration.ts';
+import { defaultTunnelPort } from '../../src/pki/desk.ts';
 import type { WhyFacts } from './facts.ts';
 
 /** What is wrong with it; also what was seen of the other host's certificate, when nobody asks for the tunnel now. */
@@ -17,7 +18,7 @@ export function tunnelFix(hostId: string, facts: WhyFacts): string {
   const host = hosts.get(hostId)?.name ?? tunnel?.host ?? hostId;
   const at = tunnel?.address ?? hosts.get(hostId)?.address ?? host;
   const hint = conditions.find(({ id }) => id === `tunnel.host.${hostId}`)?.hint;
-  const port = /:(\d+)$/.exec(at)?.[1] ?? '7711';
+  const port = /:(\d+)$/.exec(at)?.[1] ?? String(defaultTunnelPort);
   if (credentials === undefined)
     return `let ${self.hostName} join the mesh: legate token on the authority's host, then legate join`;
   if (/our certificate has ended|our certificate is bad/.test(problem)) {

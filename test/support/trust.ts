@@ -2,6 +2,7 @@ import { Latest } from '../../src/base/feed.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import type { Policy } from '../../src/model/policy.ts';
 import type { StoreTrust } from '../../src/store/trust.ts';
+import { policyOf } from './policies.ts';
 
 /** What a host shows and believes, which a test changes at will. */
 export interface TestTrust extends StoreTrust {
@@ -25,19 +26,5 @@ export function testTrust(
 
 /** A policy that allows everything; what is given replaces that. */
 export function testPolicy(authority: string, changes: Partial<Policy> = {}): Policy {
-  return {
-    mesh: 'legate',
-    meshId: '0123456789abcdef0123456789abcdef',
-    version: 1,
-    authority,
-    roots: [],
-    default: 'allow',
-    mode: 'enforce',
-    fromLinks: true,
-    intents: [],
-    grants: [],
-    external: [],
-    revoked: [],
-    ...changes,
-  };
+  return policyOf({ mesh: 'legate', version: 1, authority, ...changes });
 }
