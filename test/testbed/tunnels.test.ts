@@ -88,7 +88,7 @@ async function usable(host: TestbedHost, service: string): Promise<void> {
 async function nothingReadable(t: Test, testbed: Testbed): Promise<void> {
   const [two, three] = [testbed.host(2), testbed.host(3)];
   const capture = join(two.folder, 'capture.pcap');
-  const dump = await two.spawn('tcpdump', '-i', 'eth0', '-U', '-s', '0', '-w', capture);
+  const dump = await two.spawn('tcpdump', '-i', 'eth0', '--immediate-mode', '-U', '-s', '0', '-w', capture);
   await waitFor('tcpdump to listen', () => dump.lines.some((line) => line.includes('listening on')));
   const ask = 'for i in 1 2 3 4 5; do printf "GET / HTTP/1.0\\r\\n\\r\\n" | nc -w 2 web.mesh.internal 80; done';
   const pages = await three.run('docker', 'run', '--rm', '--dns', '240.77.0.53', 'busybox', 'sh', '-c', ask);
