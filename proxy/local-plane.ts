@@ -29,6 +29,9 @@ export interface DataPlaneOptions extends LinkPlaneOptions {
   readonly onLearned?: (learned: Learned) => void;
 }
 
+/** How long handshakes that are under way may take when this process leaves. */
+const greetingMs = 1000;
+
 /** The data plane in this very process. */
 export class LocalDataPlane implements DataPlane {
   readonly #links: LinkPlane;
@@ -72,7 +75,9 @@ export class LocalDataPlane implements DataPlane {
 
   async drain(timeoutMs: number): Promise<number> {
     await this.#tunnels.leave();
-    return this.#links.drain(timeoutMs);
+    const greeted = this.#tunnels.greeted(Math.min(timeoutMs, greetingMs));
+    const [cut] = await Promise.all([this.#links.drain(timeoutMs), greeted]);
+    return cut;
   }
 
   async close(): Promise<void> {

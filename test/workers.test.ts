@@ -1,8 +1,10 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { LinksDocument } from '../sidecar/admin/documents.ts';
 import { Agent, must, run } from './support/agent.ts';
+import { freePort } from './support/faults.ts';
+import { legate, served } from './support/mesh-host.ts';
 import { unless } from './support/needs.ts';
 import { Client, echoServer, isWorker, Load, workersOf } from './support/planes.ts';
 import { waitFor } from './support/wait.ts';
@@ -210,4 +212,66 @@ t.test('--replace hands over under load', needs, async (t) => {
     (await plane.agent.json<{ instances: { status: string }[] }>('/api/instances?service=db')).instances.length,
     1,
   );
+});
+
+/** Handshakes at a tunnel's port, again and again, until it is told to end; resolves with what went wrong. */
+async function handshakes(
+  port: number,
+  roots: string,
+  signal: AbortSignal,
+): Promise<{ count: number; failures: string[] }> {
+  const done = { count: 0, failures: [] as string[] };
+  const loop = async (): Promise<void> => {
+    while (!signal.aborted) {
+      await served(port, roots).catch((error: Error) => done.failures.push(error.message));
+      done.count += 1;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  };
+  await Promise.all([loop(), loop()]);
+  return done;
+}
+
+t.test('--replace loses no connection where listeners are shared', { ...needs, timeout: 110_000 }, async (t) => {
+  const [port, listen, tunnel, store] = [await echoServer(t), await freePort(), await freePort(), await freePort()];
+  const plane = new Plane(t, 200, port, {
+    links: [{ service: 'db', listen: `127.0.0.1:${listen}` }],
+    tunnel: { listen: `127.0.0.1:${tunnel}` },
+    store: { kind: 'embedded', listen: `127.0.0.1:${store}` },
+  });
+  t.equal((await legate(['init', '-c', plane.agent.configFile])).status, 0);
+  await plane.agent.start();
+  await plane.up();
+  const held = new Client('127.0.0.1', listen);
+  t.equal(await held.ask(), undefined);
+  const load = new Load('127.0.0.1', listen, 16, 60);
+  const greeting = new AbortController();
+  const greeted = handshakes(tunnel, join(plane.agent.folder, 'data', 'pki', 'roots.pem'), greeting.signal);
+  t.teardown(() => {
+    greeting.abort();
+    return load.stop().then(() => greeted);
+  });
+  const before = performance.now();
+  for (let turn = 1; turn <= 5; turn += 1) {
+    t.match(await plane.agent.replace(), { former: 0 }, 'the former control ended in order');
+    const replacedAt = load.count;
+    await waitFor('load through the new one', () => load.count > replacedAt + 20, slow);
+  }
+  const tookMs = performance.now() - before;
+  await load.stop();
+  greeting.abort();
+  const { count, failures } = await greeted;
+  t.comment(`${load.count} connections and ${count} handshakes in ${Math.round(tookMs)} ms`);
+  t.same(load.failures, [], `of ${load.count} connections, the slowest ${Math.round(load.longestMs)} ms`);
+  t.same(failures, [], `of ${count} handshakes`);
+  t.notMatch(plane.agent.log.join('\n'), 'bound anew');
+
+  t.equal(await held.ask(), undefined, 'still the same connection');
+  const shown = (await plane.links()).links.find(({ kind }) => kind === 'listen');
+  t.match(shown, { connections: { active: 1 }, consumers: [{ name: 'host', active: 1 }], backends: [{ active: 1 }] });
+  held.close();
+  await waitFor('those before end', () => plane.workers().length === 2, slow);
+  t.equal(await plane.agent.kill('SIGTERM'), 0);
+  const left = readdirSync(join(plane.agent.folder, 'data')).filter((name) => name.startsWith('workers'));
+  t.same(left, [], 'no door is left');
 });

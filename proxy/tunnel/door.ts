@@ -48,6 +48,7 @@ export class TunnelDoor {
   /** Those whose handshake is not done, by both ends of the connection. */
   readonly #pending = new Map<string, Handshake>();
   readonly #byAddress = new Map<string, number>();
+  readonly #onSettled: (() => void)[] = [];
   #server: Server | undefined;
   #servedFor: Credentials | undefined;
   /** Monotonic, of the last line about one that speaks no protocol of ours. */
@@ -82,6 +83,18 @@ export class TunnelDoor {
       if (this.#settle(key)) metrics.turnedAway('handshake');
     });
     server.emit('connection', raw);
+  }
+
+  /** Resolves when no handshake is under way any more, or the time is over. */
+  async settled(limitMs: number): Promise<void> {
+    if (this.#pending.size === 0) return;
+    await new Promise<void>((resolve) => {
+      const cancel = this.#options.clock.after(limitMs, resolve);
+      this.#onSettled.push(() => {
+        cancel();
+        resolve();
+      });
+    });
   }
 
   close(): void {
@@ -148,6 +161,7 @@ export class TunnelDoor {
     const left = (this.#byAddress.get(handshake.address) ?? 1) - 1;
     if (left > 0) this.#byAddress.set(handshake.address, left);
     else this.#byAddress.delete(handshake.address);
+    if (this.#pending.size === 0) for (const settled of this.#onSettled.splice(0)) settled();
     return true;
   }
 

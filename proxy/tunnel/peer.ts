@@ -83,6 +83,7 @@ export class TunnelPeer {
   #state: TunnelState = { state: 'idle', problem: null };
   #sinceMs: number;
   #certificateUntilMs: number | undefined;
+  #leaving = false;
   #closed = false;
 
   constructor(hostId: string, environment: PeerEnvironment) {
@@ -164,8 +165,10 @@ export class TunnelPeer {
     return true;
   }
 
-  /** No new streams from the other host; what runs goes on. */
-  refuseNew(): void {
+  /** This process ends with what runs: no new streams from the other host, and nothing is dialled any more. */
+  leave(): void {
+    this.#leaving = true;
+    this.#stopDialling();
     for (const { session } of [...this.#accepted]) session.leave('leaving', 'this host leaves');
   }
 
@@ -242,7 +245,8 @@ export class TunnelPeer {
 
   /** Dials when a connection is missing, one at a time. */
   #maintain(): void {
-    if (!this.#wanted || this.#closed || this.#dialling !== undefined || this.#cancelRetry !== undefined) return;
+    if (!this.#wanted || this.#leaving || this.#closed) return;
+    if (this.#dialling !== undefined || this.#cancelRetry !== undefined) return;
     const nowMs = this.#environment.clock.nowMs();
     const fresh = this.#dialled.filter(
       ({ session, peer, outdated }) => isKept(session) && !outdated && peer.notAfterMs >= nowMs,
@@ -275,7 +279,7 @@ export class TunnelPeer {
   }
 
   #retryLater(): void {
-    if (this.#closed || !this.#wanted || this.#cancelRetry !== undefined) return;
+    if (this.#closed || this.#leaving || !this.#wanted || this.#cancelRetry !== undefined) return;
     this.#cancelRetry = this.#environment.clock.after(this.#backoff.nextMs(), () => {
       this.#cancelRetry = undefined;
       this.#maintain();

@@ -162,7 +162,12 @@ export class TunnelPlane implements Tunnels {
     await this.#listener?.close();
     this.#listener = undefined;
     this.#options.conditions.clear(listenCondition);
-    for (const peer of this.#peers.values()) peer.refuseNew();
+    for (const peer of this.#peers.values()) peer.leave();
+  }
+
+  /** Those whose connections were accepted and are not known yet hear what becomes of them; waits no longer than `limitMs`. */
+  greeted(limitMs: number): Promise<void> {
+    return this.#door.settled(limitMs);
   }
 
   /** Closes everything at once. */

@@ -6,6 +6,63 @@ export function mergeLinks(lists: readonly (readonly LinkDocument[])[]): readonl
   return mergedBy(lists, ({ service, kind, address }) => `${service} ${kind} ${address}`, mergedLink);
 }
 
+/**
+ * Adds the connections that workers of the sidecar before still carry, by what they say of their links; those of links
+ * that are no more are left out. They may be of another version: what is not as expected counts as nothing.
+ */
+export function withFormer(links: readonly LinkDocument[], former: readonly unknown[]): readonly LinkDocument[] {
+  const lists = former.flatMap(listOf);
+  if (lists.length === 0) return links;
+  return links.map((link) =>
+    lists
+      .filter((each) =>
+        (['service', 'kind', 'address'] as const).every((field) => fieldOf(each, field) === link[field]),
+      )
+      .reduce<LinkDocument>(withFormerLink, link),
+  );
+}
+
+function withFormerLink(link: LinkDocument, former: unknown): LinkDocument {
+  const { active, held } = link.connections;
+  const more = fieldOf(former, 'connections');
+  const running = countOf(fieldOf(more, 'active'));
+  const total = link.connections.total + running;
+  const connections = {
+    ...link.connections,
+    active: active + running,
+    total,
+    held: held + countOf(fieldOf(more, 'held')),
+  };
+  const consumers = new Map(link.consumers.map((consumer) => [consumer.name, consumer]));
+  for (const consumer of listOf(fieldOf(former, 'consumers'))) {
+    const [name, count] = [fieldOf(consumer, 'name'), countOf(fieldOf(consumer, 'active'))];
+    if (typeof name !== 'string' || count === 0) continue;
+    consumers.set(
+      name,
+      mergedConsumer(consumers.get(name) ?? { name, active: 0, total: 0 }, { name, active: count, total: count }),
+    );
+  }
+  const backends = link.backends.map((backend) => {
+    const its = listOf(fieldOf(former, 'backends')).find((each) => fieldOf(each, 'id') === backend.id);
+    const count = countOf(fieldOf(its, 'active'));
+    return { ...backend, active: backend.active + count, total: backend.total + count };
+  });
+  return { ...link, connections, consumers: [...consumers.values()], backends };
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function fieldOf(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
+}
+
+/** A number of things, 0 for what is none. */
+export function countOf(value: unknown): number {
+  return Number.isSafeInteger(value) ? Math.max(0, Number(value)) : 0;
+}
+
 /** What several workers say of their tunnels as one for each host. */
 export function mergeTunnels(lists: readonly (readonly TunnelDocument[])[]): readonly TunnelDocument[] {
   return mergedBy(lists, ({ hostId }) => hostId, mergedTunnel);

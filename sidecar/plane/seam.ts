@@ -37,6 +37,8 @@ export interface WorkerSetup
   /** Which of the workers it is, from 0. */
   readonly slot: number;
   readonly logLevel: LogLevel;
+  /** Where workers are written down; beside it this one has its doors for a later sidecar. */
+  readonly workersFile: string;
   /** Whether the kernel steers virtual addresses. */
   readonly vips: boolean;
   /** Whether this host lets new hosts in. */

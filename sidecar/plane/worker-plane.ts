@@ -14,7 +14,9 @@ import type { Endpoint } from '../../src/model/address.ts';
 import { noCallers } from '../../src/model/caller.ts';
 import { emptyTopology } from '../../src/model/topology.ts';
 import type { FormerWorkers } from './former-workers.ts';
-import { mergeLinks, mergeTunnels } from './merge.ts';
+import { countOf, mergeLinks, mergeTunnels, withFormer } from './merge.ts';
+import { takeSockets } from './passed-sockets.ts';
+import { askQuestion } from './questions.ts';
 import type { ControlCalls, ToldValues } from './seam.ts';
 import { SharedListeners } from './shared-listeners.ts';
 import type { WorkerChildren } from './worker-children.ts';
@@ -34,6 +36,12 @@ const wellAfterMs = 30_000;
 const loopFrom = 3;
 /** How long the start waits for workers. */
 const startLimitMs = 20_000;
+/** How long workers of the sidecar before may take to give their listening sockets. */
+const socketsLimitMs = 2000;
+/** Those of them that are asked something, at most. */
+const maxAsked = 64;
+/** How long the present workers may take to listen for what is in the first picture of the mesh; it is heavy at first. */
+const settleMs = 1000;
 const condition = 'plane.workers';
 
 export interface WorkerPlaneOptions extends DataPlaneOptions {
@@ -67,6 +75,7 @@ export class WorkerPlane implements DataPlane {
   /** Figures of workers that have ended. */
   #past: Figures = [];
   #cancelLook: (() => void) | undefined;
+  #cancelTakeOver: (() => void) | undefined;
   #leaving = false;
   #closed: Promise<void> | undefined;
 
@@ -108,21 +117,54 @@ export class WorkerPlane implements DataPlane {
   }
 
   async start(): Promise<void> {
-    const { clock, former, forgetFormer, log } = this.#options;
+    const { clock, former, snapshots } = this.#options;
     const started = this.#places.map((_, slot) => this.#launch(slot));
     await Promise.race([Promise.all(started), clock.sleep(startLimitMs)]);
     this.#look();
+    if (former.count === 0) return;
+    if (snapshots.value.origin !== 'none') return this.#takeOver();
+    // These workers know of no service yet, and those before do: they go on until there is a picture of the mesh.
+    const unsubscribe = snapshots.subscribe(({ origin }) => {
+      if (origin === 'none') return;
+      unsubscribe();
+      this.#cancelTakeOver = clock.after(settleMs, () => void this.#takeOver());
+    });
+    this.#cancelTakeOver = unsubscribe;
+  }
+
+  /** Whatever is new goes to these workers from now on; what runs goes on where it is. */
+  async #takeOver(): Promise<void> {
+    const { former, forgetFormer, log } = this.#options;
     const count = former.count;
-    if (count === 0) return;
-    // Whatever is new goes to these workers from now on; what runs goes on where it is.
+    await this.#adoptSockets();
     await forgetFormer().catch(() => undefined);
+    if (this.#leaving) return;
     former.leave();
     await this.#listeners.letGo();
     log.info('this sidecar has taken over', { 'plane.former_workers': count });
   }
 
+  /** All workers of one sidecar have the same sockets, and those that are about to end have none. */
+  async #adoptSockets(): Promise<void> {
+    const { former, clock, log } = this.#options;
+    const doors = former.doors('sockets').slice(0, maxAsked);
+    const asked = doors.map((door) => takeSockets(door, { clock, timeoutMs: socketsLimitMs }));
+    const refused = (await Promise.allSettled(asked)).flatMap((answer) => {
+      if (answer.status === 'fulfilled') this.#listeners.adopt(answer.value);
+      return answer.status === 'fulfilled' ? [] : [describeError(answer.reason)];
+    });
+    const [reason] = refused;
+    if (reason === undefined || refused.length < asked.length) return;
+    const message = 'listeners of the sidecar before are bound anew: for a moment they refuse new connections';
+    log.warn(message, { reason });
+  }
+
   async links(): Promise<readonly LinkDocument[]> {
-    return mergeLinks(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'links')));
+    const [present, former] = await Promise.all([
+      this.#ask((peer) => peer.callWithin(answerLimitMs, 'links')),
+      this.#askFormer(['links']),
+    ]);
+    return withFormer(mergeLinks(present), former);
   }
 
   async tunnels(): Promise<readonly TunnelDocument[]> {
@@ -144,7 +186,11 @@ export class WorkerPlane implements DataPlane {
   }
 
   async activeConnections(filter?: ConnectionFilter): Promise<number> {
-    return sum(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'activeConnections', filter)));
+    const [present, former] = await Promise.all([
+      this.#ask((peer) => peer.callWithin(answerLimitMs, 'activeConnections', filter)),
+      this.#askFormer(['activeConnections', filter ?? {}]),
+    ]);
+    return sum([...present, ...former.map(countOf)]);
   }
 
   async drain(timeoutMs: number): Promise<number> {
@@ -178,6 +224,7 @@ export class WorkerPlane implements DataPlane {
   #leave(): void {
     this.#leaving = true;
     this.#cancelLook?.();
+    this.#cancelTakeOver?.();
     for (const { cancel } of this.#places) cancel?.();
     this.#listeners.close();
   }
@@ -214,6 +261,7 @@ export class WorkerPlane implements DataPlane {
         ...slice,
         slot,
         logLevel: this.#options.logLevel,
+        workersFile: this.#options.former.path,
         vips: this.#options.portMap !== undefined,
         desk: this.#options.desk !== undefined,
       },
@@ -291,6 +339,15 @@ export class WorkerPlane implements DataPlane {
   /** Asks all workers; one that does not answer is left out. */
   async #ask<T>(question: (peer: WorkerProcess['peer']) => Promise<T>): Promise<T[]> {
     const answers = await Promise.allSettled(this.#workers().map((worker) => question(worker.peer)));
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+  }
+
+  /** Asks those of the sidecar before, which may be of another version. */
+  async #askFormer(question: readonly [string, ...unknown[]]): Promise<unknown[]> {
+    const { former, clock } = this.#options;
+    const doors = former.doors('questions').slice(0, maxAsked);
+    const asked = doors.map((door) => askQuestion(door, question, { clock, timeoutMs: answerLimitMs }));
+    const answers = await Promise.allSettled(asked);
     return answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
   }
 

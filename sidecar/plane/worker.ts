@@ -1,5 +1,6 @@
 import { writeSync } from 'node:fs';
 import type { Server } from 'node:net';
+import type { ConnectionFilter } from '../../proxy/link-plane.ts';
 import { LocalDataPlane } from '../../proxy/local-plane.ts';
 import { TcpListener } from '../../proxy/tcp/listener.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -14,6 +15,7 @@ import { type ControlCalls, toldValues, type WorkerCalls, type WorkerSetup } fro
 import { wireOf } from './wires.ts';
 import { WorkerCallers } from './worker-callers.ts';
 import { WorkerConditions } from './worker-conditions.ts';
+import { WorkerDoors } from './worker-doors.ts';
 
 /** How long connections of a worker without control may go on when it is told to end. */
 const lastDrainMs = 3_600_000;
@@ -90,10 +92,12 @@ class Worker {
   readonly #control: Control;
   /** Servers that wait for their shared handle, by endpoint. */
   readonly #unheard = new Map<string, Server>();
+  /** Servers that have got it. */
+  readonly #shared = new Map<string, Server>();
   #leaving = false;
 
   constructor({ setup, control, told, metrics }: WorkerOptions) {
-    const { slot, logLevel, vips, desk, ...slice } = setup;
+    const { slot, logLevel, vips, desk, workersFile, ...slice } = setup;
     this.#control = control;
     // Whoever reads the log may end before this process does, which must not end it.
     this.#log = createLog(logLevel, { write: writeLine }).child({ worker: slot, 'process.pid': process.pid });
@@ -129,6 +133,12 @@ class Worker {
       listenShared: (server, endpoint) => this.#listenShared(server, endpoint),
       explainListenError: (error, endpoint) => explainListenError(error, endpoint, 'tcp'),
     });
+    const { plane } = this;
+    const answers = {
+      links: () => plane.links(),
+      activeConnections: (filter: ConnectionFilter) => plane.activeConnections(filter),
+    };
+    new WorkerDoors({ path: workersFile, clock, log, servers: this.#shared, answers });
   }
 
   /** Control is gone; `inOrder`: another one is about to take over. */
@@ -160,7 +170,9 @@ class Worker {
     const key = formatEndpoint(endpoint);
     const server = this.#unheard.get(key);
     this.#unheard.delete(key);
-    server?.listen(handle, TcpListener.backlog);
+    if (server === undefined) return;
+    this.#shared.set(key, server);
+    server.listen(handle, TcpListener.backlog);
   }
 
   cannotListen(endpoint: Endpoint, code: string, message: string): void {

@@ -153,9 +153,10 @@ export class Agent {
   async replace(): Promise<{ readonly former: number | string }> {
     const former = this.#child;
     this.#child = undefined;
-    const started = this.start({ args: ['--replace'] });
+    await this.start({ args: ['--replace'], ready: false });
     if (former !== undefined && former.exitCode === null && former.signalCode === null) await once(former, 'exit');
-    await started;
+    // Asked earlier, the former one might answer.
+    await this.#isReady();
     return { former: former?.exitCode ?? former?.signalCode ?? 0 };
   }
 
@@ -178,15 +179,17 @@ export class Agent {
         this.log.push(...lines);
       });
     }
-    if (options.ready !== false) {
-      await waitFor(
-        'the sidecar to be ready',
-        async () => !this.running || (await this.api('GET', '/readyz')).status === 200,
-        { timeoutMs: 20_000, everyMs: 10 },
-      );
-      if (!this.running) throw new Error(`the sidecar ended: ${this.log.slice(-15).join('\n')}`);
-    }
+    if (options.ready !== false) await this.#isReady();
     return this;
+  }
+
+  async #isReady(): Promise<void> {
+    await waitFor(
+      'the sidecar to be ready',
+      async () => !this.running || (await this.api('GET', '/readyz')).status === 200,
+      { timeoutMs: 20_000, everyMs: 10 },
+    );
+    if (!this.running) throw new Error(`the sidecar ended: ${this.log.slice(-15).join('\n')}`);
   }
 
   /** Sends a signal and waits for the end; the exit status, or the signal that ended it. */
