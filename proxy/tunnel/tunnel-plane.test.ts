@@ -342,6 +342,23 @@ t.test('a host that leaves finishes what runs and takes nothing new', async (t) 
   await waitFor('no connections', () => b.plane.documents().every(({ connections }) => connections.accepted === 0));
 });
 
+t.test('a host that leaves makes no tunnel again', async (t) => {
+  const { a, b } = await readyPair(t);
+  const c = await start(t, { hostId: ids.c, credentials: await authority.issue(ids.c) });
+  for (const host of [a, c]) host.knows({ hostId: ids.b, port: portOf(b) });
+  c.plane.want(ids.b, true);
+  await ready(c, ids.b);
+  const failures = async (host: TestHost): Promise<number> =>
+    Number(/^legate_tunnel_dial_failures_total (\d+)$/m.exec(await host.metrics.exposition())?.[1] ?? 0);
+  await a.plane.leave();
+  await b.plane.close();
+  await waitFor('another one to try in vain', async () => (await failures(c)) >= 2);
+  t.equal(await failures(a), 0);
+  t.match(a.plane.documents(), [{ connections: { dialled: 0 } }]);
+  a.plane.want(ids.c, true);
+  t.equal(a.plane.documents().length, 1, 'nor one to any other host');
+});
+
 t.test('who is not accepted is told why', async (t) => {
   const other = await makeTestAuthority();
   const foreign = await makeTestAuthority('elsewhere');

@@ -123,7 +123,7 @@ export class TunnelPlane implements Tunnels {
 
   want(hostId: string, wanted: boolean): void {
     if (this.#phase === 'closed' || hostId === this.#options.self.hostId) return;
-    if (wanted || this.#peers.has(hostId)) this.#peer(hostId).want(wanted);
+    if ((wanted && this.#phase !== 'leaving') || this.#peers.has(hostId)) this.#peer(hostId).want(wanted);
   }
 
   onChange(listener: (hostId: string) => void): () => void {
@@ -154,7 +154,7 @@ export class TunnelPlane implements Tunnels {
       .sort((a, b) => (a.host < b.host ? -1 : a.host > b.host ? 1 : 0));
   }
 
-  /** Takes nothing new from other hosts. What runs goes on. */
+  /** Takes nothing new from other hosts, and dials none any more. What runs goes on. */
   async leave(): Promise<void> {
     if (this.#phase === 'leaving' || this.#phase === 'closed') return;
     this.#phase = 'leaving';

@@ -4,7 +4,8 @@ import { describeError, LegateError } from '../../src/base/errors.ts';
 
 const maxQuestionCharacters = 65_536;
 const maxAnswerCharacters = 64 * 1_048_576;
-const maxQuestioners = 16;
+/** A question for each of many instances comes at once. */
+const maxQuestioners = 1024;
 const questionLimitMs = 5000;
 
 /**

@@ -18,6 +18,9 @@ export interface WorkerDoorsOptions {
   readonly answers: Parameters<typeof questionServer>[0];
 }
 
+/** Longer ones are cut off by the system, and would be another's (unix(7): `sun_path`). */
+const maxPathBytes = 103;
+
 /**
  * What a worker has for the sidecar that comes after its own. Open from the start, since nobody says beforehand when
  * control is killed; the folder is one that only this user enters.
@@ -37,10 +40,14 @@ export class WorkerDoors {
 
   #open(door: Door, server: Server): void {
     const path = doorOf(this.#options.path, process.pid, door);
-    server.on('error', (error) => {
-      const about = { 'plane.door': door, reason: describeError(error) };
-      this.#options.log.warn('a later sidecar will not be able to ask this worker', about);
-    });
+    // Whoever misses it says what follows from that.
+    const tell = (reason: string): void =>
+      this.#options.log.debug('a later sidecar cannot ask this worker', { 'plane.door': door, reason });
+    if (Buffer.byteLength(path) > maxPathBytes) {
+      tell('the path of data_dir is too long');
+      return;
+    }
+    server.on('error', (error) => tell(describeError(error)));
     rmSync(path, { force: true });
     server.listen(path).unref();
     process.once('exit', () => rmSync(path, { force: true }));
