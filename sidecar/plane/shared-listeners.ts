@@ -47,6 +47,11 @@ export class SharedListeners {
     return this.#shared.get(formatEndpoint(endpoint))?.bound;
   }
 
+  /** Whether a worker waits for an address that others hold. */
+  get isAwaited(): boolean {
+    return this.#waiting.length > 0;
+  }
+
   /** A worker wants to listen. Throws what binding fails with. */
   ask(slot: number, endpoint: Endpoint): void {
     if (this.#closed) throw new BindError('ECANCELED', endpoint);

@@ -154,7 +154,7 @@ export class WorkerPlane implements DataPlane {
       return answer.status === 'fulfilled' ? [] : [describeError(answer.reason)];
     });
     const [reason] = refused;
-    if (reason === undefined || refused.length < asked.length) return;
+    if (reason === undefined || !this.#listeners.isAwaited) return;
     const message = 'listeners of the sidecar before are bound anew: for a moment they refuse new connections';
     log.warn(message, { reason });
   }
