@@ -341,7 +341,7 @@ export class LinkPlane {
     const known = this.#vips.get(name);
     const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
     target?.update(service);
-    if (target !== undefined) this.#wants?.set(name, target.backends.tunnelledHosts);
+    if (target !== undefined) this.#wants?.set(name, this.#tunnelledHosts(target));
     if (known?.address === vip) return undefined;
     if (vip === undefined || target === undefined) {
       this.#vips.delete(name);
@@ -382,6 +382,15 @@ export class LinkPlane {
     return typeof found === 'string' ? undefined : found;
   }
 
+  /** The hosts that the target's usable instances are reached at through tunnels, and those of its lost ones. */
+  #tunnelledHosts({ backends: { tunnelledHosts }, service }: LinkTarget): ReadonlySet<string> {
+    if (!isTcp(service)) return tunnelledHosts;
+    const lost =
+      service?.instances.filter((each) => each.status === 'lost' && this.#dial(each)?.via === 'tunnel') ?? [];
+    if (lost.length === 0) return tunnelledHosts;
+    return new Set([...tunnelledHosts, ...lost.map(({ hostId }) => hostId)]);
+  }
+
   #distance(hostId: string): Distance {
     const { self, zone } = this.#options;
     if (hostId === self.hostId) return 0;
@@ -392,7 +401,7 @@ export class LinkPlane {
   #reviewAll(): void {
     for (const target of this.#targets.values()) {
       target.review();
-      this.#wants?.set(target.name, target.backends.tunnelledHosts);
+      this.#wants?.set(target.name, this.#tunnelledHosts(target));
     }
     if (this.#phase === 'running') void this.#publisher.publish();
   }

@@ -48,6 +48,7 @@ import { openDataDir, watchDataDir } from './data-dir.ts';
 import { DeclaredLinks } from './declared-links.ts';
 import { DockerSource } from './docker/source.ts';
 import { ExternalTargets, signExternal } from './external-targets.ts';
+import { hostCertificates } from './host-certificates.ts';
 import { watchHostNames } from './host-names-watch.ts';
 import { LearnedPairs } from './learned-pairs.ts';
 import { LingeringNames } from './lingering-names.ts';
@@ -554,6 +555,10 @@ export async function startSidecar(
       policy: policyOrders,
       revoked: () => policy.value?.revoked ?? [],
       authorityId: () => policy.value?.authority,
+      certificates: async () => {
+        const ledger = membership.office?.authority.ledger.entries() ?? [];
+        return hostCertificates(credentials.value, await links.tunnels(), ledger);
+      },
       ungranted: () => catalog.ungranted.value,
       clearUnderlay,
       tunnels,

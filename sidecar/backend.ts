@@ -41,6 +41,7 @@ import {
   serviceOf,
   servicesDocument,
 } from './admin/views.ts';
+import type { HostCertificates } from './host-certificates.ts';
 
 /** What the admin API's answers are made of, and what its orders act on. */
 export interface BackendParts {
@@ -60,6 +61,8 @@ export interface BackendParts {
   /** Hosts that were revoked, and what others offer without a grant. */
   readonly revoked: () => readonly RevokedHost[];
   readonly authorityId: () => string | undefined;
+  /** When hosts' certificates end. */
+  readonly certificates: () => Promise<HostCertificates>;
   readonly ungranted: () => readonly Ungranted[];
   readonly authority: AdminBackend['authority'];
   readonly clock: Clock;
@@ -177,8 +180,10 @@ export function createBackend(parts: BackendParts): AdminBackend {
       return await restoreBackup({ store: opened(parts.store()), keys: parts.keys(), backup, ...known, ...how });
     },
     picture: parts.picture,
-    hosts: () => {
-      const of = { revoked: parts.revoked(), authorityId: parts.authorityId() };
+    hosts: async () => {
+      const certificates = await parts.certificates();
+      const nowMs = parts.clock.nowMs();
+      const of = { revoked: parts.revoked(), authorityId: parts.authorityId(), certificates, nowMs };
       return hostDocuments(snapshot(), parts.self.hostId, of);
     },
     ungranted: (service) =>

@@ -9,7 +9,14 @@ import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
-import { comeBackHint, isAuthorityElsewhere, isRevoked, type Policy, revokedText } from '../src/model/policy.ts';
+import {
+  comeBackHint,
+  isAuthorityElsewhere,
+  isRevoked,
+  joinAgainHint,
+  type Policy,
+  revokedText,
+} from '../src/model/policy.ts';
 import { spiffeIdOf } from '../src/model/spiffe.ts';
 import type { Authority } from '../src/pki/authority.ts';
 import { certificatesOf, fingerprintOf, fingerprintOfPem, rootOfChain, timeProblem, toPem } from '../src/pki/chain.ts';
@@ -22,8 +29,8 @@ import type { IdentityDocument } from './admin/documents.ts';
 
 const firstRetryMs = 1000;
 const retryCeilingMs = 10 * 60_000;
-/** A clock may be set: what is due is looked at at least so often. */
-const lookEveryMs = 60_000;
+/** A clock may be set, and the store may refuse this host: what is due is looked at at least so often. */
+const lookEveryMs = 20_000;
 /** Renewal comes at half of the life, this part of it earlier or later: hosts let in together renew apart. */
 const renewalSpread = 0.05;
 /** After the root was replaced, or the authority has moved, all hosts ask, each at some moment within this time. */
@@ -49,6 +56,8 @@ export interface IdentityOptions {
   readonly policy: Observable<Policy | undefined>;
   /** Where the authority's host may be reached, the likeliest first. */
   readonly authorityAt: () => readonly Endpoint[];
+  /** Whether the store does not answer. */
+  readonly isCutOff?: () => boolean;
   /** The authority itself, on its own host. */
   readonly issuer?: { readonly authority: Authority; readonly addresses: readonly string[] };
   /** What a renewal brought besides the certificate. */
@@ -76,7 +85,9 @@ export class Identity {
   #reported = '';
   /** The authority's host by the last policy. */
   #authority: string | undefined;
-  #problem: { readonly message: string; readonly hint: string } | undefined;
+  /** Monotonic, of the last answer. */
+  #askedAtMs = Number.NEGATIVE_INFINITY;
+  #problem: { readonly message: string; readonly hint: string; readonly isRefusal: boolean } | undefined;
   #wake = new AbortController();
 
   constructor(options: IdentityOptions) {
@@ -122,18 +133,20 @@ export class Identity {
     const { log } = this.#options;
     while (!signal.aborted) {
       const dueInMs = this.#dueInMs();
-      const mustReport = this.#issuer === undefined && this.#reported !== this.#report();
+      const mustReport = this.#issuer === undefined && (this.#reported !== this.#report() || this.#mustAskWhy());
       let waitMs = Math.min(lookEveryMs, Math.max(0, dueInMs));
       if ((dueInMs <= 0 || mustReport) && !this.#isRevoked()) {
         try {
           await this.#ask(dueInMs <= 0, signal);
+          this.#askedAtMs = this.#options.clock.monotonicMs();
           this.#backoff.reset();
           this.#problem = undefined;
           waitMs = 0;
         } catch (error) {
           if (signal.aborted) throw error;
-          // A lost report is only asked for again; a lost certificate is told.
-          if (dueInMs <= 0) this.#failed(error);
+          // A lost report is only asked for again; a lost certificate is told, and that one side refuses the other.
+          const isRefused = isLegateError(error, 'E_UNAUTHORIZED') && this.#backoff.failures > 0;
+          if (dueInMs <= 0 || isRefused) this.#failed(error);
           else log.debug('the authority could not be told', { 'pki.reason': describeError(error) });
           waitMs = Math.min(this.#backoff.nextMs(), retryCeilingFor(this.#lifeMs()));
         }
@@ -141,6 +154,12 @@ export class Identity {
       this.#tell();
       await this.#sleep(Math.max(waitMs, 1), signal);
     }
+  }
+
+  /** Without the store nobody tells this host that it was revoked; the authority does. */
+  #mustAskWhy(): boolean {
+    const { clock, isCutOff } = this.#options;
+    return isCutOff?.() === true && clock.monotonicMs() - this.#askedAtMs >= lookEveryMs;
   }
 
   async #sleep(ms: number, signal: AbortSignal): Promise<void> {
@@ -314,7 +333,7 @@ export class Identity {
     // The disk's and OpenSSL's errors have codes, too.
     if (systemCode(error) === undefined && !isLegateError(error)) throw error;
     const hint = (isLegateError(error) ? error.hint : undefined) ?? 'it is tried again';
-    this.#problem = { message: describeError(error), hint };
+    this.#problem = { message: describeError(error), hint, isRefusal: isLegateError(error, 'E_UNAUTHORIZED') };
   }
 
   /** Says what is wrong with the certificate, the more the less is left of it. */
@@ -332,15 +351,13 @@ export class Identity {
       conditions.raise(certificateId, 'error', text, 'set the clock, for instance with chronyc makestep');
     } else if (leftMs <= 0) {
       const text = `this host's certificate has ended ${span(-leftMs)} ago: other hosts refuse it${reason}`;
-      conditions.raise(
-        certificateId,
-        'error',
-        text,
-        `${hint}; if the clock is right, join again with an empty data_dir`,
-      );
+      const comesBack = hint.includes('--again') ? hint : `${hint}; if the clock is right, ${joinAgainHint}`;
+      conditions.raise(certificateId, 'error', text, comesBack);
     } else if (leftMs < this.#lifeMs() * warningShare) {
       const text = `this host's certificate ends in ${span(leftMs)} and could not be renewed${reason}`;
       conditions.raise(certificateId, 'warning', text, hint);
+    } else if (this.#problem?.isRefusal === true) {
+      conditions.raise(certificateId, 'warning', `this host cannot renew its certificate${reason}`, hint);
     } else if (this.#problem !== undefined) {
       const text = `this host's certificate could not be renewed yet${reason}; it holds for ${span(leftMs)}`;
       conditions.raise(certificateId, 'note', text, hint);

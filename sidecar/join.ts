@@ -1,16 +1,25 @@
-import { createPublicKey } from 'node:crypto';
+import { createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
+import { Backoff } from '../src/base/backoff.ts';
 import type { Clock } from '../src/base/clock.ts';
-import { LegateError } from '../src/base/errors.ts';
+import { isLegateError, LegateError } from '../src/base/errors.ts';
 import { printable } from '../src/base/text.ts';
 import type { Config } from '../src/config/config.ts';
 import { type Endpoint, parseEndpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import { certificatesOf, rootOfChain } from '../src/pki/chain.ts';
-import { defaultTunnelPort } from '../src/pki/desk.ts';
+import { defaultTunnelPort, isDeskBusy } from '../src/pki/desk.ts';
 import { askDesk } from '../src/pki/desk-client.ts';
-import { alreadyEnrolled, credentialsOf, isEnrolled, writeNewHost } from '../src/pki/host-files.ts';
+import {
+  alreadyEnrolled,
+  credentialsOf,
+  hostFiles,
+  isEnrolled,
+  readHostCredentials,
+  replaceHost,
+  writeNewHost,
+} from '../src/pki/host-files.ts';
 import { makeRequest } from '../src/pki/issue.ts';
 import { newKey } from '../src/pki/key-files.ts';
 import { type Admission, decodeAdmission, encodeEnrol } from '../src/pki/messages.ts';
@@ -20,10 +29,17 @@ import { describeTarget } from '../src/registrar/store-marker.ts';
 import { openDataDir } from './data-dir.ts';
 import { readStoreText, storeDifference, writeJoined } from './joined-store.ts';
 
+/** How long a desk that is busy is asked again, and the pauses. */
+const busyLimitMs = 15_000;
+const busyFirstMs = 100;
+const busyCeilingMs = 1000;
+
 export interface JoinOptions {
   /** The authority's host: `10.77.0.1`, or with a port. */
   readonly address: string;
   readonly token: string;
+  /** It is a host of the mesh already, which the others refuse: it keeps its id where the authority knows its key. */
+  readonly again?: boolean;
   readonly version: string;
   readonly clock: Clock;
   readonly signal: AbortSignal;
@@ -51,12 +67,14 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
   const token = parseToken(options.token);
   const endpoint = parseJoinAddress(options.address);
   const { clock, signal } = options;
-  if (isEnrolled(config.dataDir)) throw alreadyEnrolled(config.dataDir);
+  const wasMember = isEnrolled(config.dataDir);
+  if (wasMember && options.again !== true) throw alreadyEnrolled(config.dataDir);
+  if (existsSync(hostFiles(config.dataDir).authority)) throw isAuthority(config.dataDir);
   const isNew = !existsSync(`${config.dataDir}/host.json`);
   const dataDir = await openDataDir(config.dataDir, { clock, signal });
   let isRefused = true;
   try {
-    const key = newKey();
+    const key = (wasMember ? formerKey(config) : undefined) ?? newKey();
     const request = encodeEnrol({
       secret: token.secret.toString('base64url'),
       name: config.host,
@@ -67,19 +85,23 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
       ...(!isNew && { previousId: dataDir.identity.hostId }),
     });
     const visit = { kind: 'enrol', mesh: config.mesh, token } as const;
-    const admission = decodeAdmission(await askDesk(endpoint, visit, request, { nowMs: clock.nowMs(), signal }));
+    const admission = await admissionOf(
+      () => askDesk(endpoint, visit, request, { nowMs: clock.nowMs(), signal }),
+      options,
+    );
     const credentials = checkAdmission(admission, config, key);
     const sealedPolicy = Buffer.from(admission.policy, 'base64');
     const { mesh, meshId } = admission;
     const policy = openSealedPolicy(sealedPolicy, admission.policyKey, { mesh, meshId });
     if (policy.authority !== token.authority) throw strange('the policy names another authority');
     const store = readStoreText(admission.store);
-    const before = beforeText(isNew, dataDir.identity, admission);
+    const before = beforeText(isNew, wasMember, dataDir.identity, admission);
     const authority = { hostId: admission.authority.hostId, address: endpoint.address, port: endpoint.port };
     isRefused = false;
     await writeJoined(dataDir.joinedFile, { store, authority });
     await dataDir.becomeHost({ hostId: admission.hostId, meshId });
-    await writeNewHost(config.dataDir, { credentials, sealedPolicy, policyKey: admission.policyKey });
+    const bundle = { credentials, sealedPolicy, policyKey: admission.policyKey };
+    await (wasMember ? replaceHost : writeNewHost)(config.dataDir, bundle);
     return {
       mesh,
       meshId,
@@ -95,6 +117,49 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
     if (isNew && isRefused) await rm(`${config.dataDir}/host.json`, { force: true });
     dataDir.release();
   }
+}
+
+/**
+ * The key of the certificate that this host had, by which the authority knows it; undefined where its files are of no use.
+ * The next renewal replaces it.
+ */
+function formerKey({ dataDir, mesh }: Config): KeyObject | undefined {
+  try {
+    const credentials = readHostCredentials(hostFiles(dataDir), mesh);
+    return credentials && createPrivateKey(credentials.key);
+  } catch (error) {
+    if (isLegateError(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Asks the desk, and again while it is busy with others, up to `busyLimitMs`. */
+async function admissionOf(
+  ask: () => Promise<Uint8Array>,
+  { clock, signal }: Pick<JoinOptions, 'clock' | 'signal'>,
+): Promise<Admission> {
+  const untilMs = clock.monotonicMs() + busyLimitMs;
+  const backoff = new Backoff(busyFirstMs, busyCeilingMs, Math.random);
+  // A clock's timers do not keep a process alive, and a command has nothing else while it waits here.
+  const alive = setInterval(() => undefined, 60_000);
+  try {
+    for (;;) {
+      try {
+        return decodeAdmission(await ask());
+      } catch (error) {
+        if (!isLegateError(error) || !isDeskBusy(error) || clock.monotonicMs() >= untilMs) throw error;
+      }
+      await clock.sleep(backoff.nextMs(), signal);
+    }
+  } finally {
+    clearInterval(alive);
+  }
+}
+
+function isAuthority(dataDir: string): LegateError {
+  return new LegateError('E_CONFLICT', `data_dir ${dataDir} has the keys of an authority; nothing was changed`, {
+    hint: 'the host of the authority does not join; if the authority has moved away for good, remove pki/authority there first',
+  });
 }
 
 /** What is in an answer has to be for us. */
@@ -121,11 +186,16 @@ function strange(what: string): LegateError {
 
 function beforeText(
   isNew: boolean,
+  wasMember: boolean,
   { hostId, meshId }: { readonly hostId: string; readonly meshId: string | undefined },
   admission: Admission,
 ): string | null {
   if (isNew) return null;
-  if (hostId === admission.hostId) return 'it ran before without an authority, and keeps its id and its records';
+  if (hostId === admission.hostId) {
+    return wasMember
+      ? 'it was in this mesh before, and keeps its id and its records'
+      : 'it ran before without an authority, and keeps its id and its records';
+  }
   const old = `it ran before as host ${hostId}, and has a new id`;
   if (meshId === undefined || meshId === admission.meshId) return old;
   return `${old}; what it had in its own store stays in data_dir, unused`;

@@ -107,6 +107,7 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
     reached,
     served: { address: isAny(listen.address) ? '127.0.0.1' : listen.address, port: listen.port },
     authorityAt: () => authorityAt(options, joined),
+    isCutOff: () => options.store()?.store.status.value.state === 'away',
     ...(office !== undefined && { issuer: { authority: office.authority, addresses } }),
     onAdmission: ({ sealedPolicy, store }) => {
       void options
@@ -142,9 +143,11 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
 function openOffice(options: MembershipOptions, reached: Endpoint, addresses: readonly string[]): AuthorityOffice {
   const { config, self, clock, policy } = options;
   const folder = hostFiles(config.dataDir).authority;
+  const authority = Authority.open(folder, { passphraseFile: config.authority.passphraseFile, clock });
+  authority.removeRemains();
   return new AuthorityOffice({
     ...options,
-    authority: Authority.open(folder, { passphraseFile: config.authority.passphraseFile, clock }),
+    authority,
     reached,
     policy: () => policy.value,
     store: () => {

@@ -2,7 +2,7 @@ import type { Conditions } from '../src/base/conditions.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
 import { emptySnapshot, type Snapshot } from '../src/catalog/snapshot.ts';
-import { grantBook, isRevoked, type Policy } from '../src/model/policy.ts';
+import { comeBackHint, grantBook, isRevoked, type Policy } from '../src/model/policy.ts';
 
 const ownId = 'policy.own';
 const othersId = 'policy.ungranted';
@@ -45,8 +45,7 @@ export function watchRights({ self, policy, snapshots, ungranted, conditions }: 
     }
     if (!isRevoked(policy.value, self.hostId)) conditions.clear(revokedId);
     else {
-      const hint = 'to let it in again, move its data_dir away and join anew: it becomes another host';
-      conditions.raise(revokedId, 'error', 'this host was revoked: no other host talks to it any more', hint);
+      conditions.raise(revokedId, 'error', 'this host was revoked: no other host talks to it any more', comeBackHint);
     }
   };
   const lookAtOthers = (list: readonly Ungranted[]): void => {

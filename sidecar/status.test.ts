@@ -78,7 +78,22 @@ t.test('a host that was revoked is told so once', async (t) => {
     todo.map(({ id }) => id),
     ['tunnel.host.a', 'service.db.usable'],
   );
-  t.match(todo[0], { message: /^this host was revoked/, hint: /empty data_dir, a new token/ });
+  t.match(todo[0], { message: /^this host was revoked/, hint: /legate join ADDRESS --again/ });
+});
+
+t.test('a lost host that shows a bad certificate is told once', async (t) => {
+  const { conditions } = parts();
+  conditions.raise('host.lost.a', 'warning', 'host web-3 (10.77.0.3) is lost', 'is the machine up?');
+  conditions.raise('host.lost.b', 'warning', 'host web-4 (10.77.0.4) is lost', 'is the machine up?');
+  const ended = 'no tunnel to host web-3: 10.77.0.3:7711: its certificate ended 3 h ago';
+  conditions.raise('tunnel.host.a', 'warning', ended, 'join again');
+  t.match(status({ conditions }).todo, [
+    {
+      message: 'host web-3 (10.77.0.3) is lost: 10.77.0.3:7711: its certificate ended 3 h ago',
+      hint: 'join again',
+    },
+    { message: 'host web-4 (10.77.0.4) is lost', hint: 'is the machine up?' },
+  ]);
 });
 
 t.test('how old the picture is', async (t) => {

@@ -9,6 +9,10 @@ import type { NameServerDocument, PictureDocument, StatusDocument } from './admi
 import { conditionDocument } from './admin/views.ts';
 import { storeText } from './store-target.ts';
 
+/** What conditions of single hosts begin with. */
+const tunnelId = 'tunnel.host.';
+const lostId = 'host.lost.';
+
 /** What `status` is made of, asked at each call. */
 export interface StatusParts {
   readonly self: { readonly hostId: string; readonly hostName: string; readonly address: string };
@@ -77,7 +81,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     tunnels: parts.tunnels
       .filter((tunnel) => tunnel.state !== 'idle')
       .map(({ host, state, since, problem }) => ({ host, state, since, problem })),
-    todo: onceEach(revokedOnce(parts.conditions.list())).map(conditionDocument),
+    todo: onceEach(revokedOnce(lostOnce(parts.conditions.list()))).map(conditionDocument),
   };
 }
 
@@ -119,6 +123,22 @@ function revokedOnce(conditions: readonly Condition[]): readonly Condition[] {
   const isSaid = ({ id, hint }: Condition): boolean =>
     hint === comeBackHint || id === 'store.etcd.away' || id === 'store.open' || id === 'pki.certificate';
   return [{ ...first, severity: 'error', message: revokedText }, ...conditions.filter((each) => !isSaid(each))];
+}
+
+/** A lost host that shows a bad certificate is told once, with what mends that. */
+function lostOnce(conditions: readonly Condition[]): readonly Condition[] {
+  const tunnels = new Map(
+    conditions.flatMap((each) => (each.id.startsWith(tunnelId) ? [[each.id, each] as const] : [])),
+  );
+  const told = new Set<Condition>();
+  const merged = conditions.map((condition) => {
+    const tunnel = condition.id.startsWith(lostId) && tunnels.get(tunnelId + condition.id.slice(lostId.length));
+    if (!tunnel) return condition;
+    told.add(tunnel);
+    const problem = tunnel.message.replace(/^no tunnel to host \S+: /, '');
+    return { ...condition, message: `${condition.message}: ${problem}`, hint: tunnel.hint };
+  });
+  return merged.filter((condition) => !told.has(condition));
 }
 
 /** Without what a store says of itself and the session, which waits for it, says too. */

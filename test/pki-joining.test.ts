@@ -1,22 +1,23 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import t from 'tap';
-import type { StatusDocument } from '../sidecar/admin/documents.ts';
+import t, { type Test } from 'tap';
+import type { HostsDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import { joinMesh } from '../sidecar/join.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { describeError } from '../src/base/errors.ts';
 import type { Config } from '../src/config/config.ts';
 import { loadConfig } from '../src/config/load.ts';
 import { type Teardown, temporaryFolder } from './support/agent.ts';
+import { TestConsul, unlessConsul } from './support/consul.ts';
 import { EtcdCluster } from './support/etcd.ts';
 import { ask, freePort } from './support/faults.ts';
 import { firstHost, identityOf, joinTo, legate, meshHost, nextToken, tokenOf } from './support/mesh-host.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
 
-/** As many as are at the desk at once from one address. */
-const hosts = 8;
+/** More than are at the desk at once from one address: the others wait for their turn. */
+const hosts = 10;
 
 async function newHost(t: Teardown, name: string): Promise<Config> {
   const text = JSON.stringify({
@@ -47,6 +48,8 @@ t.test('a token lets in as many hosts as it says, and who fails too often waits'
   };
   const all = async (what: string, token: string): Promise<string[]> =>
     (await Promise.all(Array.from({ length: hosts }, (_, n) => enter(`${what}-${n}`, token)))).sort();
+  const several = await nextToken(one, '--uses', String(hosts));
+  t.same(new Set(await all('many', several)), new Set(['joined']), 'at once');
   const outcomes = await all('db', tokenOf(one.init));
   t.same(
     outcomes.map((outcome) => (/used as often as it may be/.test(outcome) ? 'spent' : outcome)),
@@ -59,36 +62,56 @@ t.test('a token lets in as many hosts as it says, and who fails too often waits'
     throttled.join(),
   );
   t.match((await one.agent.api('GET', '/metrics')).text, /legate_pki_refusals_total\{reason="throttled"\} [1-9]/);
-  t.match(await one.agent.json('/api/ca'), { hosts: { length: 2 } });
+  t.match(await one.agent.json('/api/ca'), { hosts: { length: hosts + 2 } });
 });
+
+/** Two hosts with a store of somebody else's, a link between them, and who is not to become an authority. */
+async function joinOn(t: Test, store: Readonly<Record<string, unknown>>, named: RegExp): Promise<void> {
+  const server = createServer((socket) => socket.on('error', () => undefined).end('the db')).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => server.close());
+  const { port } = server.address() as { port: number };
+  const listen = await freePort();
+  const one = await meshHost(t, 'web-1', { store, links: [{ service: 'db', listen: `127.0.0.1:${listen}` }] });
+  const init = await legate(['init', '-c', one.agent.configFile]);
+  t.equal(init.status, 0, init.stderr);
+  t.match(init.stdout, named);
+  await one.agent.start();
+  const two = await meshHost(t, 'db-1', { instances: [{ service: 'db', address: '127.0.0.1', port }] });
+  t.match(await joinTo(one, two, tokenOf(init)), { status: 0, stdout: named });
+  await two.agent.start();
+  const answer = await waitFor('the link', () => ask(listen).catch(() => ''), { timeoutMs: 20_000 });
+  t.equal(answer, 'the db');
+  t.match(await identityOf(two), { role: 'member', authority: 'web-1', problem: null });
+  t.match(await one.agent.json<StatusDocument>('/api/status'), { tunnels: [{ host: 'db-1', state: 'ready' }] });
+  const until = new Date(Date.now() + 6 * 86_400_000).toISOString();
+  const { hosts: known } = await one.agent.json<HostsDocument>('/api/hosts');
+  t.same(
+    known.map(({ name, certificateUntil = '' }) => [name, certificateUntil > until]),
+    [
+      ['db-1', true],
+      ['web-1', true],
+    ],
+  );
+  const three = await meshHost(t, 'web-2');
+  t.match(await joinTo(one, three, await nextToken(one)), { status: 0 });
+  t.match(await legate(['init', '-c', two.agent.configFile]), { status: 1, stderr: /belongs to a host of a mesh/ });
+  const other = await meshHost(t, 'web-3', { store });
+  t.match(await legate(['init', '-c', other.agent.configFile]), { status: 1, stderr: /has an authority already/ });
+}
 
 t.test(
   'a mesh whose store is etcd',
   { skip: unless('command:etcd', 'command:etcdctl', 'command:openssl') },
   async (t) => {
-    const etcd = await EtcdCluster.start(t);
-    const store = { kind: 'etcd', endpoints: etcd.endpoints.map(({ text }) => text) };
-    const server = createServer((socket) => socket.on('error', () => undefined).end('the db')).listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    t.teardown(() => server.close());
-    const { port } = server.address() as { port: number };
-    const listen = await freePort();
-    const one = await meshHost(t, 'web-1', { store, links: [{ service: 'db', listen: `127.0.0.1:${listen}` }] });
-    const init = await legate(['init', '-c', one.agent.configFile]);
-    t.equal(init.status, 0, init.stderr);
-    await one.agent.start();
-    const two = await meshHost(t, 'db-1', { instances: [{ service: 'db', address: '127.0.0.1', port }] });
-    const joined = await joinTo(one, two, tokenOf(init));
-    t.match(joined, { status: 0, stdout: new RegExp(`etcd at ${etcd.endpoints[0]?.text}`) });
-    await two.agent.start();
-    const answer = await waitFor('the link', () => ask(listen).catch(() => ''), { timeoutMs: 20_000 });
-    t.equal(answer, 'the db');
-    t.match(await identityOf(two), { role: 'member', authority: 'web-1', problem: null });
-    t.match(await one.agent.json<StatusDocument>('/api/status'), { tunnels: [{ host: 'db-1', state: 'ready' }] });
-    const three = await meshHost(t, 'web-2');
-    t.match(await joinTo(one, three, await nextToken(one)), { status: 0 });
-    t.match(await legate(['init', '-c', two.agent.configFile]), { status: 1, stderr: /belongs to a host of a mesh/ });
-    const other = await meshHost(t, 'web-3', { store });
-    t.match(await legate(['init', '-c', other.agent.configFile]), { status: 1, stderr: /has an authority already/ });
+    const { endpoints } = await EtcdCluster.start(t);
+    const store = { kind: 'etcd', endpoints: endpoints.map(({ text }) => text) };
+    await joinOn(t, store, new RegExp(`etcd at ${endpoints[0]?.text}`));
   },
 );
+
+t.test('a mesh whose store is Consul', { skip: unlessConsul() }, async (t) => {
+  const { urls } = await TestConsul.start(t);
+  const store = { kind: 'consul', endpoints: urls.map(({ text }) => text) };
+  await joinOn(t, store, new RegExp(`Consul at ${urls[0]?.text}`, 'i'));
+});

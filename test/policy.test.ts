@@ -230,7 +230,7 @@ t.test(
     await noComplaint(two, /policy in the store/);
 
     const revoked = await cli(one, 'host', 'revoke', 'web-2');
-    t.match(revoked.stdout, /ok web-2 \([0-9a-f]{16}\) is revoked, for ever\n.+name can be enrolled anew/);
+    t.match(revoked.stdout, /ok web-2 \([0-9a-f]{16}\) is revoked, for ever\n.+to let it in again, as another host/);
     await waitFor('nothing of it is used', async () => (await shown(one)) === 'web-1');
     t.match((await one.json<HostsDocument>('/api/hosts')).hosts, [
       { name: 'web-1' },

@@ -14,6 +14,8 @@ export const dialMs = 5000;
 export interface DialProblem {
   readonly problem: string;
   readonly hint: string;
+  /** A sidecar answers there, and this is wrong with its certificate or with ours. */
+  readonly isAnswer?: true;
 }
 
 export interface DialOptions {
@@ -95,7 +97,7 @@ function check(
     return { problem: `what listens at ${at} does not speak ${applicationProtocols.tunnel}`, hint: otherProgram };
   }
   const peer = peerOf(socket, trust);
-  if (typeof peer === 'string') return { problem: `${at}: ${peer}`, hint: certificateHint(peer) };
+  if (typeof peer === 'string') return { problem: `${at}: ${peer}`, hint: certificateHint(peer), isAnswer: true };
   if (peer.hostId !== hostId) {
     return {
       problem: `at ${at} is host ${peer.hostId} instead of ${hostId}`,
@@ -111,9 +113,9 @@ const otherProgram = 'another program holds this port there: correct `tunnel.lis
 
 function certificateHint(problem: string): string {
   if (problem.includes('ended'))
-    return 'its sidecar renews by itself when it reaches the authority: see `legate status` there';
+    return "if the clocks are right it has to join again: legate token on the authority's host, legate join --again there";
   if (problem.includes('clocks')) return 'set the clocks of both hosts';
-  if (problem.includes('revoked')) return 'it has to join again, as a new host';
+  if (problem.includes('revoked')) return 'to let it in again: legate token, then legate join --again there';
   return 'it has to join this mesh (`legate join`), or this address is not a host of the mesh';
 }
 
@@ -162,7 +164,11 @@ function explainDial(error: unknown, at: string, connected: boolean): DialProble
     };
   for (const [pattern, words] of alerts)
     if (pattern.test(code))
-      return { problem: `${at} refuses this host: ${words}`, hint: 'see `legate status` on both hosts' };
+      return {
+        problem: `${at} refuses this host: ${words}`,
+        hint: 'see `legate status` on both hosts',
+        isAnswer: true,
+      };
   if (/NO_APPLICATION_PROTOCOL/.test(code))
     return { problem: `what listens at ${at} does not speak ${applicationProtocols.tunnel}`, hint: otherVersion };
   if (/WRONG_VERSION|PACKET_LENGTH|PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL/.test(code))

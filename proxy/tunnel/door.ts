@@ -1,10 +1,11 @@
 import type { Socket } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import type { Clock } from '../../src/base/clock.ts';
-import { describeError, systemCode } from '../../src/base/errors.ts';
+import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
 import type { Log } from '../../src/base/log.ts';
 import { unmapped } from '../../src/model/address.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
+import { comeBackHint, joinAgainHint } from '../../src/model/policy.ts';
 import { applicationProtocols, type EnrolmentDesk } from '../../src/pki/desk.ts';
 import { DeskDoor } from './desk-door.ts';
 import { FrameWriter, type GatherBuffers } from './frame-writer.ts';
@@ -196,7 +197,11 @@ export class TunnelDoor {
   /** Tells a tunnel's other side why, since TLS 1.3 has finished its part of the handshake already. */
   #refuse(socket: TLSSocket, detail: string): void {
     if (socket.alpnProtocol !== applicationProtocols.tunnel) {
-      socket.destroy();
+      const hint = /^host \S+ is revoked$/.test(detail) ? comeBackHint : joinAgainHint;
+      this.#desk?.refuse(
+        socket,
+        new LegateError('E_UNAUTHORIZED', `the authority refuses this host: ${detail}`, { hint }),
+      );
       return;
     }
     const { buffers, clock } = this.#options;

@@ -22,6 +22,11 @@ export class HostDirectory {
     return this.#snapshots.value.hosts.get(hostId)?.name ?? hostId;
   }
 
+  /** Whether it is known and gives no sign of life in the store. */
+  isLost(hostId: string): boolean {
+    return this.#snapshots.value.hosts.get(hostId)?.alive === false;
+  }
+
   /** Calls back for each host that is dialled elsewhere from now on, or that has come back to life. */
   onChange(listener: (hostId: string) => void): () => void {
     let last = emptySnapshot;

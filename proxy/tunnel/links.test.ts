@@ -107,6 +107,17 @@ t.test('bytes, half-close and the last byte before a close arrive whole in both 
   t.equal(await m.peer.metric('legate_link_incoming_connections_total'), 5);
 });
 
+t.test('the tunnel to a lost host stays wanted until its instances are forgotten', async (t) => {
+  const { port } = await startBackend(t, (socket) => void socket.end());
+  const m = await mesh(t, [serviceOf([at(otherHost, 'a', port)])]);
+  m.bed.set({ ...serviceOf([at(otherHost, 'a', port, { status: 'lost' })]), usable: [] });
+  await waitFor('it to be left out', () => m.bed.plane.links()[0]?.backends.length === 0);
+  t.same([...m.tunnels.wanted], [otherHost]);
+  t.match(await outcome(dial(t, m.bed.port)), { how: /RESET|REFUSED/ }, 'and gets no connections');
+  m.bed.set(serviceOf([]));
+  await waitFor('it not to be wanted', () => m.tunnels.wanted.size === 0);
+});
+
 t.test('an application that answers and closes at once is heard to its end, 100 of 100', async (t) => {
   const answer = randomBytes(300_000);
   const { port } = await startBackend(t, (socket) => {
@@ -223,6 +234,10 @@ t.test('what policy or grants forbid is refused by the receiving side, and not t
   await waitFor('it runs', () => quiet.sockets.size === 1);
   m.policy.set(policyOf({ intents: intents('deny * *') }));
   t.equal((await ended).how, 'ECONNRESET', 'what a new policy forbids is cut by the receiving side');
+  t.match(m.bed.plane.links()[0], {
+    denied: { total: 2, last: { by: 'host', host: 'there', message: /^there does not let it in: .*deny \* \*/ } },
+    connections: { failed: 1 },
+  });
   await m.quiet();
 });
 

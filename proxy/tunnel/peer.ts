@@ -50,6 +50,8 @@ export interface PeerEnvironment {
   readonly trust: () => TrustContext | undefined;
   readonly endpointOf: (hostId: string) => Endpoint | undefined;
   readonly nameOf: (hostId: string) => string;
+  /** Whether the store has no sign of life of it, which is told elsewhere. */
+  readonly isLost: (hostId: string) => boolean;
   readonly accept: AcceptStream;
   /** The state of the host has changed. */
   readonly changed: (hostId: string) => void;
@@ -159,6 +161,7 @@ export class TunnelPeer {
       },
     );
     this.#accepted.push(connection);
+    this.#certificateUntilMs = Math.max(this.#certificateUntilMs ?? 0, peer.notAfterMs);
     // Where it dials from, it may be dialled again.
     if (this.#wanted && this.#cancelRetry !== undefined) this.retry();
     this.#update();
@@ -416,8 +419,15 @@ export class TunnelPeer {
   }
 
   #tell({ state, problem }: TunnelState): void {
-    const { conditions, nameOf } = this.#environment;
-    if (state === 'connecting' && this.#backoff.failures >= toldAfter && this.#failed !== undefined && !this.#closed) {
+    const { conditions, nameOf, isLost } = this.#environment;
+    // That nobody answers at a lost host is no news; that it shows a bad certificate is.
+    if (isLost(this.hostId) && this.#failed?.isAnswer !== true) conditions.clear(this.#condition);
+    else if (
+      state === 'connecting' &&
+      this.#backoff.failures >= toldAfter &&
+      this.#failed !== undefined &&
+      !this.#closed
+    ) {
       const message = `no tunnel to host ${nameOf(this.hostId)}: ${problem}`;
       conditions.raise(this.#condition, 'warning', message, this.#failed.hint);
     } else if (state === 'ready' || state === 'idle') conditions.clear(this.#condition);
@@ -428,7 +438,8 @@ export class TunnelPeer {
   }
 
   #tellSilence(): void {
-    const { conditions, nameOf, endpointOf } = this.#environment;
+    const { conditions, nameOf, endpointOf, isLost } = this.#environment;
+    if (isLost(this.hostId)) return;
     const name = nameOf(this.hostId);
     const endpoint = endpointOf(this.hostId);
     const at = endpoint === undefined ? '' : ` on ${formatEndpoint(endpoint)}`;
@@ -448,7 +459,7 @@ function refused(at: string, session: TunnelSession, problem: string | undefined
   if (said?.reason === 'refused') {
     // The words of `peerOf` on the other side.
     const hint = /^host \S+ is revoked$/.test(said.detail) ? comeBackHint : 'see `legate status` on both hosts';
-    return { problem: `${at} refuses this host: ${said.detail}`, hint };
+    return { problem: `${at} refuses this host: ${said.detail}`, hint, isAnswer: true };
   }
   if (said !== undefined)
     return { problem: `${at} takes no tunnels just now: ${said.detail}`, hint: 'it is tried again' };

@@ -26,7 +26,7 @@ export interface TestHost {
   /** Streams that other hosts opened here, as the default acceptor keeps them. */
   readonly incoming: Incoming[];
   /** Puts other hosts into the catalog. */
-  knows(...hosts: { readonly hostId: string; readonly port: number }[]): void;
+  knows(...hosts: { readonly hostId: string; readonly port: number; readonly alive?: boolean }[]): void;
 }
 
 export interface Incoming {
@@ -80,7 +80,7 @@ export function makeHost(options: TestHostOptions): TestHost {
         host.hostId,
         {
           ...{ id: host.hostId, name: `host-${host.hostId.slice(-1)}`, address: '127.0.0.1', tunnelPort: host.port },
-          ...{ version: '0', alive: true, revision: '1' },
+          ...{ version: '0', alive: host.alive ?? true, revision: '1' },
         },
       ]);
       const before = snapshots.value;

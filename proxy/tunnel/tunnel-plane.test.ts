@@ -4,6 +4,7 @@ import t, { type Test } from 'tap';
 import { ManualClock } from '../../src/base/clock.ts';
 import { makeTestAuthority } from '../../test/support/certificates.ts';
 import { waitFor } from '../../test/support/wait.ts';
+import { maxDeskCallersPerAddress } from './desk-door.ts';
 import { closeAfterMs, suspectAfterMs, tickMs } from './limits.ts';
 import { silenceToldMs } from './peer.ts';
 import { connectRaw, type RawPeer } from './raw-peer.test-support.ts';
@@ -318,6 +319,8 @@ t.test('a lost connection loses its streams and is made again', async (t) => {
       hint: /firewall there let \d+\/tcp in/,
     },
   ]);
+  a.knows({ hostId: ids.b, port: between.port, alive: false });
+  await waitFor('no word on what a lost host does not answer', () => a.conditions.list().length === 0);
   a.knows({ hostId: ids.b, port: portOf(b) });
   await ready(a, ids.b);
   t.same(a.conditions.list(), []);
@@ -472,10 +475,15 @@ t.test('it listens while there is a certificate, and tries again while it cannot
 
 t.test('enrolment: one request, one answer, within bounds', async (t) => {
   const asked: string[] = [];
+  let release = (): void => undefined;
+  const released = new Promise<void>((resolve) => {
+    release = resolve;
+  });
   const desk = {
     answer: async (kind: string, request: Uint8Array, from: { address: string; hostId?: string }) => {
       asked.push(`${kind} ${Buffer.from(request)} ${from.address} ${from.hostId}`);
       if (request.length === 0) throw new Error('nothing to say');
+      if (Buffer.from(request).toString() === 'slow') await released;
       return Buffer.from('answer');
     },
   };
@@ -497,11 +505,28 @@ t.test('enrolment: one request, one answer, within bounds', async (t) => {
     '\0\0\0\x06answer',
   );
   t.equal(await ask('legate-renew/1', shown.a, request('again')), '\0\0\0\x06answer');
-  t.equal(await ask('legate-renew/1', undefined, request('again')), '', 'renewal needs a certificate');
+  const refusal = await ask('legate-renew/1', undefined, request('again'));
+  t.match(refusal, /E_UNAUTHORIZED.*refuses this host: no certificate.*legate join/, 'renewal needs one');
   t.equal(await ask('legate-enrol/1', undefined, request('')), '');
   t.equal(await ask('legate-enrol/1', undefined, Buffer.from([0, 16, 0, 0])), '', 'too long');
   t.equal(await ask('legate-enrol/1', undefined, Buffer.concat([request('a'), request('b')])), '', 'more than one');
   t.same(asked, ['enrol token 127.0.0.1 undefined', `renew again 127.0.0.1 ${ids.a}`, 'enrol  127.0.0.1 undefined']);
+  const beyond = 4;
+  const answers: string[] = [];
+  const all = Array.from({ length: maxDeskCallersPerAddress + beyond }, async () => {
+    answers.push(await ask('legate-enrol/1', undefined, request('slow')));
+  });
+  await waitFor('those beyond the bound to be told', () => answers.length === beyond);
+  t.ok(
+    answers.every((each) => /E_IN_USE.*busy with other hosts/.test(each)),
+    JSON.stringify(answers),
+  );
+  release();
+  await Promise.all(all);
+  t.same(
+    answers.slice(beyond),
+    Array.from({ length: maxDeskCallersPerAddress }, () => '\0\0\0\x06answer'),
+  );
 });
 
 t.test('who breaks the protocol or floods is cut off, and counted', async (t) => {

@@ -83,6 +83,7 @@ export class TunnelPlane implements Tunnels {
       random: options.random ?? Math.random,
       endpointOf: (hostId) => this.#directory.endpointOf(hostId),
       nameOf: (hostId) => this.#directory.nameOf(hostId),
+      isLost: (hostId) => this.#directory.isLost(hostId),
       changed: (hostId) => this.#changed(hostId),
       busy: () => this.#tickLater(),
     };

@@ -2,7 +2,10 @@ import type { Tunnels } from './tunnels.ts';
 
 const none: ReadonlySet<string> = new Set();
 
-/** Keeps the tunnels warm that links of this host may need: those to the hosts of any service's instances. */
+/**
+ * Keeps the tunnels warm that links of this host may need: those to the hosts of any service's instances. Also those to
+ * lost hosts, so that what their door says is known, and they are reached as soon as they are back.
+ */
 export class TunnelWants {
   readonly #tunnels: Tunnels;
   readonly #byService = new Map<string, ReadonlySet<string>>();

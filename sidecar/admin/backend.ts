@@ -47,7 +47,7 @@ export interface AdminBackend {
   status(): Promise<StatusDocument>;
   /** How well hosts, services and instances are confirmed. */
   picture(): PictureDocument;
-  hosts(): readonly HostDocument[];
+  hosts(): Promise<readonly HostDocument[]>;
   services(): ServicesDocument;
   service(name: string): ServiceDocument;
   instances(service?: string): readonly InstanceDocument[];

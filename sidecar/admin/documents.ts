@@ -158,6 +158,10 @@ export interface HostDocument {
   readonly authority?: boolean;
   /** Set when it was revoked: no other host talks to it. */
   readonly revokedAt?: string;
+  /** When its certificate ends, where the host that answers has seen it; RFC 3339. */
+  readonly certificateUntil?: string;
+  /** That should have been renewed by now: less than a third of its life is left. */
+  readonly certificateLate?: true;
 }
 
 export interface ServiceDocument {

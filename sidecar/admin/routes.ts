@@ -70,7 +70,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
     return context.body(await backend.metrics.exposition());
   });
   app.get('/api/status', async (context) => context.json(await backend.status()));
-  app.get('/api/hosts', (context) => context.json({ hosts: backend.hosts(), picture: backend.picture() }));
+  app.get('/api/hosts', async (context) => context.json({ hosts: await backend.hosts(), picture: backend.picture() }));
   app.get('/api/services', (context) => context.json(backend.services()));
   app.get('/api/services/:name', (context) => context.json(backend.service(context.req.param('name'))));
   app.put('/api/services/:name', async (context) =>

@@ -7,6 +7,7 @@ import { type Dialler, dialOf, formatDial } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import type { RevokedHost } from '../../src/model/policy.ts';
 import { defaultPreference } from '../../src/model/service.ts';
+import type { HostCertificates } from '../host-certificates.ts';
 import type {
   ConditionDocument,
   HostDocument,
@@ -23,7 +24,17 @@ type DocumentOf = (instance: Instance) => InstanceDocument;
 export function hostDocuments(
   snapshot: Snapshot,
   selfId: string,
-  { revoked, authorityId }: { readonly revoked: readonly RevokedHost[]; readonly authorityId: string | undefined },
+  {
+    revoked,
+    authorityId,
+    certificates: { untilMs, lateMs },
+    nowMs,
+  }: {
+    readonly revoked: readonly RevokedHost[];
+    readonly authorityId: string | undefined;
+    readonly certificates: HostCertificates;
+    readonly nowMs: number;
+  },
 ): readonly HostDocument[] {
   const counts = new Map<string, number>();
   for (const service of snapshot.services.values()) {
@@ -32,6 +43,7 @@ export function hostDocuments(
   const times = new Map(revoked.map(({ hostId, setAtMs }) => [hostId, setAtMs]));
   const shown = [...snapshot.hosts.values()].map((host): HostDocument => {
     const revokedAtMs = times.get(host.id);
+    const certificateMs = untilMs.get(host.id);
     return {
       id: host.id,
       name: host.name,
@@ -43,6 +55,8 @@ export function hostDocuments(
       zone: host.zone ?? null,
       ...(host.id === authorityId && { authority: true }),
       ...(revokedAtMs !== undefined && { revokedAt: timeText(revokedAtMs) }),
+      ...(certificateMs !== undefined && { certificateUntil: timeText(certificateMs) }),
+      ...(certificateMs !== undefined && certificateMs - nowMs < lateMs && { certificateLate: true }),
     };
   });
   const gone = revoked

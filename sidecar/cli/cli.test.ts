@@ -342,6 +342,47 @@ t.test('what this host cannot dial, and how old the tables are while the store i
   t.same(JSON.parse(stdout), documents.hosts);
 });
 
+t.test('certificates of hosts, as far as they are known', async (t) => {
+  const [first, second] = canned.hosts;
+  const at = (ms: number): string => new Date(canned.nowMs + ms).toISOString();
+  const hosts = [
+    { ...first, certificateUntil: at(6 * 86_400_000) },
+    { ...second, certificateUntil: at(-7_200_000), certificateLate: true },
+    { ...first, self: false, name: 'web-3', certificateUntil: at(3_600_000), certificateLate: true },
+    { ...first, self: false, name: 'web-4' },
+  ];
+  const { address } = await fakeAdmin(t, () => ({ json: { hosts, picture: { store: 'connected', ageMs: 0 } } }));
+  const { stdout } = await run(['hosts', '--admin', address], plainTerminal);
+  t.match(
+    stdout,
+    ` HOST   ADDRESS    STATE      INSTANCES  CERTIFICATE    VERSION  ID
+ web-2  10.77.0.2  lost               2  ended 2 h ago  0.1.0    8899aabbccddeeff
+ web-1  10.77.0.1  this host         14  for 6 d        0.1.0    0011223344556677
+ web-3  10.77.0.1  alive             14  for 1 h        0.1.0    0011223344556677
+ web-4  10.77.0.1  alive             14  -              0.1.0    0011223344556677
+`,
+  );
+  const coloured = await run(['hosts', '--admin', address], { tty: true, columns: 100 });
+  t.match(coloured.stdout, '\u001b[31mended 2 h ago');
+  t.match(coloured.stdout, '\u001b[33mfor 1 h');
+});
+
+t.test('commands find the sidecar by its configuration', async (t) => {
+  const { address } = await fakeAdmin(t, cannedAnswer);
+  const file = join(temporaryFolder(t), 'legate.yaml');
+  writeFileSync(file, `advertise: 127.0.0.1\nadmin: { listen: ["${address}"] }\n`);
+  for (const command of [['status'], ['hosts'], ['services', '--json']])
+    t.match(await run([...command, '-c', file]), { status: 0, stdout: /web-1|cache/ }, command.join(' '));
+  const nobody = ['token', '-c', file, '--admin', 'unix:/nowhere/admin.sock'];
+  t.match(await run(nobody), { status: 3 }, '--admin wins');
+  for (const args of ['token', 'ca status', 'ca rotate', 'intent list', 'host revoke web-3', 'kv list', 'why db']) {
+    const { status, stderr } = await run([...args.split(' '), '-c', '/nowhere.yaml']);
+    t.match({ status, stderr }, { status: 2, stderr: /\/nowhere\.yaml cannot be read/ }, args);
+  }
+  writeFileSync(file, 'nonsense: 1\n');
+  t.match(await run(['token', '-c', file]), { status: 2, stderr: /unknown key `nonsense`.*nothing was asked/s });
+});
+
 t.test('--json prints the document of the API, harmless and unchanged', async (t) => {
   const hostile = { hosts: [{ name: '\u001b]0;x\u0007\u202e', list: ['\u009b31m', 'ü'] }] };
   const { address } = await fakeAdmin(t, () => ({ json: hostile }));

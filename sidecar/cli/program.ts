@@ -66,6 +66,7 @@ async function createProgram(
     command: Command,
     run: (options: O, ...args: (string | undefined)[]) => Promise<number>,
   ) => {
+    addConfigOption(command);
     command.action(async (...parts: unknown[]) => {
       // The words of a variadic argument come as one list.
       const args = parts.slice(0, command.registeredArguments.length).flat();
@@ -78,6 +79,12 @@ async function createProgram(
   if (args[0] !== 'agent') (await import('./commands/others.ts')).addOtherCommands(tools);
   for (const name of laterCommands) addLater(program, name);
   return program;
+}
+
+/** All that ask a sidecar take its configuration instead of where its admin API is; some need it for more. */
+function addConfigOption(command: Command): void {
+  if (command.parent?.name() === 'config' || command.options.some(({ long }) => long === '--config')) return;
+  command.option('-c, --config <file>', "the sidecar's configuration, which says where its admin API is");
 }
 
 function addLater(program: Command, name: string): void {

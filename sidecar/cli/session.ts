@@ -19,6 +19,8 @@ export interface GlobalOptions {
   readonly tokenFile?: string;
   readonly caFile?: string;
   readonly json?: boolean;
+  /** The configuration of the sidecar that is meant. */
+  readonly config?: string;
 }
 
 /** How a command is hooked in: what `run` gives back becomes the exit status. */
@@ -45,8 +47,12 @@ export async function withClient<T>(
   const { AdminClient, defaultAdminAddress, parseAdminAddress, readRoots, readToken } = await import(
     './admin-client.ts'
   );
-  const address = parseAdminAddress(options.admin ?? (session.env.LEGATE_ADMIN || defaultAdminAddress));
-  const tokenFile = options.tokenFile ?? session.env.LEGATE_TOKEN_FILE;
+  const { admin, config } = options;
+  // A flag wins over a variable. The configuration is read by nobody who does not name one.
+  const named = admin === undefined && config !== undefined ? await import('./config-admin.ts') : undefined;
+  const found = named?.adminOf(session, config ?? '');
+  const address = parseAdminAddress(found?.address ?? admin ?? (session.env.LEGATE_ADMIN || defaultAdminAddress));
+  const tokenFile = options.tokenFile ?? found?.tokenFile ?? session.env.LEGATE_TOKEN_FILE;
   const roots = address.secure ? readRoots(options.caFile ?? session.env.LEGATE_CA_FILE, address) : undefined;
   const client = new AdminClient({ address, roots, token: tokenFile ? readToken(tokenFile) : undefined });
   try {

@@ -2,7 +2,7 @@ import { truncate } from '../../src/base/text.ts';
 import { isUsableStatus } from '../../src/model/instance.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
-import { tunnelFix, tunnelProblem } from './tunnel-fix.ts';
+import { joinAgain, tunnelFix, tunnelProblem } from './tunnel-fix.ts';
 
 /** What is said of the instances of a container that `docker pause` stopped. */
 const pausedOutput = 'the container is paused';
@@ -26,7 +26,8 @@ export interface LeftOut extends Detail {
 }
 
 /** What is kept out of the picture itself: instances without a grant, and those of revoked hosts. */
-export function keptOut({ ungranted, revokedHosts, target }: WhyFacts): LeftOut[] {
+export function keptOut(all: WhyFacts): LeftOut[] {
+  const { ungranted, revokedHosts, target } = all;
   const service = target.service ?? target.asked;
   const offered = ungranted.map(({ id, host }) => ({
     text: `${id}: host ${host} may not offer ${service}, no grant says so`,
@@ -34,7 +35,7 @@ export function keptOut({ ungranted, revokedHosts, target }: WhyFacts): LeftOut[
   }));
   const gone = revokedHosts.map((host) => ({
     text: `host ${host}, which had instances of it, is revoked`,
-    fix: `a revoked host joins anew, with an empty data_dir: legate token, then legate join on ${host}`,
+    fix: `to let it in again: ${joinAgain(host, all)}`,
   }));
   return [...offered, ...gone];
 }

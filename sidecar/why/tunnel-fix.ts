@@ -10,6 +10,13 @@ export function tunnelProblem(tunnel: TunnelDocument | undefined, nowMs: number)
   return tunnel.state !== 'ready' && overMs > 0 ? `its certificate ended ${span(overMs)} ago` : undefined;
 }
 
+/** How a host that the others refuse comes back with what it had. */
+export function joinAgain(host: string, { policy, hosts }: WhyFacts): string {
+  const authority = hosts.get(policy?.policy.authority ?? '');
+  const { name, address } = authority ?? { name: "the authority's host", address: 'ADDRESS' };
+  return `legate token on ${name}, then on ${host}, its sidecar stopped: legate join ${address} --again --token TOKEN`;
+}
+
 /** What helps against the problem of a host's tunnel: by its words where they tell more than the tunnel's own hint. */
 export function tunnelFix(hostId: string, facts: WhyFacts): string {
   const { credentials, nowMs, self, tunnels, hosts, conditions } = facts;
@@ -23,16 +30,21 @@ export function tunnelFix(hostId: string, facts: WhyFacts): string {
     return `let ${self.hostName} join the mesh: legate token on the authority's host, then legate join`;
   if (/our certificate has ended|our certificate is bad/.test(problem)) {
     if (credentials.notAfterMs > nowMs) return `on ${host}: set its clock, which is ahead (chronyc makestep)`;
-    return `here, on ${self.hostName}: legate ca status, and set the clock if it is wrong (chronyc makestep)`;
+    return `set the clock of ${self.hostName} if it is wrong (chronyc makestep); else ${joinAgain(self.hostName, facts)}`;
   }
-  if (/its certificate (?:has )?(?:ended|not begun|begins)/.test(problem)) {
-    return `on ${host}: set its clock if it is wrong (chronyc makestep); then it renews by itself, legate status there says why not`;
+  if (/its certificate (?:has not begun|begins)/.test(problem)) {
+    return `compare the clocks of ${self.hostName} and ${host}, and set the one that is wrong (chronyc makestep)`;
   }
-  if (/revoked|our certificate is revoked/.test(problem)) {
-    return 'a revoked host joins anew, with an empty data_dir: legate token, then legate join';
+  // A certificate that has ended is of no use for a new one, wherever its host's clock stands.
+  if (/its certificate (?:has )?ended/.test(problem)) {
+    return `unless the clock of ${self.hostName} is ahead: ${joinAgain(host, facts)}`;
+  }
+  if (/revoked/.test(problem)) {
+    const who = problem.includes('refuses this host') ? self.hostName : host;
+    return `to let ${who} in again: ${joinAgain(who, facts)}`;
   }
   if (/authority|signed by itself|of mesh/.test(problem)) {
-    return `${self.hostName} and ${host} trust different authorities: legate join anew on the one that is wrong`;
+    return `${self.hostName} and ${host} trust different authorities: ${joinAgain('the one that is wrong', facts)}`;
   }
   if (/connection refused/.test(problem)) {
     return `on ${host}: is its sidecar running (systemctl status legate), and does a firewall there let ${port}/tcp in?`;

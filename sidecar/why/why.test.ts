@@ -358,7 +358,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
         instances: [{ ...afar, usable: false, instance: { ...remote, status: 'lost' } }],
       },
       /^bad choice:/,
-      /^on db-2: set its clock if it is wrong/,
+      /^unless the clock of web-1 is ahead: legate token on .* legate join \S+ --again --token TOKEN$/,
     ],
     ['another protocol', instanceIs({ protocol: 'udp' }), /^bad choice:/, /legate service set db protocol=udp/],
     [
@@ -371,7 +371,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       'a revoked host',
       { ...empty, revokedHosts: ['db-2'] },
       /^bad choice: db has no instances/,
-      /legate join on db-2$/,
+      /then on db-2, its sidecar stopped: legate join ADDRESS --again/,
     ],
     [
       'no way to another host',
@@ -398,7 +398,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       'an expired certificate',
       tunnelled({ state: 'connecting', problem: '10.77.0.2:7711: its certificate ended 3 h ago' }),
       /^bad tunnel: db-2: 10.77.0.2:7711: its certificate ended 3 h ago$/,
-      /^on db-2: set its clock if it is wrong/,
+      /^unless the clock of web-1 is ahead: legate token on .* legate join \S+ --again --token TOKEN$/,
     ],
     [
       'a clock that is ahead over there',
@@ -419,7 +419,7 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       'another authority',
       tunnelled({ state: 'connecting', problem: 'its certificate comes from another authority than this mesh trusts' }),
       /^bad tunnel:/,
-      /legate join anew on the one that is wrong/,
+      /on the one that is wrong, .* legate join ADDRESS --again/,
     ],
     [
       'a silent host',

@@ -185,7 +185,11 @@ export function grantBook(policy: Policy | undefined): (hostId: string, service:
 
 /** What is said on a host that was revoked, and what its people do. */
 export const revokedText = 'this host was revoked: the other hosts refuse it';
-export const comeBackHint = 'to come back: an empty data_dir, a new token (legate token), legate join';
+/** What a host does that the others refuse. */
+export const joinAgainHint =
+  "legate token on the authority's host, then here, the sidecar stopped: legate join ADDRESS --again --token TOKEN";
+/** Of revoked hosts alone: `status` knows by it what is said of them. */
+export const comeBackHint = `to come back: ${joinAgainHint}`;
 
 export function isRevoked(policy: Policy | undefined, hostId: string): boolean {
   return policy?.revoked.some((host) => host.hostId === hostId) === true;

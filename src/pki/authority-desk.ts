@@ -1,4 +1,4 @@
-import { createPublicKey, randomBytes } from 'node:crypto';
+import { createPublicKey, type KeyObject, randomBytes } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
 import { describeError, isLegateError, LegateError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -6,10 +6,11 @@ import type { CounterCell, Metrics } from '../base/metrics.ts';
 import { printable } from '../base/text.ts';
 import { isLoopback } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
-import { isRevoked, type Policy } from '../model/policy.ts';
+import { comeBackHint, isRevoked, joinAgainHint, type Policy } from '../model/policy.ts';
 import { Attempts } from './attempts.ts';
 import type { Authority, Recipient } from './authority.ts';
-import { type DeskCaller, defaultTunnelPort, type EnrolmentDesk } from './desk.ts';
+import { keyFingerprint } from './chain.ts';
+import { type DeskCaller, defaultTunnelPort, deskBusy, type EnrolmentDesk, isDeskBusy } from './desk.ts';
 import { keyOfRequest } from './issue.ts';
 import type { LedgerEntry } from './ledger.ts';
 import {
@@ -92,7 +93,7 @@ export class AuthorityDesk implements EnrolmentDesk {
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     if (this.#waiting >= maxWaiting) {
-      throw refusal('busy', 'E_TIMEOUT', 'the authority has too much to do', 'try again in a moment');
+      throw deskBusy();
     }
     this.#waiting += 1;
     const mine = this.#turn.then(work, work).finally(() => {
@@ -105,14 +106,16 @@ export class AuthorityDesk implements EnrolmentDesk {
   #refuse(error: unknown, kind: string, from: DeskCaller): Uint8Array {
     const { log, metrics } = this.#options;
     const refused = isLegateError(error) ? error : undefined;
-    const reason = error instanceof DeskRefusal ? error.reason : (refused?.code ?? 'failure');
+    const isBusy = refused !== undefined && isDeskBusy(refused);
+    const code = isBusy ? 'busy' : (refused?.code ?? 'failure');
+    const reason = error instanceof DeskRefusal ? error.reason : code;
     const help = 'Requests at the authority that were refused, by reason.';
     metrics.counter('legate_pki_refusals_total', help, { reason: reason.toLowerCase() }).value += 1;
     const fields = { 'pki.request': kind, 'pki.from': printable(from.address), 'pki.reason': describeError(error) };
     if (refused === undefined) log.error('a request at the authority failed', fields);
     else log.warn('a request at the authority was refused', fields);
-    // A store that is away is nobody's fault.
-    if (refused !== undefined && refused.code !== 'E_STORE_AWAY') this.#attempts.failed(from.address);
+    // A store that is away is nobody's fault, nor is it that many come at once.
+    if (refused !== undefined && refused.code !== 'E_STORE_AWAY' && !isBusy) this.#attempts.failed(from.address);
     const hint = 'its log says why';
     return encodeRefusal(refused ?? new LegateError('E_CLOSED', "the authority's host failed at this", { hint }));
   }
@@ -124,10 +127,10 @@ export class AuthorityDesk implements EnrolmentDesk {
     // Nothing is told to whoever has no valid token.
     checkToken(await tokens.look(hash));
     const policy = this.#policy();
-    const hostId = this.#idFor(request);
-    this.#checkFree(hostId, request, policy);
     const { mesh } = authority.settings;
     const key = await keyOfRequest(request.request, { mesh, name: request.name });
+    const hostId = this.#idFor(request, key, policy);
+    this.#checkFree(hostId, request, policy);
     checkToken(await tokens.spend(hash));
     const trusts = authority.ledger.get(hostId)?.trusts ?? [];
     const chain = await this.#issue({ ...request, hostId, trusts }, key);
@@ -147,15 +150,10 @@ export class AuthorityDesk implements EnrolmentDesk {
     const entry = hostId === undefined ? undefined : (authority.ledger.get(hostId) ?? this.#entryOf(hostId, policy));
     if (hostId === undefined || entry === undefined) {
       const text = 'this authority has given that host no certificate';
-      throw refusal('stranger', 'E_UNAUTHORIZED', text, 'join again with a new token: legate token prints one');
+      throw refusal('stranger', 'E_UNAUTHORIZED', text, joinAgainHint);
     }
     if (isRevoked(policy, hostId)) {
-      throw refusal(
-        'revoked',
-        'E_UNAUTHORIZED',
-        `host ${entry.name} was revoked`,
-        'give it an empty data_dir and join again',
-      );
+      throw refusal('revoked', 'E_UNAUTHORIZED', `host ${entry.name} was revoked`, comeBackHint);
     }
     if (request.request === undefined) {
       await authority.ledger.put({ ...entry, trusts: request.trusts }, clock.nowMs());
@@ -230,13 +228,20 @@ export class AuthorityDesk implements EnrolmentDesk {
     );
   }
 
-  /** A new id; or the one under which the host ran before there was an authority, if nobody else has a claim to it. */
-  #idFor({ previousId, name, address }: EnrolRequest): string {
-    const { authority, hosts, self, policy } = this.#options;
-    if (previousId !== undefined && previousId !== self.hostId && authority.ledger.get(previousId) === undefined) {
+  /**
+   * A new id; or the one that the host had: in this mesh, where it asks with the key of its last certificate, or before
+   * there was an authority, if nobody else has a claim to it. Never one that was revoked.
+   */
+  #idFor({ previousId, name, address }: EnrolRequest, key: KeyObject, policy: Policy): string {
+    const { authority, hosts, self } = this.#options;
+    if (previousId !== undefined && previousId !== self.hostId && !isRevoked(policy, previousId)) {
+      const entry = authority.ledger.get(previousId);
       const before = [...hosts()].find(({ id }) => id === previousId);
-      const isSame = before?.name === name && before.address === address;
-      if (isSame && !isRevoked(policy(), previousId)) return previousId;
+      const isSame =
+        entry === undefined
+          ? before?.name === name && before.address === address
+          : entry.name === name && entry.key === keyFingerprint(key);
+      if (isSame) return previousId;
     }
     return randomBytes(8).toString('hex');
   }
@@ -280,7 +285,7 @@ function isTaken(held: Wanted, wanted: Wanted): boolean {
 }
 
 function takenHint(name: string): string {
-  return `set another \`host\` or \`advertise\` in the configuration of the host that joins; if that host is gone for ever, run legate host revoke ${name} first`;
+  return `set another \`host\` or \`advertise\` in the configuration of the host that joins; if it is that very host and its data_dir is whole, legate join --again; if that is gone for ever, run legate host revoke ${name} first`;
 }
 
 function checkToken(state: TokenState): void {

@@ -1,5 +1,5 @@
 import type { KeyObject } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
@@ -8,7 +8,7 @@ import { FieldFault, Fields } from '../base/fields.ts';
 import { makePrivateFolder, readFileIfAny, writeFileAtomically } from '../base/files.ts';
 import { printable } from '../base/text.ts';
 import { nameFault } from '../model/names.ts';
-import { certificatesOf, fingerprintOfPem, lifeOf, serialOf } from './chain.ts';
+import { certificatesOf, fingerprintOfPem, keyFingerprint, lifeOf, serialOf } from './chain.ts';
 import { issueHost, makeRoot, type Root } from './issue.ts';
 import { keyOfPem, keyToPem, readPassphrase, readPlainFile, readSecretFile } from './key-files.ts';
 import { Ledger } from './ledger.ts';
@@ -123,6 +123,18 @@ export class Authority {
     return new Authority({ folder, clock, passphrase, settings, roots, policyKey });
   }
 
+  /**
+   * Removes what a sidecar that was killed in the middle of a step has left: roots that the settings do not name. Only for
+   * the sidecar itself, before it takes orders: a root that is being made is not named yet.
+   */
+  removeRemains(): void {
+    const kept = new Set([...this.#roots.keys()].flatMap((fingerprint) => rootFiles(this.folder, fingerprint)));
+    for (const name of readdirSync(this.folder)) {
+      const path = join(this.folder, name);
+      if (/^root-[0-9a-f]{16}\.(?:crt|key)$/.test(name) && !kept.has(path)) rmSync(path, { force: true });
+    }
+  }
+
   get settings(): AuthoritySettings {
     return this.#settings;
   }
@@ -161,7 +173,8 @@ export class Authority {
     const { notAfterMs } = lifeOf(parsed);
     const serial = serialOf(parsed);
     const known = this.ledger.get(hostId)?.trusts ?? [];
-    const entry = { hostId, name, address, port, serial, root: issuing, issuedAtMs: nowMs, notAfterMs };
+    const key = keyFingerprint(publicKey);
+    const entry = { hostId, name, address, port, serial, root: issuing, key, issuedAtMs: nowMs, notAfterMs };
     await this.ledger.put({ ...entry, trusts: trusts ?? known }, nowMs);
     return { certificate, root: root.certificate };
   }

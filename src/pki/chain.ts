@@ -1,4 +1,4 @@
-import { createHash, X509Certificate } from 'node:crypto';
+import { createHash, type KeyObject, X509Certificate } from 'node:crypto';
 
 const maxCertificates = 16;
 const block = /-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----/g;
@@ -23,6 +23,13 @@ export function fingerprintOf(certificate: X509Certificate): string {
 export function fingerprintOfPem(pem: string): string | undefined {
   const [certificate] = certificatesOf(pem) ?? [];
   return certificate === undefined ? undefined : fingerprintOf(certificate);
+}
+
+/** SHA-256 of a public key (SPKI): 64 lower-case hexadecimal digits. */
+export function keyFingerprint(publicKey: KeyObject): string {
+  return createHash('sha256')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('hex');
 }
 
 /** PEM with its lines and a line end at the end, the same for equal certificates. */

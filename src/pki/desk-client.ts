@@ -123,7 +123,7 @@ function checkServer(socket: TLSSocket, endpoint: Endpoint, visit: DeskVisit, no
       `${at} is not the authority that ${visit.kind === 'enrol' ? 'the token names' : 'this host knows'}; nothing was sent to it`,
       visit.kind === 'enrol'
         ? 'it may be another mesh, or somebody in between; or the authority has another root since: make a new token there'
-        : "somebody may be in between; if the root was replaced while this host was away: legate host revoke and legate token on the authority's host, then an empty data_dir and legate join here",
+        : `somebody may be in between; if the root was replaced while this host was away: ${joinAgain(endpoint)}`,
     );
   }
   const named = hostIdOfNames(certificate.subjectAltName, mesh);
@@ -140,6 +140,11 @@ function checkServer(socket: TLSSocket, endpoint: Endpoint, visit: DeskVisit, no
   const problem =
     timeProblem(certificate, nowMs, `the authority's`) ?? timeProblem(found.root, nowMs, `the authority's root`);
   if (problem !== undefined) throw wrong(problem, 'set the clocks of both hosts, for instance with chronyc makestep');
+}
+
+/** What a host does that cannot show or check certificates any more. */
+function joinAgain(endpoint: Endpoint): string {
+  return `legate token on the authority's host, then here, the sidecar stopped: legate join ${formatEndpoint(endpoint)} --again --token TOKEN`;
 }
 
 /** What the other side sent, its own certificate first. */

@@ -1,3 +1,5 @@
+import { LegateError } from '../base/errors.ts';
+
 /** What is spoken on 7711, by TLS's application protocol (RFC 7301). */
 export const applicationProtocols = {
   /** Links: both sides show certificates of hosts. */
@@ -28,4 +30,13 @@ export interface DeskCaller {
  */
 export interface EnrolmentDesk {
   answer(kind: 'enrol' | 'renew', request: Uint8Array, from: DeskCaller): Promise<Uint8Array>;
+}
+
+/** The desk has as much to do as it takes on: an answer after which a caller comes again by itself. */
+export function deskBusy(): LegateError {
+  return new LegateError('E_IN_USE', 'the authority is busy with other hosts', { hint: 'try again in a moment' });
+}
+
+export function isDeskBusy({ code }: LegateError): boolean {
+  return code === 'E_IN_USE';
 }

@@ -145,12 +145,24 @@ export async function writeNewHost(
   }
 }
 
+/**
+ * Writes the files of a host that joined its mesh again over those that it has. The certificate comes last, and its key
+ * may be the one that is there: after a crash the host can join again once more.
+ */
+export async function replaceHost(dataDir: string, bundle: HostBundle): Promise<void> {
+  const files = hostFiles(dataDir);
+  await replaceRoots(files, bundle.credentials.roots);
+  await writeFileAtomically(files.policy, [sealedPolicyText(bundle.sealedPolicy)]);
+  await writeFileAtomically(files.policyKey, [bundle.policyKey]);
+  await replaceHostCertificate(files, bundle.credentials);
+}
+
 function sealedPolicyText(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString('utf8');
 }
 
 export function alreadyEnrolled(dataDir: string): LegateError {
   return new LegateError('E_CONFLICT', `data_dir ${dataDir} belongs to a host of a mesh already`, {
-    hint: 'nothing was changed; to make another host of it, stop its sidecar and give it an empty data_dir',
+    hint: 'nothing was changed; a host that is refused by the others joins again with legate join --again; to make another host of it, stop its sidecar and give it an empty data_dir',
   });
 }

@@ -17,6 +17,8 @@ export interface LedgerEntry {
   readonly serial: string;
   /** The root that issued it: its fingerprint. */
   readonly root: string;
+  /** SHA-256 of the certificate's key, as `keyFingerprint` has it: by it a host that joins again is known. */
+  readonly key?: string;
   readonly issuedAtMs: number;
   readonly notAfterMs: number;
   /** Fingerprints of the roots that the host has said to believe. */
@@ -89,6 +91,7 @@ function entryOf(fields: Fields): LedgerEntry {
     port: fields.integer('port', 1, 65535),
     serial: fields.text('serial', 64, 1),
     root: fields.text('root', 64, 1),
+    ...(fields.has('key') && { key: fields.text('key', 64, 64) }),
     issuedAtMs: fields.integer('issuedAtMs', 0, 8.64e15),
     notAfterMs: fields.integer('notAfterMs', 0, 8.64e15),
     trusts: fields.texts('trusts', 8, 64),

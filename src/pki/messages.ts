@@ -18,7 +18,7 @@ export interface EnrolRequest {
   readonly port: number;
   readonly request: string;
   readonly version: string;
-  /** The id under which this sidecar ran before there was an authority. */
+  /** The id under which this sidecar ran: before there was an authority, or in this mesh, with the key that it asks with. */
   readonly previousId?: string;
 }
 

@@ -16,7 +16,7 @@ export interface WhyFault {
   /** Who asks for what, on host 1. */
   readonly asked: { readonly name: string; readonly consumer: string };
   readonly make: (testbed: Testbed) => Promise<void>;
-  /** Undefined: it stays, and what comes later does without. */
+  /** Undefined: nothing was broken. */
   readonly heal?: (testbed: Testbed) => Promise<void>;
   /** The first step that is bad, or without one the first note. */
   readonly step: WhyDocument['steps'][number]['name'];
@@ -52,16 +52,22 @@ function without(host: number, name: string): (testbed: Testbed) => Promise<void
   return async (testbed) => void (await testbed.host(host).docker('rm', '-f', name));
 }
 
-/** Joins a host to the mesh, from an empty data directory. */
-export async function enrol(testbed: Testbed, host: number): Promise<void> {
+/** Joins a host to the mesh; `--again` where it was in it. */
+export async function enrol(testbed: Testbed, host: number, ...more: '--again'[]): Promise<void> {
   const at = testbed.host(host);
-  await at.run('rm', '-rf', '/var/lib/legate');
   const token = (await testbed.host(authority).run('legate', 'token')).trim().split('\n').at(-1) ?? '';
   const { address } = testbed.host(authority);
-  await at.run('sh', '-c', `echo ${token} | legate join ${address} --token - -c ${configFile}`);
+  await at.run('sh', '-c', `echo ${token} | legate join ${address} ${more.join()} --token - -c ${configFile}`);
 }
 
-/** The faults, in the order in which they are made; those that stay come last. */
+/** What `why` says of a host that the others refuse. */
+async function letIn(testbed: Testbed): Promise<void> {
+  await testbed.host(backends).sidecar.kill('SIGKILL');
+  await enrol(testbed, backends, '--again');
+  await testbed.host(backends).startSidecar();
+}
+
+/** The faults, in the order in which they are made. */
 export function whyFaults(): readonly WhyFault[] {
   let holder: HostProcess | undefined;
   return [
@@ -152,22 +158,15 @@ export function whyFaults(): readonly WhyFault[] {
         await new Promise((resolve) => setTimeout(resolve, certificateLifeMs + 5000));
         await host.startSidecar(undefined, { ready: false });
       },
-      heal: async (testbed) => {
-        const host = testbed.host(backends);
-        await host.sidecar.kill('SIGKILL');
-        // It has nothing left to renew with, and its name is taken until it is given up.
-        await legate(testbed, authority, 'host', 'revoke', host.name);
-        await host.run('rm', '-rf', '/var/lib/legate');
-        await enrol(testbed, backends);
-        await testbed.host(backends).startSidecar();
-      },
-      ...{ step: 'choice', words: /only instance of db cannot be used/, fix: /clock|legate status/ },
+      heal: letIn,
+      ...{ step: 'choice', words: /only instance of db cannot be used/, fix: /clock .*legate join .* --again/ },
     },
     {
       name: 'revoked host',
       asked: web,
       make: async (testbed) => legate(testbed, authority, 'host', 'revoke', testbed.host(backends).name),
-      ...{ step: 'choice', words: /db has no instances/, fix: /legate join on / },
+      heal: letIn,
+      ...{ step: 'choice', words: /db has no instances/, fix: /legate join .* --again/ },
     },
   ];
 }

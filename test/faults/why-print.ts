@@ -59,11 +59,16 @@ function ask(testbed: Testbed, { name, consumer }: WhyFault['asked']): Promise<W
 }
 
 async function fine(testbed: Testbed): Promise<void> {
+  let last = '';
   const isFine = async (): Promise<boolean> => {
     const { steps } = await ask(testbed, { name: 'db', consumer: 'web' });
-    return steps.every(({ verdict }) => verdict !== 'bad' && verdict !== 'note');
+    const wrong = steps.filter(({ verdict }) => verdict === 'bad' || verdict === 'note');
+    last = wrong.map(({ name, text }) => `${name}: ${text}`).join('; ');
+    return wrong.length === 0;
   };
-  await waitFor('nothing to be wrong', isFine, { timeoutMs: namedWithinMs, everyMs: 200 });
+  await waitFor('nothing to be wrong', isFine, { timeoutMs: namedWithinMs, everyMs: 200 }).catch((error: unknown) => {
+    throw new Error(`${describeError(error)}; ${last}`);
+  });
 }
 
 async function named(testbed: Testbed, fault: WhyFault): Promise<boolean> {

@@ -18,7 +18,6 @@ interface RotateCommandOptions extends GlobalOptions {
 }
 
 interface BackupCommandOptions extends GlobalOptions {
-  readonly config?: string;
   readonly passphraseFile?: string;
   readonly overwrite?: boolean;
 }

@@ -68,9 +68,7 @@ export function addHostCommands({ program, session, register }: CommandTools): v
 function revocationLines({ host, hostId, changed, stored }: RevocationDocument, { style }: View): string[] {
   const good = style.paint(style.good, 'green');
   const lines = [` ${good} ${host} (${hostId}) ${changed ? 'is revoked' : 'had been revoked before'}, for ever`];
-  lines.push(
-    ` ${style.note} its name can be enrolled anew: legate token, then legate join there with an empty data_dir`,
-  );
+  lines.push(` ${style.note} to let it in again, as another host: legate token, then legate join --again there`);
   if (!stored) lines.push(` ${style.note} the store does not have it yet: other hosts follow when it answers`);
   return lines;
 }

@@ -12,15 +12,14 @@ import { readConfigFile } from './config.ts';
 import { printFaults, readInputBytes } from './input.ts';
 
 interface InitCommandOptions extends GlobalOptions {
-  readonly config?: string;
   readonly ttl: string;
   readonly uses: string;
   readonly certificateLife: string;
 }
 
 interface JoinCommandOptions extends GlobalOptions {
-  readonly config?: string;
   readonly token?: string;
+  readonly again?: boolean;
 }
 
 const maxTokenBytes = 1024;
@@ -42,12 +41,14 @@ export function addMeshCommands({ program, session, register }: CommandTools): v
     .description('makes this host one of a mesh; then start it with legate agent')
     .argument('<address>', "the authority's host: address, or address:port when it is not 7711")
     .option('--token <token>', 'what legate init or legate token printed; - reads it from standard input')
+    .option('--again', 'this host is in a mesh, whose hosts refuse it: its certificate ended, or it was revoked')
     .option('-c, --config <file>', 'the configuration, YAML')
     .addHelpText(
       'after',
       examples(
         'legate join 10.77.0.1 --token - -c legate.yaml < token',
         'legate join 10.77.0.1 --token lgt1_… -c legate.yaml',
+        'legate join 10.77.0.1 --again --token - -c legate.yaml < token',
       ),
     );
   register<JoinCommandOptions>(join, (options, address = '') => joinHost(session, options, address));
@@ -97,7 +98,8 @@ async function joinHost(session: Session, options: JoinCommandOptions, address: 
   if (config === undefined) return exitStatus.usage;
   const { joinMesh } = await import('../../join.ts');
   const signal = session.interruption();
-  const joined = await joinMesh(config, { address, token, version: ownVersion(), clock: systemClock, signal });
+  const how = { again: options.again === true, version: ownVersion(), clock: systemClock, signal };
+  const joined = await joinMesh(config, { address, token, ...how });
   if (options.json) {
     printJson(terminal, joined);
     return exitStatus.done;

@@ -1,7 +1,7 @@
 import type { HostDocument, HostsDocument } from '../../admin/documents.ts';
 import { type Cell, renderTable, wrap } from '../table.ts';
 import type { View } from '../terminal.ts';
-import { plural } from '../words.ts';
+import { plural, span } from '../words.ts';
 import { pictureLines } from './picture.ts';
 
 /** Hosts, lost ones first. */
@@ -11,6 +11,7 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
   const { style } = view;
   // A sidecar of an earlier version knows no zones.
   const zoned = hosts.some(({ zone }) => zone);
+  const certified = hosts.some(({ certificateUntil }) => certificateUntil !== undefined);
   const rows = sorted.map((host) => ({
     cells: [
       { text: style.rich ? (host.alive ? style.good : style.bad) : '', colour: host.alive ? 'green' : 'red' } as const,
@@ -18,6 +19,7 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
       host.address === '' ? '-' : host.address,
       stateOf(host),
       String(host.instances),
+      ...(certified ? [certificateOf(host, view)] : []),
       ...(zoned ? [host.zone ?? '-'] : []),
       host.version,
       host.id,
@@ -29,6 +31,7 @@ export function hostLines({ hosts, picture }: HostsDocument, view: View): string
     { title: 'ADDRESS', cut: 'middle', least: 21 },
     { title: 'STATE' },
     { title: 'INSTANCES', align: 'right' },
+    ...(certified ? [{ title: 'CERTIFICATE' } as const] : []),
     ...(zoned ? [{ title: 'ZONE', cut: 'end', least: 6, optional: true } as const] : []),
     { title: 'VERSION', cut: 'end', optional: true },
     { title: 'ID', cut: 'end', least: 16, optional: true },
@@ -43,6 +46,15 @@ function stateOf(host: HostDocument): Cell {
   if (!host.alive) return { text: 'lost', colour: 'red' };
   const state = host.self ? 'this host' : 'alive';
   return host.authority ? `${state}, authority` : state;
+}
+
+/** How long its certificate holds. */
+function certificateOf({ certificateUntil, certificateLate }: HostDocument, { nowMs }: View): Cell {
+  if (certificateUntil === undefined) return '-';
+  const leftMs = Date.parse(certificateUntil) - nowMs;
+  if (leftMs <= 0) return { text: `ended ${span(-leftMs)} ago`, colour: 'red' };
+  const text = `for ${span(leftMs)}`;
+  return certificateLate === true ? { text, colour: 'yellow' } : text;
 }
 
 export function compare(a: string, b: string): number {

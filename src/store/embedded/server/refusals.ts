@@ -58,7 +58,7 @@ export class Refusals {
     const at = printable(truncate(address, 60));
     if (revoked !== undefined) {
       const name = printable(truncate(revoked.name, 80));
-      const hint = `stop the sidecar of ${name}; to have it back: legate token, then legate join there with an empty data_dir`;
+      const hint = `stop the sidecar of ${name}; to have it back: legate token, then legate join --again there`;
       const message = `host ${name} was revoked and still tries to reach the store, from ${at}`;
       this.#raise(`revoked.${revoked.hostId}`, this.#shownAs(`revoked.${revoked.hostId}`, message), hint);
       return;
