@@ -6,6 +6,7 @@ import {
   connectionShare,
   maxWindows,
   minShareBytes,
+  streamReturnBytes,
   windowsInAdvance,
   windowsPerFrame,
 } from './limits.ts';
@@ -123,7 +124,7 @@ export class Outflow {
     if (stream.over) return;
     if (stream.queuedBytes > 0) {
       const bytes = stream.nextFrameBytes(this.#allowance(stream));
-      if (bytes <= 0) {
+      if (bytes <= 0 || this.#waits(stream, bytes)) {
         stream.listed = true;
         this.#blocked.push(stream);
         return;
@@ -149,6 +150,12 @@ export class Outflow {
     const left = grants.connectionCredit - this.#inFlight;
     const share = Math.max(minShareBytes, Math.floor(left * connectionShare));
     return Math.min(left, Math.min(share, grants.streamCredit) - stream.inFlight, maxDataBytes);
+  }
+
+  /** A slab is not cut while so much is under way that the other side is about to return credit. */
+  #waits({ inFlight, first }: SessionStream, bytes: number): boolean {
+    if (inFlight < 2 * streamReturnBytes || first === undefined || bytes >= first.length) return false;
+    return this.#options.buffers.slabs.of(first) !== undefined;
   }
 
   #sendFrame(stream: SessionStream, bytes: number): void {

@@ -16,45 +16,46 @@ export class Slabs {
   static readonly maxSpare = 16;
   readonly #spare: Buffer[] = [];
   #waiting = 0;
-  /** Those that may come back, by their memory. */
-  readonly #lent = new WeakMap<ArrayBufferLike, Buffer>();
+  /** All that may be used anew, by their memory. */
+  readonly #own = new WeakMap<ArrayBufferLike, Buffer>();
 
   /** A slab to read into, from `headerBytes` on; undefined while too many wait for that. `read` or `unread` follows. */
   take(): Buffer | undefined {
     if (this.#waiting >= Slabs.maxWaiting) return undefined;
     this.#waiting += 1;
-    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(Slabs.bytes);
+    return this.#spare.pop() ?? this.#make();
   }
 
   /** The bytes that were read into it. They belong to whoever is given them, and the slab with them. */
   read(slab: Buffer, bytes: number): Buffer {
     this.#waiting -= 1;
-    if (bytes >= Slabs.leastBytes) this.#lent.set(slab.buffer, slab);
     return slab.subarray(headerBytes, headerBytes + bytes);
   }
 
   /** Nothing was read into it, and nothing will be. */
   unread(slab: Buffer): void {
     this.#waiting -= 1;
-    this.#keep(slab);
+    this.release(slab);
   }
 
   /** The slab that this is the whole content of; undefined where it is none, or not all of it. */
   of(chunk: Buffer): Buffer | undefined {
-    return chunk.length < Slabs.leastBytes ? undefined : this.#lent.get(chunk.buffer);
+    return chunk.length < Slabs.leastBytes ? undefined : this.#own.get(chunk.buffer);
   }
 
   /** Its content leaves in parts: it is like any other memory from now on. */
   giveUp(slab: Buffer): void {
-    this.#lent.delete(slab.buffer);
+    this.#own.delete(slab.buffer);
   }
 
-  /** Its content has left. */
+  /** Nobody looks at its content any more. */
   release(slab: Buffer): void {
-    if (this.#lent.delete(slab.buffer)) this.#keep(slab);
+    if (this.#spare.length < Slabs.maxSpare) this.#spare.push(slab);
   }
 
-  #keep(slab: Buffer): void {
-    if (this.#spare.length < Slabs.maxSpare) this.#spare.push(slab);
+  #make(): Buffer {
+    const slab = Buffer.allocUnsafeSlow(Slabs.bytes);
+    this.#own.set(slab.buffer, slab);
+    return slab;
   }
 }
