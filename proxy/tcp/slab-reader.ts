@@ -8,7 +8,7 @@ import type { Slabs } from '../tunnel/slabs.ts';
  */
 export class SlabReader {
   /** Bytes of a shared buffer, each at most the next; beyond the last one come slabs. */
-  static readonly sizes: readonly number[] = [4096, 32_768];
+  static readonly sizes: readonly number[] = [2048, 32_768];
   /** With less room than this a new buffer is begun. */
   static readonly leastRoom = 1024;
   readonly #slabs: Slabs;
@@ -63,7 +63,7 @@ export class SlabReader {
   }
 
   #begin(): Buffer {
-    const buffer = Buffer.allocUnsafeSlow(SlabReader.sizes[this.#level] ?? 4096);
+    const buffer = Buffer.allocUnsafeSlow(SlabReader.sizes[this.#level] ?? 2048);
     this.#buffer = buffer;
     this.#used = 0;
     return buffer;
