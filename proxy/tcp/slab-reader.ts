@@ -1,41 +1,71 @@
+import { headerBytes } from '../tunnel/frames.ts';
+import type { Slabs } from '../tunnel/slabs.ts';
+
 /**
- * Buffers for a socket to read into whose bytes are given away for good. Small reads share a slab one after another, so
- * that nothing is copied and little is allocated; where reads fill them, slabs grow, which cuts the system calls of a bulk
- * transfer.
+ * Buffers for a socket to read into whose bytes are given away for good. Small reads share a buffer one after another, so
+ * that nothing is copied and little is allocated; where reads fill them, buffers grow, which cuts the system calls of a bulk
+ * transfer, and the largest are slabs, for one read each.
  */
 export class SlabReader {
-  /** Bytes of a slab, each at most the next. */
-  static readonly sizes: readonly number[] = [4096, 32_768, 262_144];
-  /** With less room than this a new slab is begun. */
+  /** Bytes of a shared buffer, each at most the next; beyond the last one come slabs. */
+  static readonly sizes: readonly number[] = [2048, 32_768];
+  /** With less room than this a new buffer is begun. */
   static readonly leastRoom = 1024;
+  readonly #slabs: Slabs;
   #level = 0;
-  #slab: Buffer | undefined;
+  #buffer: Buffer | undefined;
   #used = 0;
+  #slab: Buffer | undefined;
+
+  constructor(slabs: Slabs) {
+    this.#slabs = slabs;
+  }
 
   /** Room to read into. */
   room(): Buffer {
-    const slab = this.#slab ?? this.#begin();
-    return this.#used === 0 ? slab : slab.subarray(this.#used);
+    if (this.#slab !== undefined) return this.#slab.subarray(headerBytes);
+    if (this.#buffer === undefined && this.#level === SlabReader.sizes.length) {
+      this.#slab = this.#slabs.take();
+      if (this.#slab !== undefined) return this.#slab.subarray(headerBytes);
+      this.#level -= 1;
+    }
+    const buffer = this.#buffer ?? this.#begin();
+    return this.#used === 0 ? buffer : buffer.subarray(this.#used);
   }
 
   /** The bytes that were just read into the room; they belong to the caller. */
   take(bytes: number): Buffer {
-    const slab = this.#slab ?? this.#begin();
-    const size = slab.length;
-    const taken = slab.subarray(this.#used, this.#used + bytes);
+    return this.#slab === undefined ? this.#takeShared(bytes) : this.#takeSlab(this.#slab, bytes);
+  }
+
+  /** Nothing more is read. */
+  close(): void {
+    if (this.#slab !== undefined) this.#slabs.unread(this.#slab);
+    this.#slab = undefined;
+  }
+
+  #takeSlab(slab: Buffer, bytes: number): Buffer {
+    this.#slab = undefined;
+    if (bytes * 4 < slab.length) this.#level -= 1;
+    return this.#slabs.read(slab, bytes);
+  }
+
+  #takeShared(bytes: number): Buffer {
+    const buffer = this.#buffer ?? this.#begin();
+    const size = buffer.length;
+    const taken = buffer.subarray(this.#used, this.#used + bytes);
     const full = bytes === size - this.#used;
     this.#used += bytes;
-    if (full && bytes * 2 >= size) this.#level = Math.min(this.#level + 1, SlabReader.sizes.length - 1);
+    if (full && bytes * 2 >= size) this.#level += 1;
     else if (bytes * 16 < size) this.#level = Math.max(this.#level - 1, 0);
-    if (size - this.#used < SlabReader.leastRoom || (SlabReader.sizes[this.#level] ?? 0) !== size)
-      this.#slab = undefined;
+    if (size - this.#used < SlabReader.leastRoom || SlabReader.sizes[this.#level] !== size) this.#buffer = undefined;
     return taken;
   }
 
   #begin(): Buffer {
-    const slab = Buffer.allocUnsafeSlow(SlabReader.sizes[this.#level] ?? 4096);
-    this.#slab = slab;
+    const buffer = Buffer.allocUnsafeSlow(SlabReader.sizes[this.#level] ?? 2048);
+    this.#buffer = buffer;
     this.#used = 0;
-    return slab;
+    return buffer;
   }
 }

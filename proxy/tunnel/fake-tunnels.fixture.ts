@@ -1,3 +1,4 @@
+import { Slabs } from './slabs.ts';
 import type {
   AcceptStream,
   ResetReason,
@@ -33,6 +34,7 @@ class Line {
 
 class End implements TunnelStream {
   readonly hostId: string;
+  readonly slabs = new Slabs();
   readonly #line: Line;
   readonly #onGone: () => void;
   other: End | undefined;

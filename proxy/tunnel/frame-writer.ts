@@ -10,6 +10,7 @@ import {
   putHeader,
   windowBytes,
 } from './frames.ts';
+import { Slabs } from './slabs.ts';
 import { maxHeadBytes, putHead } from './stream-head.ts';
 import { type ResetReason, resetReasons, type StreamHead } from './tunnels.ts';
 
@@ -20,35 +21,34 @@ const maxSpare = 16;
 
 /** Buffers that frames are gathered in; shared by connections, so that a burst of one uses what another one left. */
 export class GatherBuffers {
+  /** The large ones. */
+  readonly slabs = new Slabs();
   readonly #spare: Buffer[] = [];
 
   take(): Buffer {
     return this.#spare.pop() ?? Buffer.allocUnsafeSlow(gatherBytes);
   }
 
+  /** One of these, or a slab. */
   release(buffer: Buffer): void {
-    if (this.#spare.length < maxSpare) this.#spare.push(buffer);
+    if (buffer.length !== gatherBytes) this.slabs.release(buffer);
+    else if (this.#spare.length < maxSpare) this.#spare.push(buffer);
   }
 }
 
 /**
  * Puts frames one behind the other into one buffer, so that all frames of a turn of the event loop leave in one write.
- * `send` is handed what is full, in order, and gives its buffer back to the pool when it has left.
+ * `send` is handed what is full, in order, and the buffer to give back to the pool when it has left.
  */
 export class FrameWriter {
   readonly #buffers: GatherBuffers;
-  readonly #send: (bytes: Buffer, gathered: Buffer | undefined) => void;
+  readonly #send: (bytes: Buffer, buffer: Buffer) => void;
   #buffer: Buffer | undefined;
   #filled = 0;
 
-  constructor(buffers: GatherBuffers, send: (bytes: Buffer, gathered: Buffer | undefined) => void) {
+  constructor(buffers: GatherBuffers, send: (bytes: Buffer, buffer: Buffer) => void) {
     this.#buffers = buffers;
     this.#send = send;
-  }
-
-  /** Bytes that wait for `flush`. */
-  get pending(): number {
-    return this.#filled;
   }
 
   hello({ version, streamCredit, connectionCredit, maxStreams }: Hello): void {
@@ -97,7 +97,7 @@ export class FrameWriter {
     this.#filled += payload.copy(buffer, this.#filled);
   }
 
-  /** The header of a DATA frame; its body follows by `body` or `large`. */
+  /** The header of a DATA frame; its body follows by `body`. */
   data(stream: number, bytes: number): void {
     this.#begin(0, frameTypes.data, stream, bytes);
   }
@@ -113,10 +113,11 @@ export class FrameWriter {
     }
   }
 
-  /** A body that leaves as it is. */
-  large(body: Buffer): void {
+  /** A DATA frame whose body lies in a slab, which leaves as it is. */
+  slab(slab: Buffer, stream: number, bytes: number): void {
     this.flush();
-    this.#send(body, undefined);
+    putHeader(slab, 0, bytes, frameTypes.data, stream);
+    this.#send(slab.subarray(0, headerBytes + bytes), slab);
   }
 
   /** Hands over what was gathered. */

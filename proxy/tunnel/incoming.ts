@@ -43,7 +43,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   readonly backendId: string;
   readonly #options: IncomingOptions;
   readonly #stream: TunnelStream;
-  readonly #reader = new SlabReader();
+  readonly #reader: SlabReader;
   #socket: Socket | undefined;
   #open = false;
   #over = false;
@@ -62,6 +62,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
   constructor(options: IncomingOptions) {
     this.#options = options;
     this.#stream = options.stream;
+    this.#reader = new SlabReader(options.stream.slabs);
     this.backendId = options.instance;
   }
 
@@ -183,6 +184,7 @@ export class IncomingConnection implements CarriedConnection, StreamEvents {
 
   #onSocketClose(): void {
     this.#socketClosed = true;
+    this.#reader.close();
     this.#finish();
   }
 

@@ -28,10 +28,8 @@ export const crowdedReturnBytes = 4096;
 
 /** A stream's unsent bytes: from here on `write` gives false, and below a quarter of it `drained` is called. */
 export const streamQueueBytes = 262_144;
-/** Written chunks of at least this size leave as they are; smaller ones are put together. */
-export const largeChunkBytes = 16_384;
-/** Bytes of a connection that the kernel has not taken yet: no more is encrypted meanwhile, so that nobody waits long. */
-export const maxUnsentBytes = 524_288;
+/** Written chunks are put together up to about this size of a frame, slabs excepted. */
+export const gatheredFrameBytes = 65_536;
 
 /** A peer that was heard longer ago than this is asked by a ping as soon as somebody opens a stream. */
 export const staleMs = 250;

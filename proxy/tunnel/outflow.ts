@@ -4,10 +4,9 @@ import { type Hello, maxDataBytes, ProtocolFault } from './frames.ts';
 import {
   bytesPerWindow,
   connectionShare,
-  largeChunkBytes,
-  maxUnsentBytes,
   maxWindows,
   minShareBytes,
+  streamReturnBytes,
   windowsInAdvance,
   windowsPerFrame,
 } from './limits.ts';
@@ -24,8 +23,8 @@ export interface OutflowOptions {
 
 /**
  * What leaves through a connection. Frames of one turn of the event loop leave together; streams take turns, a frame each,
- * as long as they have credit; and no more is encrypted than the kernel takes soon, so that whoever comes next waits for
- * little.
+ * as long as they have credit; and while the kernel has not taken what was written last nothing more is, so that whoever
+ * comes next waits for little.
  */
 export class Outflow {
   readonly writer: FrameWriter;
@@ -37,7 +36,7 @@ export class Outflow {
   #blocked: SessionStream[] = [];
   /** Sent of all streams, and not yet said to be consumed. */
   #inFlight = 0;
-  /** Handed to the socket, and not yet taken by the kernel. */
+  /** Writes that were handed to the socket and not yet taken by the kernel. */
   #unsent = 0;
   #flushing = false;
   #scheduled = false;
@@ -46,7 +45,7 @@ export class Outflow {
 
   constructor(options: OutflowOptions) {
     this.#options = options;
-    this.writer = new FrameWriter(options.buffers, (bytes, gathered) => this.#write(bytes, gathered));
+    this.writer = new FrameWriter(options.buffers, (bytes, buffer) => this.#write(bytes, buffer));
   }
 
   granted(hello: Hello): void {
@@ -99,7 +98,7 @@ export class Outflow {
   };
 
   #flush(): void {
-    if (this.#closed || this.#flushing) return;
+    if (this.#closed || this.#flushing || this.#unsent > 0) return;
     this.#flushing = true;
     while (this.#ready.length > 0 && !this.#isFull) {
       const round = this.#ready;
@@ -116,7 +115,7 @@ export class Outflow {
   }
 
   get #isFull(): boolean {
-    return this.#closed || this.#unsent + this.writer.pending >= maxUnsentBytes;
+    return this.#closed || this.#unsent > 0;
   }
 
   /** One frame of a stream, and its end behind the last. */
@@ -125,7 +124,7 @@ export class Outflow {
     if (stream.over) return;
     if (stream.queuedBytes > 0) {
       const bytes = stream.nextFrameBytes(this.#allowance(stream));
-      if (bytes <= 0) {
+      if (bytes <= 0 || this.#waits(stream, bytes)) {
         stream.listed = true;
         this.#blocked.push(stream);
         return;
@@ -153,28 +152,40 @@ export class Outflow {
     return Math.min(left, Math.min(share, grants.streamCredit) - stream.inFlight, maxDataBytes);
   }
 
+  /** A slab is not cut while so much is under way that the other side is about to return credit. */
+  #waits({ inFlight, first }: SessionStream, bytes: number): boolean {
+    if (inFlight < 2 * streamReturnBytes || first === undefined || bytes >= first.length) return false;
+    return this.#options.buffers.slabs.of(first) !== undefined;
+  }
+
   #sendFrame(stream: SessionStream, bytes: number): void {
-    this.writer.data(stream.id, bytes);
     stream.inFlight += bytes;
     this.#inFlight += bytes;
     this.#windowsLeft = Math.min(maxWindows, this.#windowsLeft + windowsPerFrame + bytes / bytesPerWindow);
     this.#options.onSent(bytes);
+    const { slabs } = this.#options.buffers;
+    const slab = stream.first && slabs.of(stream.first);
+    if (slab !== undefined && stream.first?.length === bytes) {
+      stream.take(bytes);
+      this.writer.slab(slab, stream.id, bytes);
+      return;
+    }
+    if (slab !== undefined) slabs.giveUp(slab);
+    this.writer.data(stream.id, bytes);
     let left = bytes;
     while (left > 0) {
       const piece = stream.take(left);
       left -= piece.length;
-      if (piece.length >= largeChunkBytes) this.writer.large(piece);
-      else this.writer.body(piece);
+      this.writer.body(piece);
     }
   }
 
-  #write(bytes: Buffer, gathered: Buffer | undefined): void {
-    const size = bytes.length;
-    this.#unsent += size;
+  #write(bytes: Buffer, buffer: Buffer): void {
+    this.#unsent += 1;
     this.#options.socket.write(bytes, () => {
-      this.#unsent -= size;
-      if (gathered !== undefined) this.#options.buffers.release(gathered);
-      if (this.#ready.length > 0 && !this.#scheduled) this.#flush();
+      this.#unsent -= 1;
+      this.#options.buffers.release(buffer);
+      if (!this.#scheduled) this.#flush();
     });
   }
 

@@ -1,9 +1,11 @@
-import { largeChunkBytes, streamQueueBytes } from './limits.ts';
+import { gatheredFrameBytes, streamQueueBytes } from './limits.ts';
+import type { Slabs } from './slabs.ts';
 import type { ResetReason, StreamEvents, TunnelStream } from './tunnels.ts';
 
 /** What a stream asks of its connection. */
 export interface StreamOwner {
   readonly hostId: string;
+  readonly slabs: Slabs;
   /** There is something to send. */
   wake(stream: SessionStream): void;
   accepted(stream: SessionStream): void;
@@ -48,6 +50,10 @@ export class SessionStream implements TunnelStream {
     this.id = id;
     this.isOurs = isOurs;
     this.credit = credit;
+  }
+
+  get slabs(): Slabs {
+    return this.#owner.slabs;
   }
 
   get hostId(): string {
@@ -96,14 +102,16 @@ export class SessionStream implements TunnelStream {
     return this.#queue[this.#queueHead];
   }
 
-  /** How many bytes the next frame shall have, of `allowed` at most: one large chunk, or small ones together. */
+  /** How many bytes the next frame shall have, of `allowed` at most: the content of a slab, or chunks together. */
   nextFrameBytes(allowed: number): number {
     let bytes = 0;
     for (let index = this.#queueHead; index < this.#queue.length; index += 1) {
-      const size = this.#queue[index]?.length ?? 0;
-      if (size >= largeChunkBytes && bytes > 0) break;
-      bytes += size;
-      if (bytes >= largeChunkBytes || bytes >= allowed) break;
+      const chunk = this.#queue[index];
+      if (chunk === undefined) break;
+      const isSlab = this.slabs.of(chunk) !== undefined;
+      if (isSlab && bytes > 0) break;
+      bytes += chunk.length;
+      if (isSlab || bytes >= gatheredFrameBytes || bytes >= allowed) break;
     }
     return Math.min(bytes, allowed);
   }

@@ -11,6 +11,7 @@ import { Outflow } from './outflow.ts';
 import type { RecordReader } from './record-reader.ts';
 import { SessionStream, type StreamOwner } from './session-stream.ts';
 import { Silence } from './silence.ts';
+import type { Slabs } from './slabs.ts';
 import type { TunnelTraffic } from './tunnel-metrics.ts';
 import type { AcceptStream, ResetReason, StreamEvents, StreamHead, TunnelStream } from './tunnels.ts';
 
@@ -89,7 +90,10 @@ export class TunnelSession implements FrameSink, StreamOwner {
     this.#inflow = new Inflow({ writer, streams: this.#streams, schedule: () => this.#outflow.schedule() });
     socket.on('error', (error) => this.#lose(describeError(error)));
     socket.on('close', () => this.#lose('the connection was closed'));
-    socket.on('end', () => this.#lose('the other side closed the connection'));
+    socket.on('end', () => {
+      reader?.flush();
+      this.#lose('the other side closed the connection');
+    });
     if (socket.destroyed) setImmediate(() => this.#lose('the connection was closed'));
     writer.hello(grants);
     writer.flush();
@@ -196,6 +200,10 @@ export class TunnelSession implements FrameSink, StreamOwner {
   }
 
   // What streams ask for
+
+  get slabs(): Slabs {
+    return this.#options.buffers.slabs;
+  }
 
   wake(stream: SessionStream): void {
     this.#outflow.wake(stream);

@@ -1,4 +1,5 @@
 import type { Endpoint } from '../../src/model/address.ts';
+import type { Slabs } from './slabs.ts';
 
 /** What a stream is about, told as it is opened. The receiving side checks all of it against what it knows itself. */
 export interface StreamHead {
@@ -41,6 +42,8 @@ export type ResetReason = keyof typeof resetReasons;
 export interface TunnelStream {
   /** The host at the other end. */
   readonly hostId: string;
+  /** Large buffers that may be read into and written: they leave without being copied. */
+  readonly slabs: Slabs;
   /** False: wait for `drained` before writing more. What was written is sent in any case. */
   write(chunk: Buffer): boolean;
   /** Bytes that were written and have not left: a reset throws them away. */
