@@ -28,6 +28,24 @@ export interface FigureValue {
 
 export type Figures = readonly Figure[];
 
+/** The buckets of a histogram, one count more than there are bounds; plain numbers for hot paths. */
+export interface HistogramCell {
+  readonly counts: Float64Array;
+  sum: number;
+}
+
+/** Adds one observation to a cell of these bounds, ascending. */
+export function observe(cell: HistogramCell, bounds: readonly number[], value: number): void {
+  let bucket = 0;
+  while (bucket < bounds.length && value > (bounds[bucket] as number)) bucket += 1;
+  cell.counts[bucket] = (cell.counts[bucket] as number) + 1;
+  cell.sum += value;
+}
+
+interface HistogramFamily {
+  readonly cells: Map<string, { labels: LabelValues; cell: HistogramCell }>;
+}
+
 interface Family {
   readonly cells: Map<string, { labels: LabelValues; cell: CounterCell }>;
 }
@@ -43,6 +61,7 @@ export class Metrics {
   static readonly maxSeriesPerFamily = 2000;
   readonly #registry = new Registry();
   readonly #families = new Map<string, Family>();
+  readonly #histogramFamilies = new Map<string, HistogramFamily>();
   readonly #gauges = new Map<string, { sample: GaugeSample }>();
   readonly #histograms = new Map<string, Histogram>();
   /** Where the figures of other processes come from. */
@@ -57,12 +76,7 @@ export class Metrics {
   /** A counter cell; the same name and labels give the same cell. Names end in `_total`. */
   counter(name: string, help: string, labels: Readonly<Record<string, string>> = {}): CounterCell {
     const family = this.#families.get(name) ?? this.#addFamily(name, help, Object.keys(labels));
-    let values = Object.values(labels);
-    let key = values.join('\u0000');
-    if (!family.cells.has(key) && family.cells.size >= Metrics.maxSeriesPerFamily) {
-      values = values.map(() => 'other');
-      key = values.join('\u0000');
-    }
+    const { values, key } = seriesOf(family.cells, labels);
     let entry = family.cells.get(key);
     if (entry === undefined) {
       entry = { labels: values, cell: { value: 0 } };
@@ -108,6 +122,24 @@ export class Metrics {
     return histogram;
   }
 
+  /** A cell of a histogram with labels; the same name and labels give the same cell. `observe` adds to it. */
+  histogramCell(
+    name: string,
+    help: string,
+    bounds: readonly number[],
+    labels: Readonly<Record<string, string>>,
+  ): HistogramCell {
+    const family =
+      this.#histogramFamilies.get(name) ?? this.#addHistogramFamily(name, help, bounds, Object.keys(labels));
+    const { values, key } = seriesOf(family.cells, labels);
+    let entry = family.cells.get(key);
+    if (entry === undefined) {
+      entry = { labels: values, cell: { counts: new Float64Array(bounds.length + 1), sum: 0 } };
+      family.cells.set(key, entry);
+    }
+    return entry.cell;
+  }
+
   /** Shows what `figures` gives together with this process's own: what has the same name and labels is added up. */
   addOthers(figures: () => Promise<Figures>): void {
     this.#others.push(figures);
@@ -143,6 +175,28 @@ export class Metrics {
     return this.#registry.contentType;
   }
 
+  #addHistogramFamily(name: string, help: string, bounds: readonly number[], labelNames: string[]): HistogramFamily {
+    checkName(name);
+    const family: HistogramFamily = { cells: new Map() };
+    this.#histogramFamilies.set(name, family);
+    const get = async (): Promise<object> => ({
+      name,
+      help,
+      type: 'histogram',
+      aggregator: 'sum',
+      values: [...family.cells.values()].flatMap(({ labels, cell }) =>
+        histogramValues(
+          name,
+          Object.fromEntries(labelNames.map((label, at) => [label, labels[at] ?? ''])),
+          bounds,
+          cell,
+        ),
+      ),
+    });
+    this.#registry.registerMetric({ name, get } as unknown as Metric);
+    return family;
+  }
+
   #addFamily(name: string, help: string, labelNames: string[]): Family {
     checkName(name);
     const family: Family = { cells: new Map() };
@@ -161,6 +215,35 @@ export class Metrics {
     });
     return family;
   }
+}
+
+/** The series of these labels, or that of all others once a family has too many. */
+function seriesOf(
+  cells: ReadonlyMap<string, unknown>,
+  labels: Readonly<Record<string, string>>,
+): { readonly values: LabelValues; readonly key: string } {
+  const values = Object.values(labels);
+  const key = values.join('\u0000');
+  if (cells.has(key) || cells.size < Metrics.maxSeriesPerFamily) return { values, key };
+  const others = values.map(() => 'other');
+  return { values: others, key: others.join('\u0000') };
+}
+
+/** Prometheus counts in each bucket also what is in those below. */
+function histogramValues(
+  name: string,
+  labels: Readonly<Record<string, string>>,
+  bounds: readonly number[],
+  { counts, sum }: HistogramCell,
+): FigureValue[] {
+  const values: FigureValue[] = [];
+  let count = 0;
+  counts.forEach((each, bucket) => {
+    count += each;
+    values.push({ metricName: `${name}_bucket`, labels: { le: bounds[bucket] ?? '+Inf', ...labels }, value: count });
+  });
+  values.push({ metricName: `${name}_sum`, labels, value: sum }, { metricName: `${name}_count`, labels, value: count });
+  return values;
 }
 
 /** Adds up what has the same name and labels. */
