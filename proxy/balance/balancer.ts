@@ -1,6 +1,7 @@
 import type { Balance } from '../../src/model/service.ts';
 import type { Backend } from './backend.ts';
 import { LeastConnections } from './least-connections.ts';
+import { P2cLatency } from './p2c-latency.ts';
 import { WeightedRandom } from './random.ts';
 import { RoundRobin } from './round-robin.ts';
 
@@ -13,10 +14,12 @@ export interface Balancer {
 }
 
 /** The balancer of a service's setting; one that this version does not know is served round-robin. */
-export function createBalancer(balance: Balance, random: () => number): Balancer {
+export function createBalancer(balance: Balance, random: () => number, nowMs: () => number): Balancer {
   switch (balance) {
     case 'least-connections':
       return new LeastConnections();
+    case 'p2c-latency':
+      return new P2cLatency(random, nowMs);
     case 'random':
       return new WeightedRandom(random);
     default:

@@ -5,7 +5,7 @@ export const balances = ['round-robin', 'least-connections', 'p2c-latency', 'ran
 export type Balance = (typeof balances)[number];
 
 /** The balances that this version can do; the others are a fault that says so. */
-export const supportedBalances: readonly Balance[] = ['round-robin', 'least-connections', 'random'];
+export const supportedBalances: readonly Balance[] = ['round-robin', 'least-connections', 'p2c-latency', 'random'];
 
 export const defaultBalance: Balance = 'round-robin';
 
