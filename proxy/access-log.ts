@@ -6,6 +6,8 @@ import { TraceIds } from './trace-ids.ts';
 
 /** UTF-16 units of a reason in a line. */
 const maxReasonLength = 300;
+/** UTF-16 units of a request's target in a line. */
+const maxTargetLength = 1000;
 
 /** How a connection came to its end. `denied`: by policy, before or while it ran; `cut`: this sidecar stops. */
 export type ConnectionEnd =
@@ -45,9 +47,57 @@ export class AccessLog {
     this.#options = options;
   }
 
+  /** One line for each request of an HTTP link, at its end. */
+  request(line: RequestLine): void {
+    const { log, hostId, nameOf } = this.#options;
+    const { instance, client } = line;
+    const peer = instance === undefined || instance.hostId === hostId ? undefined : instance.hostId;
+    const name = peer === undefined ? undefined : nameOf(peer);
+    log.info('request', {
+      'trace.id': line.traceId,
+      'link.side': 'consumer',
+      'link.service': printable(line.service),
+      'link.instance': instance && printable(instance.id),
+      'link.consumer': printable(line.consumer),
+      'client.address': client && formatEndpoint(client),
+      'peer.host': peer,
+      'peer.name': name && printable(name),
+      'link.via': instance?.via,
+      'http.method': printable(truncate(line.method, maxReasonLength)),
+      'http.target': printable(truncate(line.target, maxTargetLength)),
+      'http.status': line.status,
+      'link.received_bytes': line.receivedBytes,
+      'link.sent_bytes': line.sentBytes,
+      'link.duration_ms': Math.round(line.durationMs),
+      'link.retries': line.retries,
+      'link.end': line.end,
+      'link.reason': line.reason && printable(truncate(line.reason, maxReasonLength)),
+    });
+  }
+
   begin({ traceId, ...begun }: Begun): AccessEntry {
     return new AccessEntry({ ...begun, traceId: traceId ?? this.#traceIds.next() }, this.#options);
   }
+}
+
+/** What the log says about one request. */
+export interface RequestLine {
+  readonly traceId: string;
+  readonly client: Endpoint | undefined;
+  readonly consumer: string;
+  readonly service: string;
+  readonly method: string;
+  readonly target: string;
+  /** 0 when the client had no answer. */
+  readonly status: number;
+  readonly instance: { readonly id: string; readonly hostId: string; readonly via: 'direct' | 'tunnel' } | undefined;
+  readonly receivedBytes: number;
+  readonly sentBytes: number;
+  readonly durationMs: number;
+  readonly retries: number;
+  /** How it ended, where it did not end in order. */
+  readonly end: string;
+  readonly reason: string | undefined;
 }
 
 /** What the log will say about one connection. */

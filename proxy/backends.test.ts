@@ -49,6 +49,29 @@ function set(weights: Readonly<Record<string, number>>, balance: Balance = 'roun
   return { clock, ejections, suspects, backends, update, picks, share, byName, fail };
 }
 
+function count(bed: ReturnType<typeof set>, picks: number, name: string): number {
+  return bed.share(picks)[name] ?? 0;
+}
+
+t.test('p2c-latency goes where answers come quickly, and forgets a slow one', async (t) => {
+  const bed = set({ a: 1, b: 1, c: 1 }, 'p2c-latency');
+  for (const [name, ms] of Object.entries({ a: 2, b: 2, c: 200 }))
+    bed.byName(name).latency.observe(ms, bed.clock.monotonicMs());
+  const { a = 0, b = 0, c = 0 } = bed.share(300);
+  t.ok(a > 100 && b > 100 && c < 10, `${a} ${b} ${c}`);
+  bed.byName('a').active = 9;
+  t.ok(count(bed, 300, 'b') > 180, 'and where few wait');
+  bed.byName('a').active = 0;
+  await bed.clock.advance(60_000);
+  for (const name of ['a', 'b']) bed.byName(name).latency.observe(2, bed.clock.monotonicMs());
+  t.ok(count(bed, 300, 'c') > 50, 'a slow one is tried again after a while');
+  const fresh = set({ a: 1, b: 1 }, 'p2c-latency');
+  fresh.byName('a').latency.observe(2, 0);
+  t.ok(count(fresh, 100, 'b') > 60, 'one that nothing is known of is tried');
+  fresh.byName('b').active = 1;
+  t.equal(count(fresh, 100, 'b'), 0, 'but not over and over while it has not answered');
+});
+
 t.test('round-robin takes turns by weight, smoothly', async (t) => {
   t.equal(set({ a: 1, b: 1, c: 1 }).picks(6), 'abcabc');
   t.equal(set({ a: 5, b: 1, c: 1 }).picks(7), 'aabacaa');

@@ -70,7 +70,7 @@ export class Backends {
   constructor(options: BackendsOptions) {
     this.#options = options;
     this.#outlier = new Outlier(options.clock, options.ejections);
-    this.#balancer = createBalancer('round-robin', options.random);
+    this.#balancer = createBalancer('round-robin', options.random, () => options.clock.monotonicMs());
   }
 
   /** How many instances could be dialled now. */
@@ -82,7 +82,8 @@ export class Backends {
   update(service: Service | undefined): void {
     if (service !== undefined && service.balance !== this.#balance) {
       this.#balance = service.balance;
-      this.#balancer = createBalancer(service.balance, this.#options.random);
+      const { random, clock } = this.#options;
+      this.#balancer = createBalancer(service.balance, random, () => clock.monotonicMs());
     }
     const prefersNear = (service?.prefer ?? defaultPreference) === 'near';
     const instances = service?.usable ?? noInstances;
@@ -220,6 +221,15 @@ export class Backends {
     if (!this.#outlier.failed(backend, this.#usable)) return;
     this.#ejected.add(backend);
     this.#arrange();
+  }
+
+  /** It answered a request; `isError`: that it has a fault of its own (5xx). */
+  answered(backend: Backend, isError: boolean): void {
+    if (!isError && backend.errors === 0) backend.failures = 0;
+    else if (this.#outlier.answered(backend, isError, this.#usable)) {
+      this.#ejected.add(backend);
+      this.#arrange();
+    }
   }
 
   /** To be called when a connection of `backend` or an attempt has ended. */

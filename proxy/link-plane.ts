@@ -151,6 +151,7 @@ export class LinkPlane {
       }),
       permission,
       tunnels: options.tunnels,
+      metrics: options.metrics,
       accessLog,
       maxConnections: options.maxConnections ?? connectionLimit(),
       ended: (account) => {
@@ -283,6 +284,7 @@ export class LinkPlane {
     const told = this.#phase === 'running';
     this.#phase = 'leaving';
     this.#acceptor.leave();
+    this.#crowd.leave();
     this.#cancelSample?.();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
     // The kernel refuses before the listeners go, so that nobody is accepted and then dropped.

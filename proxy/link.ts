@@ -75,6 +75,11 @@ export class Link implements Route {
     return backends.has(this.instance.id) ? 1 : 0;
   }
 
+  /** Whether requests, and not connections, are spread over the instances. */
+  get speaksHttp(): boolean {
+    return this.target.service?.protocol === 'http';
+  }
+
   get announcesClient(): boolean {
     return this.target.service?.proxyProtocol === 'v2';
   }
@@ -100,8 +105,9 @@ export class Link implements Route {
     return this.instance === undefined && this.target.backends.hasOther(tried);
   }
 
-  connected({ instance }: Backend, elapsedMs: number): void {
+  connected({ instance, latency }: Backend, elapsedMs: number): void {
     this.target.suspects.forgive(instance.hostId);
+    if (!this.speaksHttp) latency.observe(elapsedMs, this.#clock.monotonicMs());
     this.target.connectSeconds.observe(elapsedMs / 1000);
   }
 
@@ -113,6 +119,10 @@ export class Link implements Route {
     }
     this.#told(`${backend.id} ${at(backend)}: ${problem}`);
     if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
+  }
+
+  answered(backend: Backend, isError: boolean): void {
+    this.target.backends.answered(backend, isError);
   }
 
   refused(problem?: string): void {

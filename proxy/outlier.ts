@@ -10,10 +10,12 @@ import type { Backend } from './balance/backend.ts';
 export class Outlier {
   /** Connect failures in a row that eject; one that came back and has not yet served is ejected by a single one. */
   static readonly failuresToEject = 3;
+  /** Answers with a server error in a row that eject. */
+  static readonly errorsToEject = 5;
   static readonly firstEjectionMs = 10_000;
   static readonly maxEjectionMs = 300_000;
-  /** The ejections that are remembered of one instance: so many make the longest. */
-  static readonly maxEjections = 1 + Math.ceil(Math.log2(Outlier.maxEjectionMs / Outlier.firstEjectionMs));
+  /** The ejections that are remembered of one instance: so many make the longest, each twice as long as the one before. */
+  static readonly maxEjections = 6;
   /** How much of a service may be out at a time. */
   static readonly maxEjectedShare = 0.5;
   readonly #clock: Clock;
@@ -41,7 +43,24 @@ export class Outlier {
   failed(backend: Backend, siblings: readonly Backend[]): boolean {
     this.forget(backend);
     backend.failures += 1;
-    if (backend.failures < Outlier.failuresToEject || backend.ejectedUntilMs !== undefined) return false;
+    return backend.failures >= Outlier.failuresToEject && this.#eject(backend, siblings);
+  }
+
+  /** Takes note of an answer. True when it ejected the backend: too many in a row were the server's own errors. */
+  answered(backend: Backend, isError: boolean, siblings: readonly Backend[]): boolean {
+    backend.failures = 0;
+    if (!isError) {
+      backend.errors = 0;
+      return false;
+    }
+    backend.errors += 1;
+    if (backend.errors < Outlier.errorsToEject || !this.#eject(backend, siblings)) return false;
+    backend.errors = 0;
+    return true;
+  }
+
+  #eject(backend: Backend, siblings: readonly Backend[]): boolean {
+    if (backend.ejectedUntilMs !== undefined) return false;
     if (!siblings.includes(backend)) return false;
     const out = siblings.reduce((count, sibling) => count + (sibling.ejectedUntilMs === undefined ? 0 : 1), 0);
     if (out >= Outlier.mayBeEjected(siblings.length)) return false;
@@ -85,6 +104,7 @@ export class Outlier {
   /** What was replaced behind the same id begins without a record. */
   static forgive(backend: Backend): void {
     backend.failures = 0;
+    backend.errors = 0;
     backend.ejections = 0;
     backend.ejectedUntilMs = undefined;
   }

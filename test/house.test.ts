@@ -100,6 +100,7 @@ t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
     'docker',
     'dns',
     'link',
+    'http',
     'tunnel',
     'callers',
     'vip',

@@ -1,5 +1,6 @@
 import { type Dial, formatDial } from '../../src/model/dial.ts';
 import type { Instance } from '../../src/model/instance.ts';
+import { Latency } from './p2c-latency.ts';
 
 /** How far away an instance is: on this host, in its zone, elsewhere. */
 export const distances = ['host', 'zone', 'other'] as const;
@@ -21,12 +22,16 @@ export class Backend {
   total = 0;
   /** Connect failures since the last success. */
   failures = 0;
+  /** Answers in a row that were the server's own errors. */
+  errors = 0;
   /** Monotonic; undefined when it is not ejected. */
   ejectedUntilMs: number | undefined;
   /** Ejections that are not yet forgotten. */
   ejections = 0;
   /** Monotonic; since when it has made up for the last one, once that is over. */
   cleanSinceMs = 0;
+  /** From asking to the beginning of the answer: of requests, or of connecting where there are none. */
+  readonly latency = new Latency();
   /** The smooth weighted round-robin's credit. */
   credit = 0;
 

@@ -53,6 +53,11 @@ export class ReadBuffers {
     } else this.#largeBytes -= buffer.length;
   }
 
+  /** Takes note that a buffer is not given back: somebody may still write it. */
+  forget(buffer: Buffer): void {
+    if (buffer.length !== ReadBuffers.sizes[0]) this.#largeBytes -= buffer.length;
+  }
+
   #take(level: number): Buffer | undefined {
     if (level === 0) return this.smallest();
     const spare = this.#spare[level]?.pop();

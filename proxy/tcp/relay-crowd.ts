@@ -2,9 +2,10 @@ import type { Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
-import type { CounterCell } from '../../src/base/metrics.ts';
+import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
 import type { AccessEntry, AccessLog } from '../access-log.ts';
+import { HttpPlane } from '../http/http-plane.ts';
 import type { Link } from '../link.ts';
 import type { Asked, Permission } from '../permission.ts';
 import { TraceIds } from '../trace-ids.ts';
@@ -28,6 +29,7 @@ export interface RelayCrowdOptions {
   /** Tells who may call whom. */
   readonly permission: Permission;
   readonly tunnels: Tunnels | undefined;
+  readonly metrics: Metrics;
   /** Undefined where connections are not logged. */
   readonly accessLog?: AccessLog | undefined;
   /** A connection has ended. */
@@ -61,6 +63,7 @@ export class RelayCrowd {
   readonly #connections = new Map<CarriedConnection, Account>();
   readonly #waiters = new Set<() => void>();
   readonly #environment;
+  readonly #http: HttpPlane;
   readonly #endReviews: () => void;
   #atLimit = false;
   #cancelQuiet: (() => void) | undefined;
@@ -71,6 +74,7 @@ export class RelayCrowd {
     const { clock } = options;
     this.#gate = new AcceptGate(() => clock.monotonicMs());
     this.#endReviews = options.permission.onChange(() => this.#review());
+    this.#http = new HttpPlane({ ...options, accessLog: options.accessLog, buffers: this.#buffers });
     this.#environment = {
       clock,
       gate: this.#gate,
@@ -134,7 +138,9 @@ export class RelayCrowd {
   }
 
   #carry(client: Socket, link: Link, account: Account, entry: Entry): void {
-    const connection = new RelayConnection(client, link, account, this.#environment, entry);
+    const connection = link.speaksHttp
+      ? this.#http.accept(client, link, account, (which) => this.#ended(which))
+      : new RelayConnection(client, link, account, this.#environment, entry);
     this.#add(connection, account);
     this.#gate.accepted(() => connection.start());
   }
@@ -173,6 +179,11 @@ export class RelayCrowd {
     return count;
   }
 
+  /** No further requests: connections that wait for one are closed. */
+  leave(): void {
+    this.#http.leave();
+  }
+
   /** Resolves when no connection is left, after `timeoutMs`, or when the signal aborts. */
   empty(timeoutMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#connections.size === 0 || signal?.aborted) return Promise.resolve();
@@ -196,6 +207,7 @@ export class RelayCrowd {
     const count = this.#connections.size;
     for (const connection of [...this.#connections.keys()]) connection.cut();
     if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
+    this.#http.close();
     this.#cancelQuiet?.();
     return count;
   }

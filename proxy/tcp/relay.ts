@@ -14,6 +14,7 @@ import type { ReadBuffers } from './read-buffers.ts';
 import { keepAliveMs, lingerMs, maxReplayBytes, ownLimits, silences, writeHighWaterMark } from './relay-bounds.ts';
 import type { Blame, Route } from './route.ts';
 import { abort, peerOf, resetError, wasReset } from './socket-ends.ts';
+import { streamFaults } from './stream-faults.ts';
 import type { Upstream } from './upstream.ts';
 
 export interface RelayEnvironment {
@@ -508,14 +509,3 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     this.#environment.ended(this);
   }
 }
-
-/** What a stream that never opened says, where its other side does not, and of whom. */
-const streamFaults: Readonly<Record<ResetReason, { readonly problem: string; readonly blame: Blame }>> = {
-  reset: { problem: 'reset by its host', blame: 'instance' },
-  unreachable: { problem: 'its host cannot connect to it', blame: 'instance' },
-  gone: { problem: 'its host does not have it any more', blame: 'way' },
-  denied: { problem: 'its host does not allow it', blame: 'way' },
-  busy: { problem: 'its host takes no more connections', blame: 'host' },
-  protocol: { problem: 'its host was misunderstood', blame: 'way' },
-  lost: { problem: 'the tunnel to its host was lost', blame: 'way' },
-};

@@ -191,7 +191,7 @@ export const options = {
   'log.access': option(
     choiceType(['off', 'on']),
     'off',
-    'whether each connection is logged when it ends, with the same trace id on both hosts; at level info',
+    'whether each connection, or request of an HTTP service, is logged when it ends, with the same trace id on both hosts; at level info',
   ),
   'log.pretty': option(
     choiceType(['auto', 'on', 'off']),

@@ -1,0 +1,24 @@
+/** How long a client may take from the first byte of a request's head to its last. */
+export const headMs = 15_000;
+/** How long a client's connection may be idle between requests, and before the first. */
+export const idleClientMs = 75_000;
+/** How long nothing may come of a request's body that has begun. */
+export const bodyMs = 60_000;
+/** From the request to the head of its response, unless the service says otherwise. */
+export const responseMs = 60_000;
+/** How long nothing may come of a response's body that has begun, and of what a connection was upgraded to. */
+export const silentResponseMs = 3_600_000;
+/** How long a client may go on sending after its last answer before it is cut (RFC 9112 section 9.6). */
+export const lingerMs = 2000;
+/** How often connections are asked whether their time is up: what these limits are precise to. */
+export const sweepMs = 250;
+/** Bytes of further requests that a client may send before it has its answer. */
+export const maxAheadBytes = 65_536;
+/** Responses before the final one (RFC 9110 section 15.2). */
+export const maxInformational = 16;
+/** Bytes of a response's body that are copied behind its head, so that both leave in one write. */
+export const maxJoinedBytes = 8192;
+/** Tries of one request after the first. */
+export const maxRetries = 2;
+/** How long ago a kept connection may have been used by a request that may not be repeated. */
+export const freshMs = 1000;

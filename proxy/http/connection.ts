@@ -1,0 +1,196 @@
+import type { Socket } from 'node:net';
+import type { CarriedConnection } from '../tcp/carried.ts';
+import { keepAliveMs } from '../tcp/relay-bounds.ts';
+import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
+import { ownAnswer } from './answers.ts';
+import { bodyMs, headMs, idleClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
+import { Exchange, type ExchangeOptions } from './exchange.ts';
+import { HttpFault } from './fault.ts';
+import { clientLines } from './outgoing.ts';
+
+export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'over'> {
+  /** A paused socket, with `allowHalfOpen`. */
+  readonly socket: Socket;
+  readonly scheme: 'http' | 'https';
+  /** Called once, when the client's socket is closed. */
+  readonly ended: (connection: HttpConnection) => void;
+}
+
+type Phase = 'idle' | 'head' | 'exchange' | 'lingering' | 'closed';
+
+/**
+ * A client's connection: its requests are read one after another, and answered in their order. What it sends ahead waits.
+ */
+export class HttpConnection implements CarriedConnection {
+  readonly #options: HttpConnectionOptions;
+  readonly #socket: Socket;
+  readonly #exchange: Exchange;
+  #phase: Phase = 'idle';
+  /** Monotonic; since when it is in this phase, or when something last came of a body. */
+  #sinceMs: number;
+  /** What came and was not yet read. */
+  #ahead: Buffer | undefined;
+  #reading = false;
+  #clientEnded = false;
+  #leaving = false;
+
+  constructor(options: HttpConnectionOptions) {
+    const { socket, environment } = options;
+    this.#options = options;
+    this.#socket = socket;
+    this.#sinceMs = environment.clock.monotonicMs();
+    const client = peerOf(socket);
+    this.#exchange = new Exchange({
+      ...options,
+      client: socket,
+      peer: client,
+      lines: clientLines(client, options.scheme, 'append'),
+      over: (keepAlive) => this.#exchangeOver(keepAlive),
+    });
+    socket.on('data', (chunk) => this.#onData(chunk));
+    socket.on('end', () => this.#onEnd());
+    socket.on('drain', () => this.#exchange.clientDrained());
+    socket.on('error', () => undefined);
+    socket.on('close', () => this.#onClose());
+  }
+
+  start(): void {
+    this.#socket.resume();
+  }
+
+  get backendId(): string | undefined {
+    return this.#exchange.backendId;
+  }
+
+  keepAlive(): void {
+    this.#socket.setKeepAlive(true, keepAliveMs);
+  }
+
+  cut(_denied?: string): void {
+    this.#exchange.abort();
+    abort(this.#socket, true);
+  }
+
+  /** No further requests: an idle connection is closed, a busy one after its answer. */
+  leave(): void {
+    this.#leaving = true;
+    this.#exchange.lastOne();
+    if (this.#phase === 'idle') this.#closeGently();
+  }
+
+  /** To be called every `sweepMs`: ends what takes too long. */
+  tick(nowMs: number): void {
+    const elapsedMs = nowMs - this.#sinceMs;
+    if (this.#phase === 'idle') {
+      if (elapsedMs >= idleClientMs) this.#closeGently();
+    } else if (this.#phase === 'head') {
+      if (elapsedMs >= headMs) this.#refuse(new HttpFault('request-line', 'a head that does not come to its end', 408));
+    } else if (this.#phase === 'exchange') {
+      if (this.#exchange.waitsForBody && elapsedMs >= bodyMs) this.#exchange.bodyTimedOut();
+      else this.#exchange.tick(nowMs);
+    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) abort(this.#socket, true);
+  }
+
+  #enter(phase: Phase): void {
+    this.#phase = phase;
+    this.#sinceMs = this.#options.environment.clock.monotonicMs();
+  }
+
+  #onData(chunk: Buffer): void {
+    const { traffic, cells } = this.#options.route;
+    traffic.received += chunk.length;
+    cells.received.value += chunk.length;
+    if (this.#phase === 'exchange') {
+      if (this.#exchange.waitsForBody) this.#sinceMs = this.#options.environment.clock.monotonicMs();
+      const used = this.#exchange.requestBytes(chunk);
+      if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    } else if (this.#phase === 'idle' || this.#phase === 'head') {
+      this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
+      this.#readAhead();
+    }
+  }
+
+  #keepAhead(chunk: Buffer): void {
+    this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
+    if (this.#phase === 'exchange' && this.#ahead.length > maxAheadBytes) this.#socket.pause();
+  }
+
+  /** Reads as many requests as are answered at once. */
+  #readAhead(): void {
+    if (this.#reading) return;
+    this.#reading = true;
+    while (
+      this.#ahead !== undefined &&
+      (this.#phase === 'idle' || this.#phase === 'head') &&
+      this.#readOne(this.#ahead)
+    );
+    this.#reading = false;
+  }
+
+  /** False while the head is not all there. */
+  #readOne(chunk: Buffer): boolean {
+    let body: number;
+    try {
+      body = this.#options.environment.requestHead.readRequest(chunk, 0);
+    } catch (error) {
+      if (!(error instanceof HttpFault)) throw error;
+      this.#refuse(error);
+      return false;
+    }
+    if (body < 0) {
+      if (this.#phase === 'idle') this.#enter('head');
+      return false;
+    }
+    this.#ahead = undefined;
+    this.#enter('exchange');
+    const used = this.#exchange.begin(chunk, body);
+    if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    return true;
+  }
+
+  /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
+  #exchangeOver(keepAlive: boolean): void {
+    if (this.#phase !== 'exchange') return;
+    if (!keepAlive || this.#leaving || (this.#clientEnded && this.#ahead === undefined)) {
+      this.#closeGently();
+      return;
+    }
+    this.#enter('idle');
+    if (this.#socket.isPaused()) this.#socket.resume();
+    if (this.#ahead !== undefined) this.#readAhead();
+  }
+
+  #refuse(fault: HttpFault): void {
+    const { status, message, kind } = fault;
+    this.#options.environment.metrics.refused(kind);
+    this.#socket.write(ownAnswer({ status, reason: message }, { close: true, head: false }));
+    this.#closeGently();
+  }
+
+  /** Says no more, and swallows what the client still sends, so that it gets to read what was said. */
+  #closeGently(): void {
+    if (this.#phase === 'lingering' || this.#phase === 'closed') return;
+    this.#ahead = undefined;
+    this.#enter('lingering');
+    this.#socket.end();
+    this.#socket.resume();
+  }
+
+  #onEnd(): void {
+    if (wasReset(this.#socket)) {
+      this.#socket.destroy(resetError());
+      return;
+    }
+    this.#clientEnded = true;
+    if (this.#phase === 'exchange') this.#exchange.clientEnded();
+    else this.#closeGently();
+  }
+
+  #onClose(): void {
+    if (this.#phase === 'closed') return;
+    this.#phase = 'closed';
+    this.#ahead = undefined;
+    this.#exchange.abort();
+    this.#options.ended(this);
+  }
+}

@@ -1,0 +1,102 @@
+import type { Socket } from 'node:net';
+import type { Clock } from '../../src/base/clock.ts';
+import type { Metrics } from '../../src/base/metrics.ts';
+import type { AccessLog } from '../access-log.ts';
+import type { Account } from '../tcp/carried.ts';
+import type { ReadBuffers } from '../tcp/read-buffers.ts';
+import type { Route } from '../tcp/route.ts';
+import { TraceIds } from '../trace-ids.ts';
+import type { Tunnels } from '../tunnel/tunnels.ts';
+import { sweepMs } from './bounds.ts';
+import { HttpConnection } from './connection.ts';
+import type { HttpEnvironment } from './environment.ts';
+import { Head } from './head.ts';
+import { HeadComposer } from './outgoing.ts';
+import { HttpPool } from './pool.ts';
+import { RequestMetrics } from './request-metrics.ts';
+import { RetryBudget } from './retry-budget.ts';
+
+export interface HttpPlaneOptions {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly buffers: ReadBuffers;
+  readonly tunnels: Tunnels | undefined;
+  readonly accessLog: AccessLog | undefined;
+}
+
+/** All HTTP connections of this process, and what they share. */
+export class HttpPlane {
+  readonly #environment: HttpEnvironment;
+  readonly #connections = new Set<HttpConnection>();
+  readonly #budgets = new Map<string, RetryBudget>();
+  #cancelSweep: (() => void) | undefined;
+  #leaving = false;
+
+  constructor({ clock, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
+    const pool = new HttpPool();
+    this.#environment = {
+      clock,
+      buffers,
+      tunnels,
+      pool,
+      traceIds: new TraceIds(),
+      requestHead: new Head(),
+      responseHead: new Head(),
+      composer: new HeadComposer(),
+      metrics: new RequestMetrics(metrics, () => pool.size),
+      accessLog,
+    };
+  }
+
+  /** Takes over a paused socket. `ended` is called once, when it is closed. */
+  accept(socket: Socket, route: Route, account: Account, ended: (connection: HttpConnection) => void): HttpConnection {
+    const connection = new HttpConnection({
+      socket,
+      route,
+      account,
+      scheme: 'http',
+      budget: this.#budgetOf(route.service),
+      environment: this.#environment,
+      ended: (which) => {
+        this.#connections.delete(which);
+        ended(which);
+      },
+    });
+    this.#connections.add(connection);
+    if (this.#leaving) connection.leave();
+    if (this.#cancelSweep === undefined) this.#sweepLater();
+    return connection;
+  }
+
+  /** Idle connections are closed, and busy ones after their answer. */
+  leave(): void {
+    this.#leaving = true;
+    for (const connection of [...this.#connections]) connection.leave();
+  }
+
+  close(): void {
+    this.#cancelSweep?.();
+    this.#cancelSweep = undefined;
+    this.#environment.pool.close();
+  }
+
+  #budgetOf(service: string): RetryBudget {
+    let budget = this.#budgets.get(service);
+    if (budget === undefined) {
+      budget = new RetryBudget();
+      this.#budgets.set(service, budget);
+    }
+    return budget;
+  }
+
+  #sweepLater(): void {
+    const { clock, pool } = this.#environment;
+    this.#cancelSweep = clock.after(sweepMs, () => {
+      this.#cancelSweep = undefined;
+      const nowMs = clock.monotonicMs();
+      for (const connection of this.#connections) connection.tick(nowMs);
+      pool.sweep(nowMs);
+      if (this.#connections.size > 0 || pool.size > 0) this.#sweepLater();
+    });
+  }
+}

@@ -1,0 +1,220 @@
+import type { Endpoint } from '../../src/model/address.ts';
+import { fields } from './fields.ts';
+import { type Head, maxHeadBytes } from './head.ts';
+
+/** What is done with what a client says about whom it speaks for. */
+export type Forwarding = 'append' | 'set' | 'leave';
+
+/** What the head of a request is given on its way, the same for all requests of one client's connection. */
+export interface ClientLines {
+  readonly forwarding: Forwarding;
+  readonly address: string;
+  readonly scheme: 'http' | 'https';
+  /** Whole lines: `Via`, and those of the client where it says none itself. */
+  readonly via: Buffer;
+  readonly forwardedFor: Buffer;
+  readonly forwardedProto: Buffer;
+}
+
+const pseudonym = 'legate';
+const lineEnd = Buffer.from('\r\n', 'latin1');
+const version = Buffer.from(' HTTP/1.1\r\n', 'latin1');
+const slash = Buffer.from('/', 'latin1');
+const upgradeLine = Buffer.from('Connection: Upgrade\r\n', 'latin1');
+const trailersLine = Buffer.from('TE: trailers\r\nConnection: TE\r\n', 'latin1');
+const closeLine = Buffer.from('Connection: close\r\n', 'latin1');
+const keepAliveLine = Buffer.from('Connection: keep-alive\r\n', 'latin1');
+const forwardedForName = 'X-Forwarded-For: ';
+/** What is written at most beside what came. */
+const ownBytes = 2048;
+
+export function clientLines(
+  client: Endpoint | undefined,
+  scheme: 'http' | 'https',
+  forwarding: Forwarding,
+): ClientLines {
+  const address = client?.address ?? 'unknown';
+  return {
+    forwarding,
+    address,
+    scheme,
+    via: Buffer.from(`Via: 1.1 ${pseudonym}\r\n`, 'latin1'),
+    forwardedFor: Buffer.from(`${forwardedForName}${address}\r\n`, 'latin1'),
+    forwardedProto: Buffer.from(`X-Forwarded-Proto: ${scheme}\r\n`, 'latin1'),
+  };
+}
+
+export interface RequestChanges {
+  readonly lines: ClientLines;
+  /** The `Host` of a request that has none (HTTP/1.0). */
+  readonly host: string;
+  /** 32 lower-case hexadecimal digits, for what the client has not named itself. */
+  readonly newId: () => string;
+  /** Whether the connection may become another protocol's. */
+  readonly upgrade: boolean;
+}
+
+/**
+ * Writes the heads that leave. What came is copied in as few pieces as there are runs of fields that stay; nothing is
+ * read twice. One for a process: what it gives is a copy.
+ */
+export class HeadComposer {
+  readonly #out = Buffer.allocUnsafeSlow(2 * maxHeadBytes + ownBytes);
+  #at = 0;
+
+  /** The request for an instance, with `body`, if any, behind it: RFC 9110 section 7.6. */
+  request(head: Head, changes: RequestChanges, body: Buffer | undefined): Buffer {
+    this.#at = 0;
+    const from = head.buffer;
+    this.#copy(from, head.start, head.methodEnd + 1);
+    if (head.pathStart === head.targetEnd || from[head.pathStart] === 0x3f) this.#put(slash);
+    this.#copy(from, head.pathStart, head.targetEnd);
+    this.#put(version);
+    const { lines } = changes;
+    let hasProto = false;
+    let hasId = false;
+    let hasTrace = false;
+    let run = -1;
+    for (let index = 0; index < head.count; index += 1) {
+      const field = head.known[index];
+      let stays = true;
+      if (field !== fields.other) {
+        switch (field) {
+          case fields.connection:
+          case fields.keepAlive:
+          case fields.proxyConnection:
+          case fields.te:
+          case fields.http2Settings:
+            stays = false;
+            break;
+          case fields.upgrade:
+            stays = changes.upgrade && head.upgrades;
+            break;
+          case fields.forwardedFor:
+            stays = lines.forwarding === 'leave' || (lines.forwarding === 'append' && index !== head.forwardedForAt);
+            break;
+          case fields.forwarded:
+            stays = lines.forwarding !== 'set';
+            break;
+          case fields.forwardedProto:
+            stays = lines.forwarding !== 'set';
+            hasProto ||= stays;
+            break;
+          case fields.forwardedHost:
+            stays = lines.forwarding !== 'set';
+            break;
+          case fields.requestId:
+            hasId = true;
+            break;
+          case fields.traceparent:
+            hasTrace = true;
+            break;
+        }
+      }
+      if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      run = this.#step(head, from, index, stays, run);
+    }
+    this.#endRun(head, from, run);
+    if (head.hostAt < 0) this.#text(`Host: ${changes.host}\r\n`);
+    this.#put(lines.via);
+    if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto);
+    if (!hasId || !hasTrace) {
+      const id = changes.newId();
+      if (!hasId) this.#text(`X-Request-Id: ${id}\r\n`);
+      if (!hasTrace) this.#text(`traceparent: 00-${id}-${id.slice(16)}-01\r\n`);
+    }
+    if (changes.upgrade && head.upgrades) this.#put(upgradeLine);
+    else if (head.takesTrailers) this.#put(trailersLine);
+    this.#put(lineEnd);
+    return this.#take(body);
+  }
+
+  /** The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it. */
+  response(
+    head: Head,
+    connection: 'close' | 'keep-alive' | 'upgrade' | undefined,
+    dropsChunking: boolean,
+    body: Buffer | undefined,
+  ): Buffer {
+    this.#at = 0;
+    const from = head.buffer;
+    // The status and its reason; the version is ours.
+    this.#text('HTTP/1.1');
+    const firstLine = head.count > 0 ? (head.spans[0] ?? 0) : head.end - 2;
+    this.#copy(from, head.start + 8, firstLine);
+    let run = -1;
+    for (let index = 0; index < head.count; index += 1) {
+      const field = head.known[index];
+      let stays = true;
+      if (field !== fields.other) {
+        switch (field) {
+          case fields.connection:
+          case fields.keepAlive:
+          case fields.proxyConnection:
+          case fields.te:
+            stays = false;
+            break;
+          case fields.upgrade:
+            stays = connection === 'upgrade';
+            break;
+          case fields.transferEncoding:
+          case fields.trailer:
+            stays = !dropsChunking;
+            break;
+        }
+      }
+      if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      run = this.#step(head, from, index, stays, run);
+    }
+    this.#endRun(head, from, run);
+    if (connection === 'close') this.#put(closeLine);
+    else if (connection === 'keep-alive') this.#put(keepAliveLine);
+    else if (connection === 'upgrade') this.#put(upgradeLine);
+    this.#put(lineEnd);
+    return this.#take(body);
+  }
+
+  /** Who the client is, where it came through others as well. */
+  #client(head: Head, from: Buffer, lines: ClientLines, hasProto: boolean): void {
+    if (head.forwardedForAt < 0 || lines.forwarding === 'set') this.#put(lines.forwardedFor);
+    else {
+      const slot = 4 * head.forwardedForAt;
+      this.#text(forwardedForName);
+      this.#copy(from, head.spans[slot + 2] ?? 0, head.spans[slot + 3] ?? 0);
+      this.#text(`, ${lines.address}\r\n`);
+    }
+    if (!hasProto) this.#put(lines.forwardedProto);
+  }
+
+  /** Begins a run of fields that stay, goes on with it, or copies what it has so far. Gives where it begins, or -1. */
+  #step(head: Head, from: Buffer, index: number, stays: boolean, run: number): number {
+    const line = head.spans[4 * index] ?? 0;
+    if (stays) return run < 0 ? line : run;
+    if (run >= 0) this.#copy(from, run, line);
+    return -1;
+  }
+
+  #endRun(head: Head, from: Buffer, run: number): void {
+    if (run >= 0) this.#copy(from, run, head.end - 2);
+  }
+
+  #copy(from: Buffer, start: number, end: number): void {
+    this.#at += from.copy(this.#out, this.#at, start, end);
+  }
+
+  #put(line: Buffer): void {
+    this.#at += line.copy(this.#out, this.#at);
+  }
+
+  #text(text: string): void {
+    this.#at += this.#out.write(text, this.#at, 'latin1');
+  }
+
+  #take(body: Buffer | undefined): Buffer {
+    const size = this.#at + (body?.length ?? 0);
+    const whole = Buffer.allocUnsafe(size);
+    this.#out.copy(whole, 0, 0, this.#at);
+    body?.copy(whole, this.#at);
+    return whole;
+  }
+}

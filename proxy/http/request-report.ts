@@ -1,0 +1,86 @@
+import type { Endpoint } from '../../src/model/address.ts';
+import type { Backend } from '../balance/backend.ts';
+import type { HttpEnvironment } from './environment.ts';
+import { fields } from './fields.ts';
+import type { Head } from './head.ts';
+import type { RequestEnd } from './request-metrics.ts';
+
+/** W3C Trace Context, section 3.2. */
+const traceparent = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
+
+export interface ReportOptions {
+  readonly environment: HttpEnvironment;
+  readonly service: string;
+  readonly consumer: string;
+  readonly client: Endpoint | undefined;
+}
+
+/** What metrics and the access log will say of a request; used again for the next one. */
+export class RequestReport {
+  /** What the client was told; 0 for nothing yet. */
+  status = 0;
+  /** Bytes from and to the client. */
+  received = 0;
+  sent = 0;
+  retries = 0;
+  /** Why it did not end in order. */
+  problem: string | undefined;
+  answeredBy: Backend | undefined;
+  readonly #options: ReportOptions;
+  #startedMs = 0;
+  #line = { method: '', target: '', traceId: '' };
+
+  constructor(options: ReportOptions) {
+    this.#options = options;
+  }
+
+  begin(head: Head): void {
+    const { clock, accessLog, traceIds } = this.#options.environment;
+    this.#startedMs = clock.monotonicMs();
+    this.status = 0;
+    this.received = head.end - head.start;
+    this.sent = 0;
+    this.retries = 0;
+    this.problem = undefined;
+    this.answeredBy = undefined;
+    if (accessLog === undefined) return;
+    const at = head.find(fields.traceparent);
+    const given = at < 0 ? undefined : traceparent.exec(head.value(at))?.[1];
+    this.#line = {
+      method: head.text(head.start, head.methodEnd),
+      target: head.text(head.targetStart, head.targetEnd),
+      traceId: given ?? traceIds.next(),
+    };
+  }
+
+  /** The id of a request that brings none: the one that the log will say. */
+  readonly newId = (): string => {
+    const { accessLog, traceIds } = this.#options.environment;
+    return accessLog === undefined ? traceIds.next() : this.#line.traceId;
+  };
+
+  end(end: RequestEnd): void {
+    const { environment, service, consumer, client } = this.#options;
+    const durationMs = environment.clock.monotonicMs() - this.#startedMs;
+    const { status, retries, answeredBy } = this;
+    environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
+    environment.accessLog?.request({
+      ...this.#line,
+      client,
+      consumer,
+      service,
+      status,
+      instance: answeredBy && {
+        id: answeredBy.id,
+        hostId: answeredBy.instance.hostId,
+        via: answeredBy.dial.via,
+      },
+      receivedBytes: this.received,
+      sentBytes: this.sent,
+      durationMs,
+      retries,
+      end,
+      reason: this.problem,
+    });
+  }
+}

@@ -1,0 +1,21 @@
+/** What share of requests may be repeats. */
+const share = 0.2;
+/** Repeats that are always allowed to begin with, so that a service with few requests has some too. */
+const reserve = 10;
+
+/** Keeps repeats from becoming a load of their own: when all fails, at most a fifth more is asked. */
+export class RetryBudget {
+  #tokens = reserve;
+
+  /** A request came. */
+  add(): void {
+    if (this.#tokens < reserve) this.#tokens = Math.min(reserve, this.#tokens + share);
+  }
+
+  /** Whether one may be repeated. */
+  take(): boolean {
+    if (this.#tokens < 1) return false;
+    this.#tokens -= 1;
+    return true;
+  }
+}
