@@ -464,7 +464,11 @@ export async function startSidecar(
     };
     const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
     const versionOf = (sealed: Uint8Array): number | undefined => policies.versionOf(sealed);
-    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf };
+    const livingHost = (name: string, address: string): string | undefined =>
+      [...catalog.snapshots.value.hosts.values()].find((host) => {
+        return host.alive && (host.name === name || host.address === address);
+      })?.id;
+    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf, livingHost };
     const open = (store: StoreConfig): Promise<Store> =>
       openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
