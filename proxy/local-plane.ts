@@ -16,6 +16,8 @@ import { TunnelPlane } from './tunnel/tunnel-plane.ts';
 export interface Learned {
   readonly consumer: string;
   readonly service: string;
+  /** Connections, by default one. */
+  readonly count?: number;
 }
 
 export interface DataPlaneOptions extends LinkPlaneOptions {

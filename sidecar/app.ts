@@ -465,7 +465,11 @@ export async function startSidecar(
     };
     const nameOf = (id: string): string | undefined => catalog.snapshots.value.hosts.get(id)?.name;
     const versionOf = (sealed: Uint8Array): number | undefined => policies.versionOf(sealed);
-    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf };
+    const livingHost = (name: string, address: string): string | undefined =>
+      [...catalog.snapshots.value.hosts.values()].find((host) => {
+        return host.alive && (host.name === name || host.address === address);
+      })?.id;
+    const trust = { credentials, policy, versionOf, clearUnderlay, nameOf, livingHost };
     const open = (store: StoreConfig): Promise<Store> =>
       openStore(store, { ...common, dataDir: config.dataDir, trust });
     const moves: StoreMoves = new StoreMoves({
@@ -577,6 +581,7 @@ export async function startSidecar(
       conditions,
       changes,
       snapshots: catalog.snapshots,
+      own: () => own.records(),
       refusals: () => docker.refusals.value,
       health: (name) => own.details(name),
       store: () => session.store,
@@ -621,6 +626,7 @@ export async function startSidecar(
           clock,
           conditions,
           snapshot: () => catalog.snapshots.value,
+          own: () => own.records().values(),
           confirmedAtMs: () => catalog.confirmedAtMs,
           stores: { used: session.config, wanted: session.wanted ?? config.store },
           isOfMesh: (used) => isStoreOfMesh(used, { credentials }),

@@ -70,6 +70,8 @@ export interface BackendParts {
   readonly conditions: Conditions;
   readonly changes: Observable<unknown>;
   readonly snapshots: Observable<Snapshot>;
+  /** This host's instances by name, also those that it may not offer. */
+  readonly own: () => ReadonlyMap<string, InstanceRecord>;
   readonly refusals: () => readonly Refusal[];
   /** What is known of the health of one of this host's instances beyond its record. */
   readonly health: (name: string) => HealthDetails | undefined;
@@ -128,25 +130,21 @@ export function createBackend(parts: BackendParts): AdminBackend {
     const dialled = dialDocument(instance, { hostId: self.hostId, clearUnderlay, tunnels: tunnels() });
     return { ...instance, ...dialled, ...(details && healthDocument(details)) };
   };
-  const ownInstances = (): Instance[] =>
-    [...snapshot().services.values()]
-      .flatMap(({ instances }) => instances)
-      .filter((instance) => instance.hostId === parts.self.hostId)
-      .sort((a, b) => (a.id < b.id ? -1 : 1));
-  const ownInstance = (name: string): Instance | undefined => {
-    const { hostId } = parts.self;
-    for (const { instances } of snapshot().services.values()) {
-      const found = instances.find((instance) => instance.name === name && instance.hostId === hostId);
-      if (found !== undefined) return found;
-    }
-    return undefined;
-  };
-  /** As the catalog has it; one that its health keeps out of the registry as it is here. */
-  const documentOf = (record: InstanceRecord): InstanceDocument => {
+  /** As the catalog has it; one that it does not show, for its health or for want of a grant, as it is here. */
+  const shownAs = (record: InstanceRecord): Instance => {
     const { hostId, hostName } = parts.self;
-    const outside = { ...record, id: `${hostName}/${record.name}`, host: hostName, hostId, revision: '' };
-    return withHealth(ownInstance(record.name) ?? outside);
+    const id = `${hostName}/${record.name}`;
+    const shown = snapshot()
+      .services.get(record.service)
+      ?.instances.find((each) => each.id === id && each.hostId === hostId);
+    return shown ?? { ...record, id, host: hostName, hostId, revision: '' };
   };
+  const ownInstances = (): Instance[] => [...parts.own().values()].map(shownAs).sort((a, b) => (a.id < b.id ? -1 : 1));
+  const ownInstance = (name: string): Instance | undefined => {
+    const record = parts.own().get(name);
+    return record && shownAs(record);
+  };
+  const documentOf = (record: InstanceRecord): InstanceDocument => withHealth(shownAs(record));
 
   /** What lives on the store, which has to be open for it. */
   const opened = <T>(part: T | undefined): T => {
@@ -193,7 +191,12 @@ export function createBackend(parts: BackendParts): AdminBackend {
         .map(({ id, host, service: name }) => ({ id, host, service: name })),
     services: () => servicesDocument(snapshot(), parts.refusals(), withHealth),
     service: (name) => serviceDocument(serviceOf(snapshot(), name), withHealth),
-    instances: (service) => instanceDocuments(snapshot(), withHealth, service),
+    instances: (service) => {
+      // A service of which all is left out may have no record, but it is no mistyped name.
+      const isUngranted = parts.ungranted().some((each) => each.service === service);
+      if (service !== undefined && isUngranted && snapshot().services.get(service) === undefined) return [];
+      return instanceDocuments(snapshot(), withHealth, service);
+    },
     async register(id, body) {
       const name = ownName(id);
       if (isRefresh(body)) return documentOf(await parts.refresh(name, refreshOf(body)));
@@ -262,8 +265,10 @@ function chooseToDrain(
 ): readonly Instance[] {
   if (body.host === true) return own;
   if (typeof body.service === 'string') {
-    const service = serviceOf(snapshot, body.service);
-    return own.filter((instance) => instance.service === service.name);
+    const { service: name } = body;
+    const found = own.filter((instance) => instance.service === name);
+    if (found.length === 0) serviceOf(snapshot, name);
+    return found;
   }
   if (typeof body.id === 'string') {
     const name = ownName(body.id);

@@ -1,12 +1,13 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { ManualClock } from '../src/base/clock.ts';
 import { temporaryFolder } from '../test/support/agent.ts';
+import { parts } from '../test/support/records.ts';
 import { waitFor } from '../test/support/wait.ts';
-import { openDataDir } from './data-dir.ts';
+import { openDataDir, watchDataDir } from './data-dir.ts';
 
 const { signal } = new AbortController();
 
@@ -74,4 +75,29 @@ t.test('a living holder is named after 2 s', { skip }, async (t) => {
   await clock.advance(150);
   await refused;
   t.equal(clock.pending, 0);
+});
+
+t.test('a directory that others can enter, and keys of a former authority, are told until that is over', async (t) => {
+  const clock = new ManualClock();
+  const { conditions } = parts(clock);
+  const path = join(temporaryFolder(t), 'data');
+  mkdirSync(join(path, 'pki', 'authority'), { recursive: true });
+  writeFileSync(join(path, 'host.json'), '{}');
+  chmodSync(path, 0o755);
+  conditions.raise('pki.elsewhere', 'warning', 'the keys of it that this host has are not used any more', '');
+  const ended = new AbortController();
+  const watching = watchDataDir(path, { clock, conditions, signal: ended.signal });
+  t.teardown(async () => {
+    ended.abort();
+    await watching.catch(() => undefined);
+  });
+  const ids = (): readonly string[] => conditions.list().map(({ id }) => id);
+  t.same(ids(), ['pki.elsewhere', 'agent.data_dir.mode']);
+  t.match(conditions.list()[1], { message: `data_dir ${path} can be entered by others (mode 0755)` });
+  await clock.advance(5000);
+  t.equal(ids().length, 2);
+  chmodSync(path, 0o700);
+  rmSync(join(path, 'pki'), { recursive: true });
+  await clock.advance(5000);
+  t.same(ids(), []);
 });

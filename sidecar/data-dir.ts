@@ -1,14 +1,17 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, existsSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import { startTimeOf } from '../src/base/processes.ts';
+import { hostFiles } from '../src/pki/host-files.ts';
 
 /** Between looks whether the directory is still there. */
 const watchEveryMs = 5000;
+/** What `membership.ts` says while this host has keys of an authority that is elsewhere. */
+const formerAuthorityId = 'pki.elsewhere';
 /** How long a start waits for a holder that may be about to end, and between looks. */
 const usualHolderLimitMs = 2000;
 const holderEveryMs = 10;
@@ -99,7 +102,8 @@ export async function openDataDir(path: string, waiting: Waiting): Promise<DataD
 
 /**
  * Says when somebody removed the directory under a running sidecar: everything goes on, and what is written from then on
- * is gone at the next start. Runs until aborted.
+ * is gone at the next start. Says while others can enter it, and has done with what was said of a former authority's keys
+ * when these are gone. Runs until aborted.
  */
 export async function watchDataDir(
   path: string,
@@ -107,13 +111,29 @@ export async function watchDataDir(
 ): Promise<void> {
   const id = 'agent.data_dir';
   for (;;) {
+    tellMode(path, conditions);
     await clock.sleep(watchEveryMs, signal);
+    if (!existsSync(hostFiles(path).authority)) conditions.clear(formerAuthorityId);
     if (existsSync(join(path, 'host.json'))) conditions.clear(id);
     else {
       const message = `data_dir ${path} was removed while the sidecar runs: what is written now is lost at the next start`;
       conditions.raise(id, 'error', message, 'put it back from a backup, then restart the sidecar');
     }
   }
+}
+
+/**
+ * Not mended here: the directory may be one that holds more than Legate's files, and then it is not Legate's to close.
+ */
+function tellMode(path: string, conditions: Conditions): void {
+  const id = 'agent.data_dir.mode';
+  const mode = process.platform === 'win32' ? undefined : statSync(path, { throwIfNoEntry: false })?.mode;
+  if (mode === undefined || (mode & 0o077) === 0) {
+    conditions.clear(id);
+    return;
+  }
+  const message = `data_dir ${path} can be entered by others (mode 0${(mode & 0o777).toString(8)})`;
+  conditions.raise(id, 'note', message, `chmod 0700 ${path}`);
 }
 
 /** What a sidecar that was killed while it replaced a file has left; each killing would leave one more. */

@@ -1,4 +1,5 @@
 import t from 'tap';
+import type { Learned } from '../proxy/local-plane.ts';
 import { ManualClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
@@ -7,6 +8,7 @@ import { keysOf } from '../src/store/keys.ts';
 import { MemoryStore } from '../test/support/memory-store.ts';
 import { waitFor } from '../test/support/wait.ts';
 import { LearnedPairs } from './learned-pairs.ts';
+import { LearnedReports } from './plane/learned-reports.ts';
 
 const keys = keysOf('home');
 const [self, other] = ['1'.repeat(16), '2'.repeat(16)];
@@ -73,4 +75,24 @@ t.test('what was learned is kept in a small record of one’s own, and merged wi
     all.some(({ consumer }) => consumer === 'ok'),
     'what can be read of a record counts',
   );
+});
+
+t.test('what workers report together is counted call by call', async (t) => {
+  const clock = new ManualClock();
+  const metrics = new Metrics();
+  const learned = new LearnedPairs({ hostId: self, clock, log: silentLog, metrics });
+  const told: (readonly Learned[])[] = [];
+  const reports = new LearnedReports({ clock, tell: (pairs) => told.push(pairs) });
+  for (let call = 0; call < 5; call += 1) reports.add({ consumer: 'web', service: 'db' });
+  reports.add({ consumer: 'api', service: 'db' });
+  await clock.advance(LearnedReports.everyMs);
+  reports.add({ consumer: 'web', service: 'db' });
+  await clock.advance(LearnedReports.everyMs);
+  t.equal(told.length, 2);
+  for (const pair of told.flat()) learned.note(pair);
+  t.match(await learned.all(undefined, keys), [
+    { consumer: 'web', service: 'db', count: 6 },
+    { consumer: 'api', service: 'db', count: 1 },
+  ]);
+  t.match(await metrics.exposition(), /legate_policy_learned_total 7/);
 });

@@ -1,3 +1,4 @@
+import type { Learned } from '../proxy/local-plane.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { isLegateError } from '../src/base/errors.ts';
 import { FieldFault, Fields } from '../src/base/fields.ts';
@@ -67,19 +68,19 @@ export class LearnedPairs {
     );
   }
 
-  /** For each such connection. */
-  note({ consumer, service }: { readonly consumer: string; readonly service: string }): void {
+  /** For each such connection, or for several of one pair. */
+  note({ consumer, service, count = 1 }: Learned): void {
     const nowMs = Math.trunc(this.#options.clock.nowMs());
-    this.#learned.value += 1;
+    this.#learned.value += count;
     const key = `${consumer} ${service}`;
     const known = this.#pairs.get(key);
     if (known !== undefined) {
-      known.count += 1;
+      known.count += count;
       known.lastMs = nowMs;
       if (this.#options.clock.monotonicMs() - this.#wroteMs > recountEveryMs) this.#bell.ring();
-    } else if (this.#pairs.size >= maxPairs) this.#lost.value += 1;
+    } else if (this.#pairs.size >= maxPairs) this.#lost.value += count;
     else {
-      this.#pairs.set(key, { consumer, service, count: 1, firstMs: nowMs, lastMs: nowMs });
+      this.#pairs.set(key, { consumer, service, count, firstMs: nowMs, lastMs: nowMs });
       this.#isNew = true;
       this.#bell.ring();
     }

@@ -4,6 +4,7 @@ import type { Observable } from '../src/base/feed.ts';
 import { nearest, printable, truncate } from '../src/base/text.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
+import { isExternal } from '../src/model/instance.ts';
 import {
   type Decision,
   decide,
@@ -28,6 +29,7 @@ import type {
   PolicyStatusDocument,
   RevocationDocument,
 } from './admin/policy-documents.ts';
+import { allowCommand, grantsTogether } from './grant-advice.ts';
 import type { MergedPair } from './learned-pairs.ts';
 
 export interface PolicyOrdersOptions {
@@ -264,13 +266,15 @@ export class PolicyOrders {
     return notes;
   }
 
-  /** What the change leaves out everywhere but on its own host, and what it lets in. */
-  #effects(before: Policy, after: Policy): Pick<GrantChangeDocument, 'leftOut' | 'letIn'> {
+  /** What the change leaves out everywhere, and what it lets in. */
+  #effects(before: Policy, after: Policy): Pick<GrantChangeDocument, 'leftOut' | 'letIn' | 'keep'> {
     const { snapshots, ungranted } = this.#options;
     const could = grantBook(before);
     const can = grantBook(after);
     const all = new Map<string, { hostId: string; host: string; service: string; ids: Set<string> }>();
-    const shown = [...snapshots.value.services.values()].flatMap(({ instances }) => instances);
+    const shown = [...snapshots.value.services.values()]
+      .flatMap(({ instances }) => instances)
+      .filter((instance) => !isExternal(instance));
     for (const { id, hostId, host, service } of [...shown, ...ungranted.value]) {
       const key = `${hostId} ${service}`;
       const known = all.get(key);
@@ -281,7 +285,11 @@ export class PolicyOrders {
       [...all.values()]
         .filter(({ hostId, service }) => could(hostId, service) === gone && can(hostId, service) !== gone)
         .map(({ host, service, ids }) => ({ host, service, instances: ids.size }));
-    return { leftOut: of(true), letIn: of(false) };
+    const [leftOut, letIn] = [of(true), of(false)];
+    if (leftOut.length === 0) return { leftOut, letIn };
+    const lost = [...all.values()].filter(({ hostId, service }) => could(hostId, service) && !can(hostId, service));
+    const stay = [...all.values()].filter(({ hostId, service }) => can(hostId, service));
+    return { leftOut, letIn, keep: grantsTogether(after, lost, stay)?.map(allowCommand) ?? null };
   }
 }
 

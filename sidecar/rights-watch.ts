@@ -1,8 +1,10 @@
 import type { Conditions } from '../src/base/conditions.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
-import { emptySnapshot, type Snapshot } from '../src/catalog/snapshot.ts';
-import { comeBackHint, grantBook, isRevoked, type Policy } from '../src/model/policy.ts';
+import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
+import { isExternal } from '../src/model/instance.ts';
+import { comeBackHint, isRevoked, type Policy } from '../src/model/policy.ts';
+import { grantAdvice, type Offer } from './grant-advice.ts';
 
 const ownId = 'policy.own';
 const othersId = 'policy.ungranted';
@@ -19,50 +21,71 @@ export interface RightsWatchOptions {
 }
 
 /**
- * Says when this host offers what it may not, which all other hosts leave out; when others do, which is left out here; and
- * when this host was revoked. Costs what changed.
+ * Says when this host offers what it may not, which every host leaves out, and this one too; when others do; and when this
+ * host was revoked. Costs what changed, and while something is left out, a look at who offers what whenever that changes.
  */
 export function watchRights({ self, policy, snapshots, ungranted, conditions }: RightsWatchOptions): () => void {
   let seen = emptySnapshot;
-  /** This host's instances, by service. */
-  const own = new Map<string, number>();
-  const look = (): void => {
-    const snapshot = snapshots.value;
-    for (const { key, after } of snapshot.services.changesSince(seen.services)) {
-      const count = after?.instances.filter(({ hostId }) => hostId === self.hostId).length ?? 0;
-      if (count === 0) own.delete(key);
-      else own.set(key, count);
-    }
-    seen = snapshot;
-    const mayOffer = grantBook(policy.value);
-    const services = [...own.keys()].filter((service) => !mayOffer(self.hostId, service)).sort();
-    const [first] = services;
-    if (first === undefined) conditions.clear(ownId);
+  /** Who has instances in the picture, by service. */
+  const offered = new Map<string, readonly Offer[]>();
+  const tell = (): void => {
+    const own = ungranted.value.filter(({ hostId }) => hostId === self.hostId);
+    const others = ungranted.value.filter(({ hostId }) => hostId !== self.hostId);
+    const advice = (wanted: Offer): string => grantAdvice(policy.value, wanted, [...offered.values()].flat());
+    if (own[0] === undefined) conditions.clear(ownId);
     else {
-      const message = `this host has no grant to offer ${named(services)}: all other hosts leave out what it has of it`;
-      const hint = `on the authority's host: legate host allow ${self.hostName} ${first}`;
-      conditions.raise(ownId, 'warning', message, hint);
+      const services = [...new Set(own.map(({ service }) => service))].sort();
+      const message = `this host has no grant to offer ${named(services)}: what it has of it is left out everywhere, here too`;
+      conditions.raise(ownId, 'warning', message, advice({ ...own[0], service: services[0] ?? own[0].service }));
+    }
+    if (others[0] === undefined) conditions.clear(othersId);
+    else {
+      const pairs = [...new Set(others.map(({ host, service }) => `${host} offers ${service}`))].sort();
+      const message = `${named(pairs)} without a grant: that is left out`;
+      conditions.raise(othersId, 'note', message, `if it is to be offered, ${advice(others[0])}`);
     }
     if (!isRevoked(policy.value, self.hostId)) conditions.clear(revokedId);
     else {
       conditions.raise(revokedId, 'error', 'this host was revoked: no other host talks to it any more', comeBackHint);
     }
   };
-  const lookAtOthers = (list: readonly Ungranted[]): void => {
-    const pairs = [...new Set(list.map(({ host, service }) => `${host} offers ${service}`))].sort();
-    const [first] = list;
-    if (first === undefined) conditions.clear(othersId);
-    else {
-      const hint = `if that is right: legate host allow ${first.host} ${first.service}, on the authority's host`;
-      conditions.raise(othersId, 'note', `${named(pairs)} without a grant: that is left out`, hint);
+  const look = (snapshot: Snapshot): void => {
+    let isChanged = false;
+    for (const { key, after } of snapshot.services.changesSince(seen.services)) {
+      const offers = after === undefined ? [] : offersOf(after);
+      if (isSame(offers, offered.get(key) ?? [])) continue;
+      isChanged = true;
+      if (offers.length === 0) offered.delete(key);
+      else offered.set(key, offers);
     }
+    seen = snapshot;
+    if (isChanged && ungranted.value.length > 0) tell();
   };
-  look();
-  lookAtOthers(ungranted.value);
-  const ends = [policy.subscribe(look), snapshots.subscribe(look), ungranted.subscribe(lookAtOthers)];
+  look(snapshots.value);
+  tell();
+  const ends = [policy.subscribe(tell), snapshots.subscribe(look), ungranted.subscribe(tell)];
   return () => {
     for (const end of ends) end();
   };
+}
+
+/** The hosts that have instances of it, each once. */
+function offersOf({ name, instances }: Service): readonly Offer[] {
+  const hosts = new Map<string, Offer>();
+  for (const instance of instances) {
+    const { hostId, host } = instance;
+    if (!isExternal(instance)) hosts.set(hostId, { hostId, host, service: name });
+  }
+  return [...hosts.values()];
+}
+
+function isSame(one: readonly Offer[], other: readonly Offer[]): boolean {
+  return (
+    one.length === other.length &&
+    one.every(({ hostId, host }, at) => {
+      return other[at]?.hostId === hostId && other[at].host === host;
+    })
+  );
 }
 
 function named(texts: readonly string[]): string {

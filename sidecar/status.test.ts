@@ -15,6 +15,7 @@ function status(over: Partial<StatusParts>) {
     self: { hostId: '1', hostName: 'web-1', address: '10.77.0.1' },
     ...{ mesh: 'home', version: '0.1.0', startedAtMs: 0, startedMonotonicMs: 0 },
     snapshot: () => emptySnapshot,
+    own: () => [],
     confirmedAtMs: () => undefined,
     stores: { used: embedded, wanted: embedded },
     isOfMesh: () => false,

@@ -23,6 +23,8 @@ export interface StatusParts {
   readonly clock: Clock;
   readonly conditions: Conditions;
   readonly snapshot: () => Snapshot;
+  /** This host's instances, also those that it may not offer. */
+  readonly own: () => Iterable<{ readonly service: string }>;
   readonly confirmedAtMs: () => number | undefined;
   /** The store in use, if any, and the one that is to be. */
   readonly stores: { readonly used: StoreConfig | undefined; readonly wanted: StoreConfig };
@@ -47,13 +49,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
   const store = parts.store();
   const confirmedAtMs = parts.confirmedAtMs();
   const { containers, ...docker } = parts.docker();
-  let instances = 0;
-  let services = 0;
-  for (const service of snapshot.services.values()) {
-    const own = service.instances.filter((instance) => instance.hostId === parts.self.hostId).length;
-    instances += own;
-    if (own > 0) services += 1;
-  }
+  const own = [...parts.own()].map(({ service }) => service);
   return {
     host: { id: parts.self.hostId, name: parts.self.hostName, address: parts.self.address },
     mesh: parts.mesh,
@@ -76,7 +72,7 @@ export function statusDocument(parts: StatusParts): StatusDocument {
     docker,
     vip: parts.vip(),
     callers: parts.callers(),
-    here: { containers, instances, services, links: parts.links() },
+    here: { containers, instances: own.length, services: new Set(own).size, links: parts.links() },
     names: parts.names(),
     tunnels: parts.tunnels
       .filter((tunnel) => tunnel.state !== 'idle')

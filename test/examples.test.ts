@@ -4,6 +4,7 @@ import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync, statSync, writ
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import type { Consumed } from '../examples/demo/world.ts';
 import { checkout, must, run, type Teardown, temporaryFolder } from './support/agent.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
@@ -92,6 +93,25 @@ t.test('services from a file', { skip: unless('command:curl', 'command:bash'), t
   t.match(both, new RegExp(`${names.get('18082')}`), 'SRV tells the port of the instance with the tag');
   t.match(one, /critical .*shop-blue/);
   t.same(answers(one), ['green'], 'the other one answers at the same address');
+});
+
+t.test('the consumer of the demonstration tells every attempt, also of a question that was cut twice', async (t) => {
+  let taken = 0;
+  const server = createServer((socket) => {
+    taken += 1;
+    if (taken <= 2) socket.once('data', () => socket.resetAndDestroy());
+    else socket.end('db-1\n');
+  }).listen(0, '127.0.0.1');
+  t.teardown(() => server.close());
+  await once(server, 'listening');
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  const consumer = join(checkout, 'examples', 'demo', 'consumer.mjs');
+  const seen = JSON.parse(
+    await must(process.execPath, consumer, '127.0.0.1', String(port), '1', '1', '5000'),
+  ) as Consumed;
+  t.match(seen, { asked: 1, answers: { 'db-1': 1 }, unanswered: 0, failures: { length: 2 } });
+  t.ok(seen.failures.every(({ beganAt, endedAt }) => beganAt > 0 && endedAt >= beganAt));
 });
 
 t.test('labelled containers', { skip: unless('docker', 'nft', 'command:bash'), timeout: 240_000 }, async (t) => {

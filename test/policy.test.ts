@@ -200,10 +200,17 @@ t.test(
     const granted = await cli(one, 'host', 'allow', 'web-1', 'db');
     t.match(
       granted.stdout,
-      /ok web-1 may now offer only db; db may be offered only by web-1\n.+ left out: 1 instance of db on web-2/,
+      /left out from now on: 1 instance of db on web-2\n.+to keep it: legate host allow web-2 db\n.+to undo this: legate host disallow web-1 db\n.+ok web-1 may now offer only db; db may be offered only by web-1/,
     );
     await waitFor('the other one is left out', async () => (await shown(one)) === 'web-1');
-    t.match((await cli(one, 'instances', 'db')).stdout, /web-2 offers db without a grant: 1 instance left out/);
+    await waitFor('also on its own host', async () => (await shown(two)) === 'web-1');
+    for (const agent of [one, two]) {
+      t.match((await cli(agent, 'instances', 'db')).stdout, /web-2 offers db without a grant: 1 instance left out/);
+    }
+    await waitFor('and out of its links', async () => (await asked(link)) === 'refused');
+    t.match((await cli(two, 'status')).stdout, /1 instance/, 'it is still told what it has');
+    t.equal((await cli(two, 'drain', 'db')).status, 0, 'and may drain it');
+    t.equal((await cli(two, 'undrain', 'db')).status, 0);
     await complaint(one, /web-2 offers db without a grant/);
     await complaint(two, /this host has no grant to offer db.+legate host allow web-2 db/);
     const again = await cli(one, 'host', 'disallow', 'web-1', 'db', '--json');

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Commands } from './commands.ts';
@@ -8,7 +9,7 @@ export interface World {
   readonly kind: 'containers' | 'processes';
   /** Starts an instance of the service; `name` is what it answers. */
   startDatabase(name: string): Promise<void>;
-  /** SIGKILL for one instance. */
+  /** SIGKILL for one instance; resolves when it is gone, and with it its listener. */
   killDatabase(name: string): Promise<void>;
   /** Asks HOST:PORT from a consumer; the JSON line that consumer.mjs printed. */
   consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed>;
@@ -170,9 +171,12 @@ export class ProcessWorld implements World {
     await this.#register(name, port);
   }
 
-  killDatabase(name: string): Promise<void> {
-    this.#children.get(name)?.kill('SIGKILL');
-    return Promise.resolve();
+  async killDatabase(name: string): Promise<void> {
+    const child = this.#children.get(name);
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const gone = once(child, 'exit');
+    child.kill('SIGKILL');
+    await gone;
   }
 
   consume(target: string, concurrency: number, count: number, milliseconds: number): Promise<Consumed> {

@@ -1,16 +1,15 @@
 import type { Socket } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
-import type { Clock } from '../../src/base/clock.ts';
 import { describeError, LegateError, systemCode } from '../../src/base/errors.ts';
-import type { Log } from '../../src/base/log.ts';
 import { unmapped } from '../../src/model/address.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import { comeBackHint, joinAgainHint } from '../../src/model/policy.ts';
 import { applicationProtocols, type EnrolmentDesk } from '../../src/pki/desk.ts';
 import { DeskDoor } from './desk-door.ts';
 import { FrameWriter, type GatherBuffers } from './frame-writer.ts';
+import { Strangers, type StrangersOptions } from './strangers.ts';
 import { tlsOptionsOf } from './tls-contexts.ts';
-import { type PeerIdentity, peerOf, type TrustContext } from './trust.ts';
+import { claimOf, type PeerIdentity, peerOf, type TrustContext } from './trust.ts';
 import type { TunnelMetrics } from './tunnel-metrics.ts';
 
 /** Connections whose handshake is not done, in all and from one address, and how long one may take. */
@@ -22,10 +21,8 @@ const logStrangersEveryMs = 60_000;
 /** How long a refusal may take to be read. */
 const farewellMs = 1000;
 
-export interface DoorOptions {
-  readonly clock: Clock;
+export interface DoorOptions extends StrangersOptions {
   readonly metrics: TunnelMetrics;
-  readonly log: Log;
   readonly buffers: GatherBuffers;
   readonly trust: () => TrustContext | undefined;
   readonly desk: EnrolmentDesk | undefined;
@@ -46,6 +43,7 @@ interface Handshake {
 export class TunnelDoor {
   readonly #options: DoorOptions;
   readonly #desk: DeskDoor | undefined;
+  readonly #strangers: Strangers;
   /** Those whose handshake is not done, by both ends of the connection. */
   readonly #pending = new Map<string, Handshake>();
   readonly #byAddress = new Map<string, number>();
@@ -58,6 +56,7 @@ export class TunnelDoor {
   constructor(options: DoorOptions) {
     this.#options = options;
     const { desk, clock } = options;
+    this.#strangers = new Strangers(options);
     if (desk !== undefined) this.#desk = new DeskDoor({ desk, clock });
   }
 
@@ -72,9 +71,11 @@ export class TunnelDoor {
     const address = unmapped(raw.remoteAddress ?? '');
     const here = this.#byAddress.get(address) ?? 0;
     const key = keyOf(raw);
-    if (server === undefined || this.#pending.size >= maxHandshakes || here >= maxHandshakesPerAddress || key === '') {
+    const isFull = this.#pending.size >= maxHandshakes || here >= maxHandshakesPerAddress;
+    if (server === undefined || isFull || key === '') {
       metrics.turnedAway('limit');
       raw.destroy();
+      if (server !== undefined && key !== '') this.#tellFlood(address, here);
       return;
     }
     this.#byAddress.set(address, here + 1);
@@ -101,6 +102,7 @@ export class TunnelDoor {
   close(): void {
     for (const { raw } of this.#pending.values()) raw.destroy();
     this.#desk?.close();
+    this.#strangers.close();
   }
 
   /** A server that listens nowhere: it makes TLS of connections with the present certificate. */
@@ -153,6 +155,12 @@ export class TunnelDoor {
     });
   }
 
+  #tellFlood(address: string, here: number): void {
+    const isIts = here >= maxHandshakesPerAddress;
+    const limit = isIts ? `${maxHandshakesPerAddress} of this address` : `${maxHandshakes} in all`;
+    this.#strangers.flooded(address, `too many handshakes are not done (${limit})`);
+  }
+
   /** A handshake is over; whether it still was not. */
   #settle(key: string): boolean {
     const handshake = this.#pending.get(key);
@@ -185,11 +193,15 @@ export class TunnelDoor {
       (peer.hostId === now.credentials.hostId && protocol === applicationProtocols.tunnel)
     ) {
       metrics.turnedAway('certificate');
+      const claim = claimOf(socket, now.credentials.mesh);
+      const problem = typeof peer === 'string' ? peer : "it shows this host's own certificate";
+      if (claim !== undefined) this.#strangers.claimed(address, claim, problem);
       this.#refuse(socket, typeof peer === 'string' ? inOwnWords(peer) : 'it is this host itself');
     } else if (protocol === applicationProtocols.renew) {
       this.#desk?.serve(socket, 'renew', { address, hostId: peer.hostId });
     } else if (!onTunnel(socket, peer)) {
       metrics.turnedAway('limit');
+      this.#strangers.flooded(address, `host ${peer.hostId} has too many tunnels already`);
       this.#refuse(socket, 'too many connections of this host');
     }
   }

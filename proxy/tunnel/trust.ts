@@ -41,6 +41,12 @@ export function peerOf(socket: TLSSocket, context: TrustContext): PeerIdentity |
   return { hostId, chain, notAfterMs: Date.parse(leaf.validTo) };
 }
 
+/** The host of this mesh that the peer's certificate names, whoever has made it; undefined where it names none. */
+export function claimOf(socket: TLSSocket, mesh: string): string | undefined {
+  const named = hostIdOfNames(socket.getPeerX509Certificate()?.subjectAltName, mesh);
+  return typeof named === 'string' ? undefined : named.hostId;
+}
+
 /** Why a peer that was accepted is not to be talked to any more, whenever it showed its certificate; dates aside. */
 export function refusalOf(
   peer: PeerIdentity,

@@ -78,18 +78,19 @@ export class TunnelPlane implements Tunnels {
     });
     const buffers = new GatherBuffers();
     const trust = (): TrustContext | undefined => this.#trust();
+    const nameOf = (hostId: string): string => this.#directory.nameOf(hostId);
     this.#environment = {
       ...{ clock, log, conditions, metrics, buffers, trust, accept, contexts: this.#contexts },
       random: options.random ?? Math.random,
       endpointOf: (hostId) => this.#directory.endpointOf(hostId),
-      nameOf: (hostId) => this.#directory.nameOf(hostId),
+      nameOf,
       isLost: (hostId) => this.#directory.isLost(hostId),
       changed: (hostId) => this.#changed(hostId),
       busy: () => this.#tickLater(),
     };
     const onTunnel = (socket: Parameters<TunnelPeer['take']>[0], peer: PeerIdentity): boolean =>
       this.#phase === 'running' && this.#peer(peer.hostId).take(socket, peer);
-    this.#door = new TunnelDoor({ clock, log, metrics, buffers, trust, desk, onTunnel });
+    this.#door = new TunnelDoor({ clock, log, conditions, metrics, buffers, trust, desk, nameOf, onTunnel });
   }
 
   /** Resolves when the first try to listen was made, if there is something to show. */

@@ -98,6 +98,8 @@ export interface GrantChangeDocument {
   /** The hosts that may offer the service now; null: any host to which nothing is granted. */
   readonly offeredBy: readonly string[] | null;
   readonly leftOut: readonly OfferDocument[];
+  /** The commands that together give back what was left out; null: they are too many. */
+  readonly keep?: readonly string[] | null;
   readonly letIn: readonly OfferDocument[];
   readonly stored: boolean;
   /** Names that may be mistyped. */

@@ -745,6 +745,28 @@ t.test('service set and forget say what holds now', async (t) => {
   t.strictSame(JSON.parse((await go('forget', 'db', '--json')).stdout), { forgotten: 'db', vips: ['240.77.118.4'] });
 });
 
+t.test('to drain a service that is not on this host tells where it is', async (t) => {
+  let instances: readonly object[] = [
+    { ...canned.instances[0], host: 'web-3' },
+    { ...canned.instances[0], host: 'web-2' },
+  ];
+  const admin = await fakeAdmin(t, (request): Answer => {
+    return { json: request.url === '/api/drain' ? { instances: [], connections: 0 } : { instances } };
+  });
+  for (const command of ['drain', 'undrain']) {
+    const { status, stderr } = await run([command, 'db', '--admin', admin.address]);
+    t.equal(status, 1);
+    t.match(stderr, /no instance of db is on this host: 2 instances on web-2, web-3.+run it there/s);
+  }
+  t.match(admin.seen.at(-1), { method: 'GET', url: '/api/instances?service=db' });
+  instances = [];
+  t.match((await run(['drain', 'db', '--admin', admin.address])).stderr, /it has none anywhere/);
+  t.match(await run(['drain', '--host', '--admin', admin.address]), {
+    status: 0,
+    stdout: /nothing to drain on this host/,
+  });
+});
+
 t.test('drain waits until the last connection has ended, and knows when it does not', async (t) => {
   let left = 2;
   let draining = true;

@@ -36,12 +36,12 @@ export interface CatalogOptions {
 
 /**
  * This host's picture of the mesh. It begins with what was saved, follows the store when there is one, and always shows
- * this host's own instances as they are right now. Changes are folded once per microtask turn. While the store is away
+ * this host's own instances as they are right now, as far as it may offer them. Changes are folded once per microtask turn. While the store is away
  * nothing changes by itself: what was alive stays alive.
  */
 export class Catalog {
   readonly snapshots: Observable<Snapshot>;
-  /** What other hosts offer without the right to, and is in no snapshot. */
+  /** What hosts, this one as well, offer without the right to, and is in no snapshot. */
   readonly ungranted: Observable<readonly Ungranted[]>;
   readonly #latest = new Latest<Snapshot>(emptySnapshot);
   readonly #options: CatalogOptions;
@@ -417,9 +417,18 @@ export class Catalog {
   }
 
   #regrant(policy: Policy | undefined): void {
-    const { hosts, instances } = this.#rights.change(policy, this.#shown.hostIds(), this.#shown.instances);
+    const { hosts, instances } = this.#rights.change(policy, this.#shown.hostIds(), this.#records());
     for (const id of instances) this.#foldInstance(id);
     this.#refold(hosts);
+  }
+
+  /** By `<host id>/<name>`; of this host as it is now. */
+  *#records(): Iterable<readonly [string, InstanceRecord]> {
+    const { hostId } = this.#options.self;
+    for (const [id, { record }] of this.#shown.instances) {
+      if (this.#own === undefined || hostOf(id) !== hostId) yield [id, record];
+    }
+    for (const [name, record] of this.#own ?? []) yield [`${hostId}/${name}`, record];
   }
 
   #foldHost(hostId: string): void {
@@ -434,8 +443,13 @@ export class Catalog {
     const name = stored?.record.name ?? id.slice(hostId.length + 1);
     const own = hostId === this.#options.self.hostId ? this.#own : undefined;
     const shown = this.#lost.expired.has(hostId) ? undefined : stored?.record;
-    const record = own === undefined ? this.#rights.admit(id, hostId, shown) : own.get(name);
-    this.#fold.setInstance(hostId, name, record, stored?.revision ?? '');
+    const record = own === undefined ? shown : own.get(name);
+    this.#fold.setInstance(hostId, name, this.#rights.admit(id, hostId, record), stored?.revision ?? '');
+  }
+
+  #nameOf(hostId: string): string {
+    const { self } = this.#options;
+    return hostId === self.hostId ? self.hostName : (this.#shown.hosts.get(hostId)?.record.name ?? hostId);
   }
 
   /** Folds what was noted in this turn, once. */
@@ -445,7 +459,7 @@ export class Catalog {
     queueMicrotask(() => {
       this.#scheduled = false;
       const previous = this.#latest.value;
-      this.#rights.publish((hostId) => this.#shown.hosts.get(hostId)?.record.name ?? hostId);
+      this.#rights.publish((hostId) => this.#nameOf(hostId));
       const same = previous.origin === this.#origin && previous.revision === this.#revision;
       if (same && !this.#fold.dirty) return;
       this.#latest.set(this.#fold.next(previous, this.#origin, this.#revision, this.#now()));
@@ -505,7 +519,7 @@ export class Catalog {
     );
     metrics.gauge(
       'legate_catalog_ungranted_count',
-      'Instances of other hosts that are left out because no grant lets their host offer the service.',
+      'Instances that are left out because no grant lets their host offer the service.',
       [],
       () => [[[], this.ungranted.value.length]],
     );

@@ -1,5 +1,5 @@
 import { Latest, type Observable } from '../base/feed.ts';
-import type { InstanceRecord } from '../model/instance.ts';
+import { type InstanceRecord, isExternal } from '../model/instance.ts';
 import { grantBook, type Policy } from '../model/policy.ts';
 
 /** An instance that its host offers without the right to. */
@@ -11,11 +11,10 @@ export interface Ungranted {
   readonly service: string;
 }
 
-type Stored = ReadonlyMap<string, { readonly record: InstanceRecord }>;
-
 /**
- * What the policy lets other hosts bring into the picture: revoked ones nothing, others what they may offer. What is kept
- * out for want of a grant is listed. A host's own instances are never kept from itself: it has a right to know of them.
+ * What the policy lets hosts bring into the picture: other ones that were revoked nothing, all others and this host itself
+ * what they may offer. What is kept out for want of a grant is listed. What this host dials outside of
+ * the mesh is no offer.
  */
 export class Rights {
   readonly ungranted: Observable<readonly Ungranted[]>;
@@ -45,7 +44,8 @@ export class Rights {
   /** The record when it is to be shown. */
   admit(id: string, hostId: string, record: InstanceRecord | undefined): InstanceRecord | undefined {
     const isRevoked = this.isRevoked(hostId);
-    if (record !== undefined && !isRevoked && hostId !== this.#selfId && !this.#mayOffer(hostId, record.service)) {
+    const isOffer = record !== undefined && !(hostId === this.#selfId && isExternal(record));
+    if (isOffer && !isRevoked && !this.#mayOffer(hostId, record.service)) {
       this.#kept.set(id, { hostId, record });
       this.#changed = true;
       return undefined;
@@ -54,18 +54,18 @@ export class Rights {
     return isRevoked ? undefined : record;
   }
 
-  /** Goes by another policy: whose hosts and which instances of others have to be admitted anew. */
+  /** Goes by another policy: which hosts and which instances, by `<host id>/<name>`, have to be admitted anew. */
   change(
     policy: Policy | undefined,
     hostIds: Iterable<string>,
-    instances: Stored,
+    instances: Iterable<readonly [string, InstanceRecord]>,
   ): { readonly hosts: readonly string[]; readonly instances: readonly string[] } {
     const [mayOffer, revoked] = [this.#mayOffer, this.#revoked];
     this.#mayOffer = grantBook(policy);
     this.#revoked = revokedOf(policy);
     const hosts = [...hostIds].filter((id) => revoked.has(id) !== this.#revoked.has(id));
     const touched: string[] = [];
-    for (const [id, { record }] of instances) {
+    for (const [id, record] of instances) {
       const hostId = id.slice(0, id.indexOf('/'));
       if (mayOffer(hostId, record.service) !== this.#mayOffer(hostId, record.service)) touched.push(id);
     }

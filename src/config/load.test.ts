@@ -499,3 +499,32 @@ t.test('the file of legate register and the body of the admin API follow the sam
     ],
   });
 });
+
+t.test(
+  'what would start and not work is told on demand: files that are missing, a tunnel that nobody reaches',
+  async (t) => {
+    const text = `
+advertise: 10.0.0.1
+tunnel: {listen: "127.0.0.1:7711"}
+tls: {ca: /a, cert: /b, key: /there}
+store: {kind: etcd, endpoints: ["https://10.0.0.1:2379"], credentials_file: /c}
+authority: {passphrase_file: /d}
+`;
+    t.ok(configOf(text), 'it starts');
+    const fileFault = (path: string): string | undefined => (path === '/there' ? undefined : 'it is not there');
+    t.strictSame(faultsOf(text, { fileFault }), [
+      'legate.yaml:3:18: tunnel.listen: "127.0.0.1:7711" is loopback: no other host reaches it at 10.0.0.1 (advertise)',
+      'legate.yaml:4:11: tls.ca: "/a" cannot be read: it is not there',
+      'legate.yaml:4:21: tls.cert: "/b" cannot be read: it is not there',
+      'legate.yaml:5:77: store.credentials_file: "/c" cannot be read: it is not there',
+      'legate.yaml:6:30: authority.passphrase_file: "/d" cannot be read: it is not there',
+    ]);
+    for (const fine of [
+      'tunnel: {listen: "127.0.0.1:7711"}',
+      'advertise: 127.0.0.2\ntunnel: {listen: "127.0.0.1:7711"}',
+      '',
+    ]) {
+      t.strictSame(faultsOf(fine, { fileFault }), []);
+    }
+  },
+);

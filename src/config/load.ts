@@ -15,6 +15,7 @@ import {
   options,
   variableOf,
 } from './options.ts';
+import { checkSurroundings, type FileFault } from './surroundings.ts';
 import { parseTree, type Tree } from './tree.ts';
 
 export interface ConfigSources {
@@ -28,6 +29,8 @@ export interface ConfigSources {
     /** The address of the default route; a throw becomes a fault that asks for `advertise`. */
     advertise(): string;
   };
+  /** To have what would start, and not work as it is written, among the faults. */
+  readonly fileFault?: FileFault;
 }
 
 export type LoadResult = { readonly config: Config } | { readonly faults: readonly Fault[]; readonly count: number };
@@ -53,6 +56,7 @@ export function loadConfig(sources: ConfigSources): LoadResult {
   values.fillDefaults();
   // What depends on several values is checked on what was read, so that these faults come with the others.
   const config = assemble(values, faults);
+  if (sources.fileFault !== undefined) checkSurroundings(values, faults, sources.fileFault);
   if (config === undefined || faults.count > 0) return { faults: faults.list(), count: faults.count };
   return { config };
 }

@@ -16,6 +16,8 @@ export interface StoreTrust {
   readonly clearUnderlay: boolean;
   /** What a host is called, as far as that is known. */
   readonly nameOf: (hostId: string) => string | undefined;
+  /** The id of a living host that has this name or this address; undefined where none has. */
+  readonly livingHost: (name: string, address: string) => string | undefined;
 }
 
 /**

@@ -234,7 +234,12 @@ const connections = [
 const accepted: readonly SmugglingCase[] = [
   { name: 'an empty line at the front', bytes: `\r\n${get('X: y').replace(hidden, '')}`, status: 200, requests: 1 },
   { name: 'no space behind the colon', bytes: 'GET / HTTP/1.1\r\nHost:db\r\n\r\n', status: 200, requests: 1 },
-  { name: 'space around a value', bytes: 'GET / HTTP/1.1\r\nHost: db\r\nX: \t y \t \r\n\r\n', status: 200, requests: 1 },
+  {
+    name: 'space around a value',
+    bytes: 'GET / HTTP/1.1\r\nHost: db\r\nX: \t y \t \r\n\r\n',
+    status: 200,
+    requests: 1,
+  },
   { name: 'obs-text in a value', bytes: 'GET / HTTP/1.1\r\nHost: db\r\nX: é\r\n\r\n', status: 200, requests: 1 },
   {
     name: 'a field with an underscore',

@@ -19,6 +19,7 @@ export function testTrust(
     credentials: new Latest(credentials),
     policy,
     versionOf: () => undefined,
+    livingHost: () => undefined,
     clearUnderlay: false,
     nameOf: (id) => names[id],
   };

@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
@@ -32,18 +32,26 @@ export function addConfigCommands({ program, session, register }: CommandTools):
   register<GlobalOptions>(check, async (options, path = '') => {
     const { terminal } = session;
     const file = readConfigFile(path);
-    // The file alone is checked; whether this machine has a route is not its fault.
-    const result = loadConfig({
+    // The file is checked, and the files that it names; whether this machine has a route is not its fault.
+    const sources = {
       file,
       env: {},
       flags: {},
       defaults: { hostname: hostname(), advertise: addressOrLoopback },
-    });
+    };
+    const result = loadConfig({ ...sources, fileFault });
+    const starts = 'config' in loadConfig(sources);
     const faults = 'faults' in result ? result.faults : [];
     const count = 'faults' in result ? result.count : 0;
     if (options.json) printJson(terminal, { file: path, count, faults });
     else if (count === 0) terminal.lines([`${printable(path)}: no faults`]);
-    else printFaults((line) => terminal.lines([line]), faults, count, 'it would not start.');
+    else
+      printFaults(
+        (line) => terminal.lines([line]),
+        faults,
+        count,
+        starts ? 'it would start, and not work as written.' : 'it would not start.',
+      );
     return count === 0 ? exitStatus.done : exitStatus.usage;
   });
 
@@ -56,6 +64,15 @@ export function addConfigCommands({ program, session, register }: CommandTools):
     else session.terminal.write(optionsText());
     return exitStatus.done;
   });
+}
+
+function fileFault(path: string): string | undefined {
+  try {
+    accessSync(path, constants.R_OK);
+    return undefined;
+  } catch (error) {
+    return describeError(error);
+  }
 }
 
 function addressOrLoopback(): string {

@@ -9,6 +9,7 @@ import { type CommandTools, examples, type GlobalOptions, printJson, type Sessio
 import { clean, plural, span } from '../words.ts';
 
 const pollMs = 250;
+const maxHostsNamed = 5;
 /** Before this there is no progress to show. */
 const progressAfterMs = 1000;
 
@@ -44,9 +45,7 @@ export function addDrainCommands({ program, session, register }: CommandTools): 
   register<DrainOptions>(undraining, async (options, target) => {
     const { terminal } = session;
     const json = { ...targetOf(options, target), undrain: true };
-    const result = await withClient(session, options, (client) =>
-      client.json<DrainResultDocument>('/api/drain', { method: 'POST', json }),
-    );
+    const result = await withClient(session, options, (client) => order(client, json));
     if (options.json) printJson(terminal, result);
     else terminal.lines(listed(session, result, 'takes new connections again', 'nothing to undrain on this host'));
     return exitStatus.done;
@@ -61,6 +60,21 @@ function targetOf(options: DrainOptions, target: string | undefined): DrainDocum
   }
   if (target === undefined) return { host: true };
   return target.includes('/') ? { id: target } : { service: target };
+}
+
+/** E_NOT_FOUND for a service without instances on the host that is asked, with where they are. */
+async function order(client: AdminClient, json: DrainDocument): Promise<DrainResultDocument> {
+  const result = await client.json<DrainResultDocument>('/api/drain', { method: 'POST', json });
+  const { service } = json;
+  if (service === undefined || result.instances.length > 0) return result;
+  const path = `/api/instances?service=${encodeURIComponent(service)}`;
+  const { instances } = clean(await client.json<{ instances: readonly InstanceDocument[] }>(path));
+  const hosts = [...new Set(instances.map(({ host }) => host))].sort();
+  const named = hosts.slice(0, maxHostsNamed).join(', ') + (hosts.length > maxHostsNamed ? ', …' : '');
+  const where = hosts.length === 0 ? 'it has none anywhere' : `${plural(instances.length, 'instance')} on ${named}`;
+  throw new LegateError('E_NOT_FOUND', `no instance of ${printable(service)} is on this host: ${where}`, {
+    hint: hosts.length === 0 ? 'legate services lists what there is' : 'run it there',
+  });
 }
 
 function listed(session: Session, result: DrainResultDocument, what: string, none: string): string[] {
@@ -78,7 +92,7 @@ async function drain(session: Session, options: DrainOptions, target: string | u
   }
   return withClient(session, options, async (client) => {
     const begunMs = performance.now();
-    const first = await client.json<DrainResultDocument>('/api/drain', { method: 'POST', json: body });
+    const first = await order(client, body);
     if (!options.json) {
       terminal.lines(listed(session, first, 'takes no new connections', 'nothing to drain on this host'));
     }

@@ -115,9 +115,21 @@ export function learnedLines({ mode, pairs }: LearnedDocument, view: View): stri
   return renderTable(columns, rows, view);
 }
 
-/** What became of a grant: what the host may offer, who may offer the service, and what is left out because of it. */
+/** What is left out because of a grant, how it would stay, and how all is as before. */
+function leftOutLines({ host, service, offers, leftOut, keep }: GrantChangeDocument, { style }: View): string[] {
+  if (leftOut.length === 0) return [];
+  const on = offers?.includes(service) === true;
+  const undo = `legate host ${on ? 'disallow' : 'allow'} ${host} ${service === '*' ? "'*'" : service}`;
+  const kept = keep ? [`to keep ${leftOut.length === 1 ? 'it' : 'them'}: ${keep.join(' && ')}`] : [];
+  return [
+    ...leftOut.map((offer) => ` ${style.paint(style.note, 'yellow')} left out from now on: ${offerText(offer)}`),
+    ...[...kept, `to undo this: ${undo}`].map((text) => ` ${style.note} ${text}`),
+  ];
+}
+
+/** What became of a grant: what is left out because of it, what the host may offer, and who may offer the service. */
 export function grantChangeLines(change: GrantChangeDocument, view: View): string[] {
-  const { host, service, changed, offers, offeredBy, leftOut, letIn, stored } = change;
+  const { host, service, changed, offers, offeredBy, letIn, stored } = change;
   const { style } = view;
   const may =
     offers === null
@@ -127,12 +139,7 @@ export function grantChangeLines(change: GrantChangeDocument, view: View): strin
         : `${host} may now offer only ${offers.join(', ')}`;
   const by = offeredBy === null || service === '*' ? '' : `; ${service} may be offered only by ${offeredBy.join(', ')}`;
   const unchanged = changed ? '' : 'nothing changed: ';
-  const lines = [` ${style.paint(style.good, 'green')} ${unchanged}${may}${by}`];
-  for (const offer of leftOut) {
-    lines.push(
-      ` ${style.paint(style.note, 'yellow')} its instances of ${offer.service} are left out: ${offerText(offer)}`,
-    );
-  }
+  const lines = [...leftOutLines(change, view), ` ${style.paint(style.good, 'green')} ${unchanged}${may}${by}`];
   for (const offer of letIn) lines.push(` ${style.note} let in: ${offerText(offer)}`);
   if (!stored) lines.push(` ${style.note} the store does not have it yet: other hosts follow when it answers`);
   return lines;

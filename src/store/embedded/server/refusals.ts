@@ -7,6 +7,8 @@ export interface RefusalsOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly conditions: Conditions;
+  /** The id of a living host that has this name or this address. */
+  readonly livingHost?: ((name: string, address: string) => string | undefined) | undefined;
 }
 
 /** Who was not let in, and why: the end of a sentence about it. */
@@ -36,6 +38,8 @@ interface Shown {
 const maxShown = 20;
 /** What is said of one of them is taken back after a while without a further refusal. */
 const quietMs = 2 * 60_000;
+/** A sidecar that runs tries again within 10 s: one that has kept quiet for longer has been stopped. */
+const revokedQuietMs = 30_000;
 /** Deeds of one host that are told apart, and those that are named. What is said changes, and is logged, with each. */
 const maxDeeds = 20;
 const namedDeeds = 3;
@@ -57,10 +61,7 @@ export class Refusals {
   connection({ address, why, revoked }: RefusedClient): void {
     const at = printable(truncate(address, 60));
     if (revoked !== undefined) {
-      const name = printable(truncate(revoked.name, 80));
-      const hint = `stop the sidecar of ${name}; to have it back: legate token, then legate join --again there`;
-      const message = `host ${name} was revoked and still tries to reach the store, from ${at}`;
-      this.#raise(`revoked.${revoked.hostId}`, this.#shownAs(`revoked.${revoked.hostId}`, message), hint);
+      this.#revoked({ name: printable(truncate(revoked.name, 80)), hostId: revoked.hostId, at });
       return;
     }
     const cause = why
@@ -70,6 +71,17 @@ export class Refusals {
     const hint = 'a host comes back with legate join; if it is none of yours, keep it away from this port';
     const name = `client.${at}.${cause}`;
     this.#raise(name, this.#shownAs(name, `the store refuses a client from ${at}: ${why}`), hint);
+  }
+
+  /** Whoever took its name or its address since is another host, and not to be stopped in its stead. */
+  #revoked({ name, hostId, at }: { readonly name: string; readonly hostId: string; readonly at: string }): void {
+    const living = this.#options.livingHost?.(name, at);
+    const other =
+      living === undefined || living === hostId ? '' : `, not host ${living}, which has its name or address now`;
+    const back = other === '' ? '; to have it back: legate token, then legate join --again there' : '';
+    const hint = `if it is still running, stop the sidecar whose id is ${hostId}${other}${back}`;
+    const message = `host ${name} (${hostId}) was revoked and still tries to reach the store, from ${at}`;
+    this.#raise(`revoked.${hostId}`, this.#shownAs(`revoked.${hostId}`, message), hint, revokedQuietMs);
   }
 
   /** A host that may not do what it asked for. */
@@ -100,11 +112,11 @@ export class Refusals {
     return shown;
   }
 
-  #raise(name: string, shown: Shown | undefined, hint: string): void {
+  #raise(name: string, shown: Shown | undefined, hint: string, lastsMs = quietMs): void {
     if (shown === undefined) return;
     const { clock, conditions } = this.#options;
     shown.cancel();
-    shown.cancel = clock.after(quietMs, () => this.#end(name));
+    shown.cancel = clock.after(lastsMs, () => this.#end(name));
     conditions.raise(prefix + name, 'warning', shown.message, hint);
   }
 

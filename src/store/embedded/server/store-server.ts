@@ -55,7 +55,7 @@ export async function serveStore(options: StoreServerOptions): Promise<StoreServ
   });
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const accept = injector.injectConnection.bind(injector);
-  const refusals = new Refusals({ clock, metrics, conditions });
+  const refusals = new Refusals({ clock, metrics, conditions, livingHost: trust?.livingHost });
   const connections = new Connections({ listen, trust, refusals, clock, log, metrics, conditions, accept });
   const drop = connections.drop.bind(connections);
   const outstanding = new Outstanding(limits.outstandingBytes);
