@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, request, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import t, { type Test } from 'tap';
+import { type Clock, ManualClock, systemClock } from '../../src/base/clock.ts';
 import type { Service } from '../../src/catalog/snapshot.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import {
@@ -15,9 +16,14 @@ import {
 } from '../link-plane.fixture.ts';
 
 /** A bed before backends at these ports, which speak HTTP. */
-function before(t: Test, ports: readonly number[], fields: Partial<Service> = {}): Promise<Bed> {
+function before(
+  t: Test,
+  ports: readonly number[],
+  fields: Partial<Service> = {},
+  clock: Clock = systemClock,
+): Promise<Bed> {
   const instances = ports.map((port, index) => instanceOf({ name: `i${index}`, port, protocol: 'http' }));
-  return startBed(t, { services: [serviceOf(instances, { protocol: 'http', ...fields })] });
+  return startBed(t, { services: [serviceOf(instances, { protocol: 'http', ...fields })], clock });
 }
 
 /** A backend that answers with what the function writes, for each whole head that comes (bodies are the function's). */
@@ -395,4 +401,59 @@ t.test('what a slow client has yet to take is not overwritten by the next answer
     if (!data.subarray(data.indexOf('\r\n\r\n') + 4).equals(Buffer.alloc(size, 'slow'))) wrong += 1;
   }
   t.equal(wrong, 0);
+});
+
+t.test('a sidecar that leaves lets requests end, and takes no further ones', async (t) => {
+  let answer = (): void => undefined;
+  const port = await served(t, (request, response) => {
+    if (request.url === '/slow') answer = () => void response.end('at last');
+    else response.end('quick');
+  });
+  const bed = await before(t, [port]);
+  const idle = dial(t, bed.port);
+  const idleEnds = outcome(idle);
+  idle.write(get());
+  await new Promise((resolve) => idle.once('data', resolve));
+  const busy = dial(t, bed.port);
+  const busyEnds = outcome(busy);
+  busy.write(get('/slow'));
+  await waitFor('the request to arrive', () => bed.plane.activeConnections({ instance: 'here/i0' }) === 1);
+  const drained = bed.plane.drain(10_000);
+  t.equal((await idleEnds).how, 'end', 'a connection that waits for a request is closed');
+  idle.destroy();
+  answer();
+  const { data, how } = await busyEnds;
+  t.equal(how, 'end');
+  t.match(data.toString(), /^HTTP\/1\.1 200 OK\r\n.*Connection: close\r\n.*at last/s);
+  busy.destroy();
+  t.equal(await drained, 0, 'nothing was reset');
+});
+
+t.test('what takes too long is ended', async (t) => {
+  const clock = new ManualClock();
+  const silent = await scripted(t, () => undefined);
+  const bed = await before(t, [silent.port], {}, clock);
+  const ended = async (text: string, ms: number, arrived = silent.heads.length): Promise<string> => {
+    const socket = dial(t, bed.port);
+    const all = outcome(socket);
+    const received = (): number => bed.plane.links()[0]?.bytes.received ?? 0;
+    const expected = received() + text.length;
+    if (text !== '') socket.write(text);
+    const isThere = (): boolean => received() === expected && silent.heads.length === arrived;
+    await waitFor('it to be read', () => bed.plane.activeConnections() === 1 && isThere());
+    for (let passed = 0; passed <= ms; passed += 250) await clock.advance(250);
+    socket.end();
+    const { data } = await all;
+    socket.destroy();
+    await waitFor('it to be gone', () => bed.plane.activeConnections() === 0);
+    return data.toString('latin1').split('\r\n')[0] ?? '';
+  };
+  t.equal(await ended('GET / HTTP/1.1\r\nHo', 15_000), 'HTTP/1.1 408 Request Timeout', 'a head');
+  t.equal(
+    await ended('POST / HTTP/1.1\r\nHost: db\r\nContent-Length: 9\r\n\r\nhi', 60_000, 1),
+    'HTTP/1.1 408 Request Timeout',
+    'a body',
+  );
+  t.equal(await ended(get(), 61_000, 2), 'HTTP/1.1 504 Gateway Timeout', 'an answer');
+  t.equal(await ended('', 75_000), '', 'silence');
 });

@@ -402,7 +402,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       return;
     }
     const upstream = this.#upstream;
-    const wasSent = upstream.open || upstream.requests > 0;
+    const wasOpen = upstream.open;
     if (this.#answered) {
       this.#report.problem = failure.problem;
       this.#dropUpstream();
@@ -413,10 +413,10 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
     } else if (failure.exhausted !== undefined || failure.denied === true) this.#giveUp(failure);
-    else if (upstream.open && wasSent && !this.#mayRepeat()) {
+    else if (wasOpen && !this.#mayRepeat()) {
       this.#dropUpstream(failure);
       this.#answer({ status: timedOut ? 504 : 502, reason: failure.problem });
-    } else this.#failAttempt(failure);
+    } else this.#failAttempt(failure, timedOut ? 504 : wasOpen ? 502 : 503);
   }
 
   /** Whether the instance closed a connection that was kept, before it had heard of this request: nothing has failed. */
@@ -445,7 +445,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#answer({ status: failure.denied === true ? 403 : 503, reason: failure.problem });
   }
 
-  #failAttempt(failure: UpstreamFailure): void {
+  /** `status`: what the client is told when there is no other try. */
+  #failAttempt(failure: UpstreamFailure, status = 503): void {
     const backend = this.#backend;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
@@ -454,14 +455,14 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#response.forget();
     this.#backend = undefined;
     if (backend !== undefined) this.#options.route.ended(backend);
-    this.#afterFailure('attempt', failure.problem, backend === undefined ? undefined : { backend, failure });
+    this.#afterFailure('attempt', failure.problem, backend && { backend, failure, status });
   }
 
   /** Tries again, at once or later, waits for something to connect to, or gives up. */
   #afterFailure(
     what: 'attempt' | 'pick',
     problem: string | undefined,
-    failed?: { readonly backend: Backend; readonly failure: UpstreamFailure },
+    failed?: { readonly backend: Backend; readonly failure: UpstreamFailure; readonly status: number },
   ): void {
     const { route, environment } = this.#options;
     const next = this.#attempts?.after(what) ?? { kind: 'over' };
@@ -470,7 +471,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (failed !== undefined) route.attemptFailed(failed.backend, { ...failed.failure, retried });
     if (!retried) {
       route.refused(what === 'pick' ? problem : undefined);
-      this.#answer({ status: 503, reason: problem ?? 'no instance is usable', retryAfter: 1 });
+      const status = failed?.status ?? 503;
+      this.#answer({ status, reason: problem ?? 'no instance is usable', ...(status === 503 && { retryAfter: 1 }) });
     } else if (next.kind === 'again' && next.afterMs === 0) this.#attempt();
     else if (next.kind !== 'over') {
       this.#leaveLobby = wait;

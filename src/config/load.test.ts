@@ -231,7 +231,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ],
     [
       'services: {a: {balance: hsah}}',
-      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, random (p2c-latency, hash are not yet in this version)',
+      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, p2c-latency, random (p2c-latency, hash are not yet in this version)',
     ],
     [
       'store: {kind: consul, endpoints: ["http://127.0.0.1:8500"], lease_ttl: 3s}',
@@ -265,7 +265,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ['network: {mode: flat}', '1:17: network.mode: "flat" is not yet in this version; leave it at "off"'],
     [
       'services: {a: {balance: hash}}',
-      '1:25: services.a.balance: "hash" is not yet in this version; it has round-robin, least-connections, random',
+      '1:25: services.a.balance: "hash" is not yet in this version; it has round-robin, least-connections, p2c-latency, random',
     ],
     [
       'services: {a: {external: ["x:1", "x", "x:0"]}}',
