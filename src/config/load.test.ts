@@ -231,7 +231,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ],
     [
       'services: {a: {balance: hsah}}',
-      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, p2c-latency, random (p2c-latency, hash are not yet in this version)',
+      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, p2c-latency, random (hash is not yet in this version)',
     ],
     [
       'store: {kind: consul, endpoints: ["http://127.0.0.1:8500"], lease_ttl: 3s}',
