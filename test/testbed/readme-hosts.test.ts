@@ -82,7 +82,7 @@ async function joinedHosts(t: Test): Promise<void> {
         await waitFor(`host ${host} to be ready`, async () => (await at.tryRun('legate', 'status')).status === 0);
         continue;
       }
-      const expected = /^(?:echo|touch|legate (?:init|join)) /.test(command) ? /^/ : expectedOf(command);
+      const expected = /^(?:mkdir|echo|legate (?:init|join)) /.test(command) ? /^/ : expectedOf(command);
       const stdout = await waitFor(
         `${written} on host ${host}`,
         async () => {
