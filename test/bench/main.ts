@@ -7,6 +7,7 @@ import { Terminal } from '../../sidecar/cli/terminal.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Bench, BenchOptions, Figure } from './bench.ts';
 import { dnsBench } from './dns.ts';
+import { httpBench } from './http.ts';
 import { lifecycleBench } from './lifecycle.ts';
 import { meshBench } from './mesh.ts';
 import { judge, type Machine, machineLine, tableOf, thisMachine } from './report.ts';
@@ -14,7 +15,7 @@ import { scaleBench } from './scale.ts';
 import { tcpBench } from './tcp.ts';
 import { tunnelBench } from './tunnel.ts';
 
-const benches: readonly Bench[] = [tcpBench, dnsBench, lifecycleBench, scaleBench, meshBench, tunnelBench];
+const benches: readonly Bench[] = [tcpBench, httpBench, dnsBench, lifecycleBench, scaleBench, meshBench, tunnelBench];
 const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] [--whole N] (these for tunnel)`;
 
 interface Outcome {

@@ -1,5 +1,5 @@
 /**
- * The processes of the TCP benchmark other than its peers, started with `fork`: our relay, a bulk source and a bulk sink.
+ * The processes of the TCP and HTTP benchmarks other than their peers, started with `fork`: our relay, a bulk source and a bulk sink.
  * They end with their parent.
  */
 import { createHash, type Hash } from 'node:crypto';
@@ -13,6 +13,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { Metrics } from '../../src/base/metrics.ts';
 import { PersistentMap } from '../../src/base/persistent-map.ts';
 import { emptySnapshot, type Service } from '../../src/catalog/snapshot.ts';
+import type { Protocol } from '../../src/model/instance.ts';
 import { shownInstance } from '../support/records.ts';
 
 export interface Transfer {
@@ -37,16 +38,15 @@ export function block(): Buffer {
   return bytes;
 }
 
-function serviceAt(name: string, port: number): Service {
-  const instance = shownInstance({ name, service: name, address: '127.0.0.1', port });
+function serviceAt(name: string, port: number, protocol: Protocol = 'tcp'): Service {
+  const instance = shownInstance({ name, service: name, address: '127.0.0.1', port, protocol });
   const services = { instances: [instance], usable: [instance], faults: [], vip: undefined };
-  return { name, port, protocol: 'tcp', balance: 'round-robin', ...services };
+  return { name, port, protocol, balance: 'round-robin', ...services };
 }
 
-/** Our relay before two backends; says on which ports it listens. */
-async function relay(httpPort: number, bulkPort: number): Promise<number[]> {
+/** Our relay before these services; says on which ports it listens. */
+async function relay(...services: readonly Service[]): Promise<number[]> {
   const metrics = new Metrics();
-  const services = [serviceAt('http', httpPort), serviceAt('bulk', bulkPort)] as const;
   const plane = new LinkPlane({
     snapshots: new Latest({
       ...emptySnapshot,
@@ -124,7 +124,9 @@ function fetchBulk(port: number, bytes: number, hashed: boolean): Promise<Transf
 const [, , role, ...numbers] = process.argv;
 if (process.send !== undefined && role !== undefined) {
   process.on('disconnect', () => process.exit(0));
-  if (role === 'relay') process.send(await relay(Number(numbers[0]), Number(numbers[1])));
+  const [first = 0, second = 0] = numbers.map(Number);
+  if (role === 'relay') process.send(await relay(serviceAt('http', first), serviceAt('bulk', second)));
+  if (role === 'http-relay') process.send(await relay(serviceAt('http', first, 'http')));
   if (role === 'source') process.send(await source());
   if (role === 'sink') {
     process.on('message', (ask) => {

@@ -1,14 +1,16 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { unless } from '../support/needs.ts';
 import { waitFor } from '../support/wait.ts';
 import type { Bench, Figure } from './bench.ts';
 import { block, blockBytes, type Transfer } from './tcp-roles.ts';
+import { freeTcpPort, median, processorMsOf } from './tools.ts';
+import { describeLoad, type Load, wrk } from './wrk.ts';
 
 /** Interleaved rounds of ours and the peer; figures are medians. With three seconds a pair this stays under 90 s. */
 const rounds = 4;
@@ -21,12 +23,6 @@ interface Proxy {
   readonly pid: number;
   readonly httpPort: number;
   readonly bulkPort: number;
-}
-
-interface Load {
-  readonly perSecond: number;
-  readonly perCpuSecond: number;
-  readonly p99Ms: number;
 }
 
 export const tcpBench: Bench = {
@@ -45,11 +41,11 @@ export const tcpBench: Bench = {
 };
 
 async function compare(folder: string, children: ChildProcess[], say: (line: string) => void): Promise<Figure[]> {
-  const backendPort = await freePort();
+  const backendPort = await freeTcpPort();
   const [sourcePort = 0] = (await startRole(children, 'source')).first;
   const sink = await startRole(children, 'sink');
   await startHaproxy(folder, children, 'backend', [backendPort], backendConfig(backendPort));
-  const ports = [await freePort(), await freePort()] as const;
+  const ports = [await freeTcpPort(), await freeTcpPort()] as const;
   const haproxy = await startHaproxy(folder, children, 'proxy', ports, proxyConfig(ports, [backendPort, sourcePort]));
   const relay = await startRole(children, 'relay', backendPort, sourcePort);
   const [httpPort = 0, bulkPort = 0] = relay.first;
@@ -61,15 +57,15 @@ async function compare(folder: string, children: ChildProcess[], say: (line: str
 
 async function measure(ours: Proxy, peer: Proxy, sink: ChildProcess, say: (line: string) => void): Promise<Figure[]> {
   const plans: [string, (proxy: Proxy) => Promise<Load>][] = [
-    ['64 connections', (proxy) => wrk(proxy, 64)],
-    ['512 connections', (proxy) => wrk(proxy, 512)],
-    ['new connections', (proxy) => wrk(proxy, 64, 'Connection: close')],
+    ['64 connections', (proxy) => ask(proxy, 64)],
+    ['512 connections', (proxy) => ask(proxy, 512)],
+    ['new connections', (proxy) => ask(proxy, 64, 'Connection: close')],
     ['bulk', (proxy) => bulk(proxy, sink)],
   ];
   // Compilers and caches of both warm up before anything counts.
   for (const proxy of [ours, peer]) {
-    await wrk(proxy, 64);
-    await wrk(proxy, 64, 'Connection: close');
+    await ask(proxy, 64);
+    await ask(proxy, 64, 'Connection: close');
   }
   const results = new Map<string, { ours: Load[]; peer: Load[] }>();
   for (let round = 1; round <= rounds; round += 1) {
@@ -80,7 +76,7 @@ async function measure(ours: Proxy, peer: Proxy, sink: ChildProcess, say: (line:
       const other = await load(peer);
       result.ours.push(mine);
       result.peer.push(other);
-      say(`round ${round}, ${what}: ${describe(ours, mine)}; ${describe(peer, other)}`);
+      say(`round ${round}, ${what}: ${describeLoad(ours.name, mine)}; ${describeLoad(peer.name, other)}`);
     }
   }
   const figure = (
@@ -108,28 +104,15 @@ async function measure(ours: Proxy, peer: Proxy, sink: ChildProcess, say: (line:
   ];
 }
 
-function describe(proxy: Proxy, { perSecond, perCpuSecond, p99Ms }: Load): string {
-  const p99 = Number.isNaN(p99Ms) ? '' : `, p99 ${p99Ms.toFixed(1)} ms`;
-  return `${proxy.name} ${Math.round(perSecond)}/s, ${Math.round(perCpuSecond)} per CPU second${p99}`;
-}
-
-async function wrk(proxy: Proxy, connections: number, header?: string): Promise<Load> {
-  const headers = header === undefined ? [] : ['-H', header];
-  const url = `http://127.0.0.1:${proxy.httpPort}/`;
-  const before = await cpuSeconds(proxy.pid);
-  const output = await run('wrk', ['-t1', `-c${connections}`, `-d${loadSeconds}s`, '--latency', ...headers, url]);
-  const cpu = (await cpuSeconds(proxy.pid)) - before;
-  const requests = Number(/(\d+) requests in/.exec(output)?.[1]);
-  const [, p99 = '', unit = ''] = /99%\s+([\d.]+)(us|ms|s)/.exec(output) ?? [];
-  const p99Ms = Number(p99) * (unit === 'us' ? 0.001 : unit === 's' ? 1000 : 1);
-  if (/Non-2xx|Socket errors: connect [1-9]/.test(output)) throw new Error(`${proxy.name} failed requests: ${output}`);
-  return { perSecond: Number(/Requests\/sec:\s+([\d.]+)/.exec(output)?.[1]), perCpuSecond: requests / cpu, p99Ms };
+function ask({ httpPort, pid }: Proxy, connections: number, header?: string): Promise<Load> {
+  const url = `http://127.0.0.1:${httpPort}/`;
+  return wrk({ url, pid, connections, seconds: loadSeconds, ...(header !== undefined && { header }) });
 }
 
 async function bulk(proxy: Proxy, sink: ChildProcess): Promise<Load> {
-  const before = await cpuSeconds(proxy.pid);
+  const beforeMs = processorMsOf(proxy.pid);
   const { bytes, seconds, wrong } = await transfer(sink, proxy.bulkPort, bulkBytes, false);
-  const cpu = (await cpuSeconds(proxy.pid)) - before;
+  const cpu = (processorMsOf(proxy.pid) - beforeMs) / 1000;
   if (bytes !== bulkBytes || wrong > 0)
     throw new Error(`${proxy.name} delivered ${bytes} bytes, ${wrong} of them wrong`);
   return { perSecond: bytes / seconds, perCpuSecond: bytes / cpu, p99Ms: Number.NaN };
@@ -222,36 +205,4 @@ function accepts(port: number): Promise<boolean> {
     socket.on('connect', done(true));
     socket.on('error', done(false));
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-/** User and system time of a process; the clock ticks of /proc are hundredths of a second. */
-async function cpuSeconds(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
-async function run(command: string, args: readonly string[]): Promise<string> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  let output = '';
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    output += text;
-  });
-  const [status] = await once(child, 'close');
-  if (status !== 0) throw new Error(`${command} ended with ${status}`);
-  return output;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
