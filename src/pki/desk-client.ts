@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { connect, type TLSSocket } from 'node:tls';
 import { describeError, LegateError, systemCode } from '../base/errors.ts';
+import { within } from '../base/within.ts';
 import { type Endpoint, formatEndpoint } from '../model/address.ts';
 import type { Credentials } from '../model/credentials.ts';
 import { hostIdOfNames } from '../model/spiffe.ts';
@@ -32,8 +33,7 @@ export async function askDesk(
   try {
     checkServer(socket, endpoint, visit, nowMs);
     socket.write(frameOf(request));
-    const until = AbortSignal.any([signal, AbortSignal.timeout(answerLimitMs)]);
-    return await readFrame(socket, until).catch((error: unknown) => {
+    return await within(answerLimitMs, signal, (until) => readFrame(socket, until)).catch((error: unknown) => {
       throw signal.aborted ? signal.reason : explainAnswer(error, endpoint, visit);
     });
   } finally {
