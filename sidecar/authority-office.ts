@@ -30,6 +30,8 @@ export interface AuthorityOfficeOptions {
   readonly store: () => { readonly store: Store; readonly keys: Keys };
   /** Where the store is, for other hosts. */
   readonly storeText: () => string;
+  /** As `isOutdated` becomes true. */
+  readonly onOutdated: () => void;
   readonly addressesOf: (hostId: string) => readonly string[];
   readonly clock: Clock;
   readonly log: Log;
@@ -61,6 +63,11 @@ export class AuthorityOffice {
       change: options.changePolicy,
       alive: () => new Set(hosts().flatMap(({ id, alive }) => (alive ? [id] : []))),
     });
+  }
+
+  /** Whether it was restored here from a backup of before a rotation. */
+  get isOutdated(): boolean {
+    return this.#rotation.isOutdated;
   }
 
   /** Runs until aborted. */
