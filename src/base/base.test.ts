@@ -48,6 +48,8 @@ t.test('text from strangers', async (t) => {
   t.equal(truncate('abcd', 4), 'abcd');
   t.equal(nearest('blance', ['balance', 'port', 'protocol']), 'balance');
   t.equal(nearest('xyzzy', ['balance', 'port']), undefined);
+  t.equal(nearest('wbe', ['db', 'mail', 'web']), 'web', 'two letters swapped');
+  t.equal(nearest('wxe', ['db', 'mail', 'web']), undefined);
 });
 
 t.test('errors', async (t) => {
