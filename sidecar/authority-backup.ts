@@ -21,6 +21,8 @@ const magic = 'legate-authority-backup';
 const maxBackupBytes = 64 * 1024 * 1024;
 /** RFC 7914: 2^15 × 8 × 128 bytes are 32 MiB. */
 const scryptParameters = { N: 2 ** 15, r: 8, p: 1, maxmem: 64 * 1024 * 1024 } as const;
+/** Characters of a backup's passphrase at least. */
+const leastPassphrase = 12;
 const fileName = /^(?:settings\.json|ledger\.json|policy\.key|root-[0-9a-f]{16}\.(?:crt|key))$/;
 
 interface Saved {
@@ -50,6 +52,7 @@ export async function backupAuthority(
   }: { readonly file: string; readonly passphraseFile: string; readonly overwrite: boolean },
 ): Promise<{ readonly mesh: string; readonly hosts: number; readonly file: string }> {
   const passphrase = readPassphrase(passphraseFile);
+  checkPassphrase(passphrase, passphraseFile);
   if (!overwrite && existsSync(file)) {
     throw new LegateError('E_CONFLICT', `${printable(file)} is there already`, {
       hint: 'nothing was saved; name another file, or say --overwrite',
@@ -149,6 +152,16 @@ export async function restoreAuthority(
     await rm(draft, { recursive: true, force: true });
     dataDir.release();
   }
+}
+
+/** A backup lies about for years, and whoever has it can try as many as they like. */
+function checkPassphrase(passphrase: string, file: string): void {
+  const { length } = [...passphrase];
+  if (length >= leastPassphrase) return;
+  const message = `the passphrase in ${printable(file)} has ${length} characters, which is soon guessed`;
+  throw new LegateError('E_INVALID', message, {
+    hint: `nothing was saved; take ${leastPassphrase} or more, such as: (umask 077; openssl rand -base64 24 > backup.pass)`,
+  });
 }
 
 /** Whether this host's policy, where it can be read, is a later one with another root: nobody would believe the backup's. */

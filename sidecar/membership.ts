@@ -30,6 +30,7 @@ export interface MembershipOptions {
   readonly dataDir: { readonly joinedFile: string };
   readonly self: { readonly hostId: string; readonly hostName: string };
   readonly version: string;
+  readonly configFile?: string | undefined;
   readonly policy: Observable<Policy | undefined>;
   /** Whether the store has the policy that this host has; on the authority's host. */
   readonly policyStored: () => boolean;
