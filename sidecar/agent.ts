@@ -47,7 +47,8 @@ export async function runAgent(
     await options.replace?.();
     const holderLimitMs = options.replace === undefined ? undefined : handOverLimitMs;
     const waiting = holderLimitMs === undefined ? {} : { holderLimitMs };
-    const common = { log, clock: systemClock, version: ownVersion(), reread, ...waiting };
+    const { configFile } = options;
+    const common = { log, clock: systemClock, version: ownVersion(), configFile, reread, ...waiting };
     sidecar = await startSidecar(withJoinedStore(config), common);
   } catch (error) {
     const hint = isLegateError(error) && error.hint !== undefined ? `; ${error.hint}` : '';

@@ -107,6 +107,8 @@ export interface SidecarOptions {
   readonly version: string;
   /** The configuration as it is in the file by now; undefined when it has faults. */
   readonly reread?: () => Config | undefined;
+  /** The configuration file, as it was named. */
+  readonly configFile?: string | undefined;
   /** How long the sidecar that has the data directory may take to let go of it; default 2 s. */
   readonly holderLimitMs?: number;
 }
@@ -117,7 +119,7 @@ export interface SidecarOptions {
  */
 export async function startSidecar(
   config: Config,
-  { log, clock, version, reread = () => undefined, holderLimitMs }: SidecarOptions,
+  { log, clock, version, configFile, reread = () => undefined, holderLimitMs }: SidecarOptions,
 ): Promise<Sidecar> {
   const startedAtMs = clock.nowMs();
   const startedMonotonicMs = clock.monotonicMs();
@@ -170,6 +172,7 @@ export async function startSidecar(
       dataDir,
       self,
       version,
+      configFile,
       policy,
       changePolicy: (by) => authority?.change(by) ?? Promise.resolve(),
       policyStored: () => authority?.stored ?? false,

@@ -3,14 +3,15 @@ import { existsSync, readdirSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
-import { LegateError } from '../src/base/errors.ts';
+import { isLegateError, LegateError } from '../src/base/errors.ts';
 import { FieldFault, Fields } from '../src/base/fields.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
 import { printable } from '../src/base/text.ts';
 import type { Config } from '../src/config/config.ts';
+import type { Policy } from '../src/model/policy.ts';
 import { Authority, writeClaim } from '../src/pki/authority.ts';
-import { certificatesOf } from '../src/pki/chain.ts';
-import { credentialsOf, hostFiles, readHostCredentials, writeNewHost } from '../src/pki/host-files.ts';
+import { certificatesOf, fingerprintOfPem } from '../src/pki/chain.ts';
+import { credentialsOf, type HostFiles, hostFiles, readHostCredentials, writeNewHost } from '../src/pki/host-files.ts';
 import { newKey, readPassphrase, readPlainFile } from '../src/pki/key-files.ts';
 import { openSealedPolicy } from '../src/pki/policy-seal.ts';
 import { openDataDir } from './data-dir.ts';
@@ -20,6 +21,8 @@ const magic = 'legate-authority-backup';
 const maxBackupBytes = 64 * 1024 * 1024;
 /** RFC 7914: 2^15 × 8 × 128 bytes are 32 MiB. */
 const scryptParameters = { N: 2 ** 15, r: 8, p: 1, maxmem: 64 * 1024 * 1024 } as const;
+/** Characters of a backup's passphrase at least. */
+const leastPassphrase = 12;
 const fileName = /^(?:settings\.json|ledger\.json|policy\.key|root-[0-9a-f]{16}\.(?:crt|key))$/;
 
 interface Saved {
@@ -49,6 +52,7 @@ export async function backupAuthority(
   }: { readonly file: string; readonly passphraseFile: string; readonly overwrite: boolean },
 ): Promise<{ readonly mesh: string; readonly hosts: number; readonly file: string }> {
   const passphrase = readPassphrase(passphraseFile);
+  checkPassphrase(passphrase, passphraseFile);
   if (!overwrite && existsSync(file)) {
     throw new LegateError('E_CONFLICT', `${printable(file)} is there already`, {
       hint: 'nothing was saved; name another file, or say --overwrite',
@@ -84,7 +88,8 @@ export async function backupAuthority(
 
 /**
  * Makes this host the authority again. An empty data_dir of a host of the same name becomes the host that it was; a host
- * of the mesh keeps its own id, and the policy will say that the authority is there. E_CONFLICT where there is one.
+ * of the mesh keeps its own id, and the policy will say that the authority is there. E_CONFLICT where there is one, and
+ * for a backup of before a rotation that this host knows of.
  */
 export async function restoreAuthority(
   config: Config,
@@ -126,6 +131,7 @@ export async function restoreAuthority(
     const authority = Authority.open(draft, { passphraseFile: config.authority.passphraseFile, clock });
     const present = readHostCredentials(files, config.mesh);
     if (present !== undefined) {
+      checkRoot(files, known, authority.roots);
       await rename(draft, files.authority);
       return { mesh: saved.mesh, hostId: present.hostId, savedAt };
     }
@@ -146,6 +152,33 @@ export async function restoreAuthority(
     await rm(draft, { recursive: true, force: true });
     dataDir.release();
   }
+}
+
+/** A backup lies about for years, and whoever has it can try as many as they like. */
+function checkPassphrase(passphrase: string, file: string): void {
+  const { length } = [...passphrase];
+  if (length >= leastPassphrase) return;
+  const message = `the passphrase in ${printable(file)} has ${length} characters, which is soon guessed`;
+  throw new LegateError('E_INVALID', message, {
+    hint: `nothing was saved; take ${leastPassphrase} or more, such as: (umask 077; openssl rand -base64 24 > backup.pass)`,
+  });
+}
+
+/** Whether this host's policy, where it can be read, is a later one with another root: nobody would believe the backup's. */
+function checkRoot(files: HostFiles, saved: Policy, [root]: readonly string[]): void {
+  const [sealed, publicKey] = [files.policy, files.policyKey].map((path) => readFileIfAny(path, maxBackupBytes));
+  if (sealed === undefined || publicKey === undefined) return;
+  let known: Policy;
+  try {
+    known = openSealedPolicy(Buffer.from(sealed), publicKey, saved);
+  } catch (error) {
+    if (isLegateError(error)) return;
+    throw error;
+  }
+  if (known.version <= saved.version || known.roots[0] === root) return;
+  const [ours, theirs] = [known.roots[0], root].map((pem = '') => fingerprintOfPem(pem)?.slice(0, 16));
+  const message = `the backup is of before a rotation: its root is ${theirs}, and the mesh's is ${ours} by now`;
+  throw new LegateError('E_CONFLICT', message, { hint: 'nothing was written; restore a later backup' });
 }
 
 function encrypt(text: string, passphrase: string): string {

@@ -22,6 +22,7 @@ export interface AuthorityOfficeOptions {
   readonly authority: Authority;
   readonly self: { readonly hostId: string; readonly hostName: string };
   readonly reached: Endpoint;
+  readonly configFile?: string | undefined;
   readonly policy: () => Policy | undefined;
   readonly policyStored: () => boolean;
   readonly changePolicy: (by: (policy: Policy) => Policy) => Promise<unknown>;
@@ -30,6 +31,8 @@ export interface AuthorityOfficeOptions {
   readonly store: () => { readonly store: Store; readonly keys: Keys };
   /** Where the store is, for other hosts. */
   readonly storeText: () => string;
+  /** As `isOutdated` becomes true. */
+  readonly onOutdated: () => void;
   readonly addressesOf: (hostId: string) => readonly string[];
   readonly clock: Clock;
   readonly log: Log;
@@ -63,6 +66,11 @@ export class AuthorityOffice {
     });
   }
 
+  /** Whether it was restored here from a backup of before a rotation. */
+  get isOutdated(): boolean {
+    return this.#rotation.isOutdated;
+  }
+
   /** Runs until aborted. */
   async run(signal: AbortSignal): Promise<void> {
     await Promise.all([this.#rotation.run(signal), this.#sweep(signal)]);
@@ -70,7 +78,7 @@ export class AuthorityOffice {
 
   /** Gives out a token. Errors are the store's, and E_CONFLICT when too many are out. */
   async giveToken(terms: TokenTerms): Promise<TokenDocument> {
-    const { self, reached } = this.#options;
+    const { self, reached, configFile } = this.#options;
     const token = newToken(this.authority.settings.issuing, self.hostId);
     const { expiresAtMs } = await this.#tokens.add(hashOfSecret(token.secret), terms);
     return {
@@ -78,6 +86,7 @@ export class AuthorityOffice {
       expiresAt: new Date(expiresAtMs).toISOString(),
       uses: terms.uses,
       address: joinAddress(reached),
+      ...(configFile?.startsWith('/') && { config: configFile }),
     };
   }
 
@@ -88,8 +97,9 @@ export class AuthorityOffice {
   }
 
   document(): AuthorityDocument {
-    const { self, hosts } = this.#options;
-    const { issuing, next, old, certificateLifeMs, rotationSinceMs } = this.authority.settings;
+    const { self, hosts, policy } = this.#options;
+    const { issuing, next, old, certificateLifeMs, rotationSinceMs, issuingSinceMs } = this.authority.settings;
+    const revoked = new Map(policy()?.revoked.map(({ hostId, setAtMs }) => [hostId, setAtMs]));
     const alive = new Set(hosts().flatMap((host) => (host.alive ? [host.id] : [])));
     const stateOf = (fingerprint: string): 'issuing' | 'next' | 'old' =>
       fingerprint === issuing ? 'issuing' : fingerprint === next ? 'next' : 'old';
@@ -106,6 +116,7 @@ export class AuthorityOffice {
           fingerprint,
           state: stateOf(fingerprint),
           until: certificate === undefined ? '' : new Date(certificate.validTo).toISOString(),
+          ...(fingerprint === issuing && issuingSinceMs !== undefined && { since: timeText(issuingSinceMs) }),
         };
       }),
       hosts: this.authority.ledger.entries().map((entry) => ({
@@ -118,6 +129,7 @@ export class AuthorityOffice {
         rootState: entry.root === issuing ? 'issuing' : entry.root === old ? 'old' : 'gone',
         issuedAt: new Date(entry.issuedAtMs).toISOString(),
         until: new Date(entry.notAfterMs).toISOString(),
+        ...(revoked.has(entry.hostId) && { revokedAt: timeText(revoked.get(entry.hostId) ?? 0) }),
       })),
     };
   }
@@ -129,4 +141,8 @@ export class AuthorityOffice {
       if (!signal.aborted) await this.#tokens.sweep({ signal }).catch(() => undefined);
     }
   }
+}
+
+function timeText(wallMs: number): string {
+  return new Date(wallMs).toISOString();
 }

@@ -5,7 +5,7 @@ import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
 import { LegateError, systemCode } from '../src/base/errors.ts';
 import { cannotWrite, makePrivateFolder, readFileIfAny, writeFileAtomically } from '../src/base/files.ts';
-import { startTimeOf } from '../src/base/processes.ts';
+import { startTimeOf, whileAlive } from '../src/base/processes.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
 
 /** Between looks whether the directory is still there. */
@@ -189,16 +189,12 @@ async function takeLock(
         });
       }
       let pid = livingHolder(lock);
-      // A clock's timers do not keep a process alive, and a command has nothing else while it waits here.
-      const alive = setInterval(() => undefined, 60_000);
-      try {
+      await whileAlive(async () => {
         while (pid !== undefined && clock.monotonicMs() < waitUntilMs) {
           await clock.sleep(holderEveryMs, signal);
           pid = livingHolder(lock);
         }
-      } finally {
-        clearInterval(alive);
-      }
+      });
       if (pid !== undefined) {
         throw new LegateError('E_IN_USE', `data_dir ${path} is in use by another sidecar (pid ${pid})`, {
           hint: 'stop that one first, take its place (--replace), or give this one a data_dir of its own',

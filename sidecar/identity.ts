@@ -7,6 +7,7 @@ import { describeError, isLegateError, LegateError, systemCode } from '../src/ba
 import { Latest, type Observable } from '../src/base/feed.ts';
 import type { Log } from '../src/base/log.ts';
 import type { Metrics } from '../src/base/metrics.ts';
+import { within } from '../src/base/within.ts';
 import type { Endpoint } from '../src/model/address.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import {
@@ -377,8 +378,8 @@ export class Identity {
   async checkServed(signal: AbortSignal): Promise<boolean | undefined> {
     const { served, conditions } = this.#options;
     const issued = this.#current;
-    const until = AbortSignal.any([signal, AbortSignal.timeout(servedCheckLimitMs)]);
-    const shown = await shownCertificate(served, issued, until).catch(() => undefined);
+    const look = (until: AbortSignal): Promise<X509Certificate | undefined> => shownCertificate(served, issued, until);
+    const shown = await within(servedCheckLimitMs, signal, look).catch(() => undefined);
     // One that was renewed meanwhile is looked at the next time.
     if (shown === undefined || issued !== this.#current) return undefined;
     const isSame = toPem(shown) === toPem(new X509Certificate(issued.chain));

@@ -1,16 +1,19 @@
 import { createPublicKey } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
 import { Conditions } from '../src/base/conditions.ts';
 import { LegateError } from '../src/base/errors.ts';
-import { createLog, type Log } from '../src/base/log.ts';
+import { silentLog } from '../src/base/log.ts';
 import { Metrics } from '../src/base/metrics.ts';
+import { whileAlive } from '../src/base/processes.ts';
 import type { Config } from '../src/config/config.ts';
 import type { Policy } from '../src/model/policy.ts';
 import { Authority } from '../src/pki/authority.ts';
 import { certificatesOf, fingerprintOfPem } from '../src/pki/chain.ts';
 import { alreadyEnrolled, credentialsOf, hostFiles, isEnrolled, writeNewHost } from '../src/pki/host-files.ts';
-import { newKey } from '../src/pki/key-files.ts';
+import { newKey, readPassphrase } from '../src/pki/key-files.ts';
 import { newPolicyKeys, sealPolicy } from '../src/pki/policy-seal.ts';
 import { formatToken, hashOfSecret, newToken } from '../src/pki/token.ts';
 import { type TokenTerms, tokenWrite } from '../src/registrar/join-tokens.ts';
@@ -48,20 +51,34 @@ export interface InitResult {
 
 /**
  * Makes this host the authority of a mesh: its keys, its own certificate, the first policy and a token, on disk and in the
- * store. The sidecar must not run. Nothing that exists is overwritten: E_CONFLICT.
+ * store. The sidecar must not run. Nothing that exists is overwritten: E_CONFLICT. E_STORE_AWAY when the store does not
+ * answer in time.
  */
 export async function initMesh(config: Config, options: InitOptions): Promise<InitResult> {
   if (isEnrolled(config.dataDir)) throw alreadyEnrolled(config.dataDir);
   checkStore(config);
+  const { passphraseFile } = config.authority;
+  // What is wrong on this host is told before any other is waited for.
+  if (passphraseFile !== undefined) readPassphrase(passphraseFile);
+  return await whileAlive(() => initWithStore(config, options));
+}
+
+async function initWithStore(config: Config, options: InitOptions): Promise<InitResult> {
   const { clock, signal } = options;
+  const hostFile = join(config.dataDir, 'host.json');
+  const isNew = !existsSync(hostFile);
   const dataDir = await openDataDir(config.dataDir, { clock, signal });
-  const log = createLog('error');
   let store: Store | undefined;
+  let isMade = false;
   try {
-    store = await openForCommand(config, { clock, log, signal });
-    return await make(config, options, dataDir, store);
+    store = await openAnswering(config, options);
+    const made = await make(config, options, dataDir, store);
+    isMade = true;
+    return made;
   } finally {
     await store?.close();
+    // Else the next try would take this host for one that ran before.
+    if (isNew && !isMade) await rm(hostFile, { force: true });
     dataDir.release();
   }
 }
@@ -74,27 +91,23 @@ function checkStore({ store, advertise }: Config): void {
 }
 
 /** The store, without offering it to others, once it answers. E_STORE_AWAY when it does not. */
-export async function openForCommand(
-  config: Config,
-  { clock, log, signal }: { readonly clock: Clock; readonly log: Log; readonly signal: AbortSignal },
-): Promise<Store> {
+async function openAnswering(config: Config, { clock, signal }: InitOptions): Promise<Store> {
   const metrics = new Metrics();
+  // What is wrong with it is told once, by the error.
+  const log = silentLog;
   const conditions = new Conditions(log, clock, metrics);
   const used = config.store.kind === 'embedded' ? { ...config.store, listen: undefined } : config.store;
   const store = await openStore(used, { clock, log, metrics, conditions, dataDir: config.dataDir });
-  const until = AbortSignal.any([signal, AbortSignal.timeout(storeLimitMs)]);
-  while (store.status.value.state !== 'connected' && !until.aborted)
-    await clock.sleep(20, until).catch(() => undefined);
+  const untilMs = clock.monotonicMs() + storeLimitMs;
+  while (store.status.value.state !== 'connected' && !signal.aborted && clock.monotonicMs() < untilMs)
+    await clock.sleep(20, signal).catch(() => undefined);
   if (store.status.value.state === 'connected') return store;
   const { problem, hint } = store.status.value;
   await store.close();
   signal.throwIfAborted();
-  const why = problem === undefined ? '' : `: ${problem}`;
-  throw new LegateError(
-    'E_STORE_AWAY',
-    `${storeText(config.store)} does not answer${why}`,
-    hint === undefined ? {} : { hint },
-  );
+  throw new LegateError('E_STORE_AWAY', problem ?? `${storeText(config.store)} does not answer`, {
+    hint: `${hint ?? 'start it'}; nothing was made, so run legate init again then`,
+  });
 }
 
 async function make(config: Config, options: InitOptions, dataDir: DataDir, store: Store): Promise<InitResult> {

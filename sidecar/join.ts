@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { Backoff } from '../src/base/backoff.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { isLegateError, LegateError } from '../src/base/errors.ts';
+import { whileAlive } from '../src/base/processes.ts';
 import { printable } from '../src/base/text.ts';
 import type { Config } from '../src/config/config.ts';
 import { type Endpoint, parseEndpoint } from '../src/model/address.ts';
@@ -85,10 +86,8 @@ export async function joinMesh(config: Config, options: JoinOptions): Promise<Jo
       ...(!isNew && { previousId: dataDir.identity.hostId }),
     });
     const visit = { kind: 'enrol', mesh: config.mesh, token } as const;
-    const admission = await admissionOf(
-      () => askDesk(endpoint, visit, request, { nowMs: clock.nowMs(), signal }),
-      options,
-    );
+    const ask = (): Promise<Uint8Array> => askDesk(endpoint, visit, request, { nowMs: clock.nowMs(), signal });
+    const admission = await whileAlive(() => admissionOf(ask, options));
     const credentials = checkAdmission(admission, config, key);
     const sealedPolicy = Buffer.from(admission.policy, 'base64');
     const { mesh, meshId } = admission;
@@ -140,19 +139,13 @@ async function admissionOf(
 ): Promise<Admission> {
   const untilMs = clock.monotonicMs() + busyLimitMs;
   const backoff = new Backoff(busyFirstMs, busyCeilingMs, Math.random);
-  // A clock's timers do not keep a process alive, and a command has nothing else while it waits here.
-  const alive = setInterval(() => undefined, 60_000);
-  try {
-    for (;;) {
-      try {
-        return decodeAdmission(await ask());
-      } catch (error) {
-        if (!isLegateError(error) || !isDeskBusy(error) || clock.monotonicMs() >= untilMs) throw error;
-      }
-      await clock.sleep(backoff.nextMs(), signal);
+  for (;;) {
+    try {
+      return decodeAdmission(await ask());
+    } catch (error) {
+      if (!isLegateError(error) || !isDeskBusy(error) || clock.monotonicMs() >= untilMs) throw error;
     }
-  } finally {
-    clearInterval(alive);
+    await clock.sleep(backoff.nextMs(), signal);
   }
 }
 

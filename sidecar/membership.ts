@@ -30,6 +30,7 @@ export interface MembershipOptions {
   readonly dataDir: { readonly joinedFile: string };
   readonly self: { readonly hostId: string; readonly hostName: string };
   readonly version: string;
+  readonly configFile?: string | undefined;
   readonly policy: Observable<Policy | undefined>;
   /** Whether the store has the policy that this host has; on the authority's host. */
   readonly policyStored: () => boolean;
@@ -129,7 +130,7 @@ function openMember(options: MembershipOptions, credentials: Credentials): Membe
     credentials: identity.credentials,
     ...(office !== undefined && { desk: office.desk, office }),
     async run(signal) {
-      const end = office === undefined ? undefined : tellElsewhere(options, office.authority);
+      const end = office === undefined ? undefined : tellElsewhere(options, office);
       try {
         await Promise.all([identity.run(signal), office?.run(signal)]);
       } finally {
@@ -158,14 +159,17 @@ function openOffice(options: MembershipOptions, reached: Endpoint, addresses: re
       });
     },
     storeText: () => storeTextFor(options.storeConfig(), { hostId: self.hostId, advertise: config.advertise }),
+    onOutdated: () => options.conditions.clear(elsewhereId),
     addressesOf: (hostId) => (hostId === self.hostId ? addresses : []),
   });
 }
 
 /** Says while this host has the authority's keys and the policy says that it is elsewhere. */
-function tellElsewhere({ policy, self, hosts, conditions }: MembershipOptions, authority: Authority): () => void {
+function tellElsewhere({ policy, self, hosts, conditions }: MembershipOptions, office: AuthorityOffice): () => void {
+  const { authority } = office;
   const tell = (): void => {
-    if (!isAuthorityElsewhere(policy.value, self.hostId)) {
+    // What can never take over is told by the rotation.
+    if (!isAuthorityElsewhere(policy.value, self.hostId) || office.isOutdated) {
       conditions.clear(elsewhereId);
       return;
     }

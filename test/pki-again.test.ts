@@ -44,7 +44,7 @@ t.test('a host that was off while the root was replaced, or that was revoked, jo
 
   // The authority's sidecar is killed in each phase: what was decided goes on.
   await two.agent.kill('SIGTERM');
-  t.match(await one.agent.cli('ca', 'rotate'), { status: 0 });
+  t.match(await one.agent.cli('ca', 'rotate'), { status: 0, stdout: /backups from before are of no use then/ });
   await one.agent.kill('SIGKILL');
   await one.agent.start();
   const replacing = await waitFor(
@@ -101,6 +101,8 @@ t.test('a host that was off while the root was replaced, or that was revoked, jo
     const { hosts } = await one.agent.json<HostsDocument>('/api/hosts');
     return hosts.some((host) => host.alive && host.name === 'db-1' && host.id === idOf(two));
   });
+  const { stdout } = await one.agent.cli('ca', 'status');
+  t.match(stdout, new RegExp(`db-1 .* alive .* ${idOf(two)}\\n db-1 .* revoked .* ${id}\\n`), 'both of that name');
   t.match(await joinAgain(one, one), { status: 1, stderr: /has the keys of an authority; nothing was changed/ });
 
   // Only who has the key of the last certificate is the host that it says to be.

@@ -113,6 +113,10 @@ t.test('the root is replaced while hosts go on believing each other', async (t) 
   });
   stopped = true;
   await looking;
+  t.match(
+    (await one.agent.cli('ca', 'status')).stdout,
+    /backups from before 20\S+Z, when the root was replaced, are of no/,
+  );
   t.same(failures, [], `${looked} handshakes`);
   t.ok(looked > 20);
   t.notOk(existsSync(join(one.dataDir, 'pki', 'authority', `root-${old.slice(0, 16)}.key`)), 'the old key is gone');
@@ -130,6 +134,10 @@ t.test('the authority is saved and restored', async (t) => {
   const file = join(passphrases, 'authority.backup');
   const config = ['-c', one.agent.configFile];
   t.match(await legate(['ca', 'backup', file, ...config]), { status: 2, stderr: /--passphrase-file/ });
+  t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', wrong]), {
+    status: 1,
+    stderr: /the passphrase in \S+wrong has 4 characters, which is soon guessed; nothing was saved; take 12 or more/,
+  });
   t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', pass]), { status: 0, stdout: /1 host/ });
   t.match(await legate(['ca', 'backup', file, ...config, '--passphrase-file', pass]), {
     status: 1,

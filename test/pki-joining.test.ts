@@ -48,6 +48,14 @@ t.test('a token lets in as many hosts as it says, and who fails too often waits'
   };
   const all = async (what: string, token: string): Promise<string[]> =>
     (await Promise.all(Array.from({ length: hosts }, (_, n) => enter(`${what}-${n}`, token)))).sort();
+  const { ports } = one;
+  const misled = await meshHost(t, 'misled-1');
+  t.match(await joinTo({ ...one, ports: { ...ports, tunnel: ports.store } }, misled, tokenOf(one.init)), {
+    status: 1,
+    stderr: new RegExp(
+      `^legate join: no host is let in at 127\\.0\\.0\\.1:${ports.store}: something else speaks TLS there; ${ports.store} may be the port of its store; .*legate join 127\\.0\\.0\\.1, with a port only where that is not 7711\n$`,
+    ),
+  });
   const several = await nextToken(one, '--uses', String(hosts));
   t.same(new Set(await all('many', several)), new Set(['joined']), 'at once');
   const outcomes = await all('db', tokenOf(one.init));

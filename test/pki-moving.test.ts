@@ -1,9 +1,18 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import type { AuthorityDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import { temporaryFolder } from './support/agent.ts';
-import { firstHost, identityOf, joinTo, legate, meshHost, nextToken, tokenOf } from './support/mesh-host.ts';
+import {
+  firstHost,
+  identityOf,
+  joinTo,
+  legate,
+  type MeshHost,
+  meshHost,
+  nextToken,
+  tokenOf,
+} from './support/mesh-host.ts';
 import { waitFor } from './support/wait.ts';
 
 t.test('the authority moves to another host, and the store stays where it is', async (t) => {
@@ -16,6 +25,9 @@ t.test('the authority moves to another host, and the store stays where it is', a
   await one.agent.start();
   t.match(await joinTo(one, two, tokenOf(one.init)), { status: 0 });
   await two.agent.start();
+  const authority = ({ dataDir }: MeshHost): string => join(dataDir, 'pki', 'authority');
+  const before = join(passphrases, 'authority');
+  cpSync(authority(one), before, { recursive: true });
   t.match(await legate(['ca', 'backup', file, '-c', one.agent.configFile, '--passphrase-file', pass]), { status: 0 });
   t.match(await joinTo(one, late, await nextToken(one)), { status: 0 }, 'a host that the backup does not know');
   const old = await nextToken(one);
@@ -72,11 +84,20 @@ t.test('the authority moves to another host, and the store stays where it is', a
 
   // What was saved before the root was replaced is of no use any more.
   await two.agent.kill('SIGTERM');
-  rmSync(join(two.dataDir, 'pki', 'authority'), { recursive: true });
-  t.match(await legate(moving), { status: 0 });
+  rmSync(authority(two), { recursive: true });
+  t.match(await legate(moving), {
+    status: 1,
+    stderr:
+      /the backup is of before a rotation: its root is [0-9a-f]{16}, and the mesh's is [0-9a-f]{16} by now; nothing was written/,
+  });
+  t.notOk(existsSync(authority(two)));
+  // On a host that did not know it is told once the store has, and nothing else beside.
+  cpSync(before, authority(two), { recursive: true });
+  writeFileSync(join(authority(two), 'claim'), '2030-01-02T03:04:05Z');
   await two.agent.start();
   const problems = async (): Promise<string> =>
     JSON.stringify((await two.agent.json<StatusDocument>('/api/status')).todo);
   await waitFor('a word on it', async () => /its backup is of before a rotation/.test(await problems()));
+  t.notMatch(await problems(), /takes over/);
   t.equal((await identityOf(late)).roots.length, 1, 'nothing has changed');
 });

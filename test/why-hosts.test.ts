@@ -136,9 +136,39 @@ t.test('faults across hosts', { timeout: 115_000 }, async (t) => {
     await until(here, /^fine/, /^$/);
   });
 
+  await t.test('a host that falls silent', async (t) => {
+    // The first answer, too: the tunnel was well until it was tried.
+    process.kill(there.pid, 'SIGSTOP');
+    t.teardown(() => process.kill(there.pid, 'SIGCONT'));
+    const first = await here.json<WhyDocument>('/api/why?name=db&consumer=web');
+    const bad = first.steps.find(({ verdict }) => verdict === 'bad');
+    t.match(bad, { name: 'tunnel', text: /^web-2: it does not answer just now at 127\.0\.0\.2:\d+$/ });
+    process.kill(there.pid, 'SIGCONT');
+    await until(here, /^fine/, /^$/);
+  });
+
   await t.test('a revoked host', async (t) => {
     t.equal((await here.cli('host', 'revoke', 'web-2')).status, 0);
-    const gone = await until(here, /^bad (choice|name): /, /legate join on web-2$/);
+    const gone = await until(
+      here,
+      /^bad (choice|name): /,
+      /then on web-2, its sidecar stopped: legate join \S+ --again --token TOKEN$/,
+    );
     t.match(gone.changes.map(({ text }) => text).join('\n'), /revoked web-2/);
+    const again = /^to let web-2 in again: legate token on .* --again --token TOKEN$/;
+    await waitFor(
+      'that host to say it, too',
+      async () => again.test((await there.json<WhyDocument>('/api/why?name=db')).fix ?? ''),
+      { timeoutMs: 30_000 },
+    );
+
+    await there.kill('SIGTERM');
+    const { stdout, stderr } = await here.cli('token');
+    const [, address = '', file = ''] = /: legate join (\S+) --token \S+ -c (\S+)\n$/.exec(stderr) ?? [];
+    t.equal(file, here.configFile, 'the line names the file as it is here');
+    await legate('join', address, '--again', '--token', stdout.trim(), '-c', there.configFile);
+    await there.start();
+    const back = await until(here, /^fine/, /^$/);
+    t.notMatch(JSON.stringify(back.steps), /revoked/, 'the old one of that name is past');
   });
 });

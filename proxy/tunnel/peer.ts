@@ -397,7 +397,9 @@ export class TunnelPeer {
     this.#tell(next);
     if (next.state === before.state && next.problem === before.problem) return;
     this.#state = next;
-    if (next.state !== before.state) this.#sinceMs = this.#environment.clock.nowMs();
+    // A connection that is given up after its silence is the same trouble.
+    const goesOn = before.state === 'suspect' && next.state === 'connecting';
+    if (next.state !== before.state && !goesOn) this.#sinceMs = this.#environment.clock.nowMs();
     this.#environment.changed(this.hostId);
   }
 

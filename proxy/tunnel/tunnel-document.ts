@@ -6,7 +6,7 @@ export interface TunnelDocument {
   /** Where it is dialled: `10.77.0.2:7711`; null while that is not known. */
   readonly address: string | null;
   readonly state: 'ready' | 'suspect' | 'connecting' | 'idle';
-  /** Since when it has been in this state. */
+  /** Since when it has been in this state; one that was suspect before it was connecting, since then. */
   readonly since: string;
   /** Why it is not ready; null while it is. */
   readonly problem: string | null;

@@ -282,6 +282,7 @@ t.test('a peer that stays silent is given up', async (t) => {
   await clock.advance(suspectAfterMs + tickMs);
   t.equal(a.plane.state(ids.b).state, 'suspect');
   t.same(a.conditions.list(), [], 'not yet');
+  const since = a.plane.documents()[0]?.since;
   await clock.advance(silenceToldMs);
   t.match(a.conditions.list(), [
     { id: `tunnel.host.${ids.b}`, severity: 'warning', message: /^host host-b does not answer on 127\.0\.0\.1:\d+$/ },
@@ -291,6 +292,7 @@ t.test('a peer that stays silent is given up', async (t) => {
   await clock.advance(2 * suspectAfterMs);
   t.match(events.closedBy, { reason: 'lost', detail: /^no answer for 1[56] s$/ });
   t.match(a.plane.state(ids.b), { state: 'connecting', problem: /^no answer for/ });
+  t.equal(a.plane.documents()[0]?.since, since, 'since it fell silent');
 });
 
 t.test('a lost connection loses its streams and is made again', async (t) => {

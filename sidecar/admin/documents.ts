@@ -79,6 +79,8 @@ export interface TokenDocument {
   readonly uses: number;
   /** What the new host names: `10.77.0.1`. */
   readonly address: string;
+  /** The configuration file of this sidecar, where it was named with its whole path. */
+  readonly config?: string;
 }
 
 /** Body of `POST /api/tokens`. */
@@ -101,6 +103,8 @@ export interface AuthorityDocument {
     readonly fingerprint: string;
     readonly state: 'issuing' | 'next' | 'old';
     readonly until: string;
+    /** Of one that issues in the place of another: since when. Backups from before are of no use. */
+    readonly since?: string;
   }[];
   readonly hosts: readonly {
     readonly id: string;
@@ -110,6 +114,8 @@ export interface AuthorityDocument {
     readonly serial: string;
     readonly root: string;
     readonly rootState: 'issuing' | 'old' | 'gone';
+    /** Set for hosts that were revoked. */
+    readonly revokedAt?: string;
     readonly issuedAt: string;
     readonly until: string;
   }[];

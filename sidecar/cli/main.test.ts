@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { canned, cannedAnswer, fakeAdmin, spawnLegate, temporaryFolder } from './test-support.ts';
@@ -114,4 +114,35 @@ t.test('config check is content with a good file, config options lists every opt
   t.match(text.stdout, /dns\.listen\n {4}where the name server listens, UDP and TCP\n/);
   const json = await spawnLegate(t, ['config', 'options', '--json']).finished;
   t.match(JSON.parse(json.stdout), { options: [{ key: 'mesh', flag: '--mesh', variable: 'LEGATE_MESH' }] });
+});
+
+t.test('init with a store that does not answer ends with words, and leaves nothing behind', async (t) => {
+  const init = async (store: string, more = '', env: Record<string, string> = {}) => {
+    const folder = temporaryFolder(t);
+    const [file, dataDir] = [join(folder, 'legate.yaml'), join(folder, 'data')];
+    const text = `data_dir: ${dataDir}\nadvertise: 127.0.0.1\nstore: {kind: ${store}, endpoints: ["http://127.0.0.1:1"]}\n`;
+    writeFileSync(file, text + more.replace('FOLDER', folder));
+    writeFileSync(join(folder, 'open'), 'a passphrase that is long enough\n', { mode: 0o640 });
+    const finished = await spawnLegate(t, ['init', '-c', file], { env }).finished;
+    return { ...finished, left: existsSync(dataDir) ? readdirSync(dataDir) : [] };
+  };
+  const words = (store: string): RegExp =>
+    new RegExp(
+      `^legate init: ${store} .*http://127.0.0.1:1.*ECONNREFUSED.*nothing was made, so run legate init again then\n$`,
+    );
+  // Without what holds the process the event loop runs empty.
+  const unheld = 'data:text/javascript,const%20real=setInterval;globalThis.setInterval=(...a)=>real(...a).unref()';
+  const [etcd, consul, none, open, empty] = await Promise.all([
+    init('etcd'),
+    init('consul'),
+    init('etcd', 'authority: {passphrase_file: FOLDER/passphrase}\n'),
+    init('etcd', 'authority: {passphrase_file: FOLDER/open}\n'),
+    init('etcd', '', { NODE_OPTIONS: `--import ${unheld}` }),
+  ]);
+  t.match(etcd, { status: 1, stdout: '', stderr: words('etcd'), left: [] });
+  t.match(consul, { status: 1, stdout: '', stderr: words('Consul'), left: [] });
+  t.strictSame([etcd.left, consul.left], [[], []]);
+  t.match(none, { status: 1, stderr: /^legate init: \S+passphrase does not exist/ });
+  t.match(open, { status: 1, stderr: /^legate init: \S+open can be read by others.*chmod 600/ });
+  t.match(empty, { status: 1, stderr: /^legate: this command had nothing left to wait for/ });
 });

@@ -17,19 +17,30 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 });
 
 async function runProgram(): Promise<void> {
-  const [{ runCommandLine }, { Terminal }] = await Promise.all([import('./program.ts'), import('./terminal.ts')]);
+  const [{ runCommandLine }, { Terminal }, { exitStatus }] = await Promise.all([
+    import('./program.ts'),
+    import('./terminal.ts'),
+    import('./failure.ts'),
+  ]);
   const terminal = new Terminal({
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
     nowMs: () => Date.now(),
   });
+  // Nothing is left that could ever settle what the command waits for.
+  const onEmptied = (): void => {
+    terminal.error('legate: this command had nothing left to wait for, and did not end: a fault of Legate');
+    process.exit(exitStatus.failed);
+  };
+  process.once('beforeExit', onEmptied);
   process.exitCode = await runCommandLine(process.argv.slice(2), {
     terminal,
     env: process.env,
     stdin: process.stdin,
     interruption,
   });
+  process.off('beforeExit', onEmptied);
   setTimeout(() => process.exit(), lingerMs).unref();
 }
 

@@ -105,7 +105,7 @@ export interface TargetFacts {
   readonly asked: string;
   /** `link`: the virtual address; `instances`: `db.service…`; `foreign`: nothing of the mesh. */
   readonly form: 'link' | 'instances' | 'address' | 'foreign';
-  /** Undefined for foreign names. */
+  /** Undefined for foreign names, and addresses that no service has. */
   readonly service: string | undefined;
   /** The consumer's own alias that it is. */
   readonly link: DeclaredLink | undefined;

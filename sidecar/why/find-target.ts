@@ -37,8 +37,7 @@ export function findTarget(name: string, sources: TargetSources): TargetFacts {
 function meaningOf(asked: string, { snapshot, domain, links }: TargetSources): Meaning {
   const address = isIP(asked) !== 0 ? asked : parseEndpoint(asked)?.address;
   if (address !== undefined) {
-    const service = snapshot.vips.get(address);
-    return service === undefined ? foreign : { form: 'address', service, link: undefined };
+    return { form: 'address', service: snapshot.vips.get(address), link: undefined };
   }
   const inner = asked.endsWith(`.${domain}`) ? asked.slice(0, -domain.length - 1) : asked;
   if (inner === asked && asked.includes('.')) return foreign;

@@ -71,7 +71,8 @@ function fixOf({ instance, own }: InstanceFacts, { code }: ProbeFacts & { ok: fa
   const { source, port, host, id } = instance;
   const there = own ? '' : `on ${host}: `;
   const container = source.startsWith('docker:') ? source.slice('docker:'.length) : undefined;
-  const check = 'give it a check (legate.check=tcp), so that it is left out while it does not answer';
+  const one = container === undefined ? 'checks: [{kind: tcp}]' : 'legate.check=tcp';
+  const check = `give it a check (${one}), so that it is left out while it does not answer`;
   if (code === 'ECONNREFUSED' || code === 'unreachable') {
     if (container === undefined) return `${there}start what listens at port ${port}; ${check}`;
     return `${there}let ${container} listen at 0.0.0.0:${port} instead of loopback, or correct legate.port; ${check}`;

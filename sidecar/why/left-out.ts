@@ -2,7 +2,7 @@ import { truncate } from '../../src/base/text.ts';
 import { isUsableStatus } from '../../src/model/instance.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
-import { joinAgain, tunnelFix, tunnelProblem } from './tunnel-fix.ts';
+import { letIn, tunnelFix, tunnelProblem } from './tunnel-fix.ts';
 
 /** What is said of the instances of a container that `docker pause` stopped. */
 const pausedOutput = 'the container is paused';
@@ -35,7 +35,7 @@ export function keptOut(all: WhyFacts): LeftOut[] {
   }));
   const gone = revokedHosts.map((host) => ({
     text: `host ${host}, which had instances of it, is revoked`,
-    fix: `to let it in again: ${joinAgain(host, all)}`,
+    fix: letIn(host, all),
   }));
   return [...offered, ...gone];
 }

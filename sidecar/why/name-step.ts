@@ -11,6 +11,15 @@ export function nameStep(facts: WhyFacts): Step {
     const text = `${asked} is no name of the mesh: those are NAME or NAME.${domain}`;
     return { name: 'name', verdict: 'bad', text, fix: 'legate services lists the names' };
   }
+  if (form === 'address' && service === undefined) {
+    const text = `no service has the address ${asked}`;
+    return {
+      name: 'name',
+      verdict: 'bad',
+      text,
+      fix: 'legate services lists the services and their virtual addresses',
+    };
+  }
   const meant = link === undefined ? asked : `${asked} → ${link.service} (legate.links of the container)`;
   if (view === undefined) return noSuchService(facts, service ?? asked);
   const from = store.ageMs === null ? 'from the snapshot on disk' : `from the snapshot of ${span(store.ageMs)} ago`;

@@ -1,12 +1,16 @@
 import { span } from '../../src/base/duration.ts';
 import type { WhyFacts } from './facts.ts';
 import type { Step } from './step.ts';
+import { isSelfRevoked, letIn } from './tunnel-fix.ts';
 
 /** How old the picture is that all else is told from. Nothing to say while the store confirms it. */
-export function storeStep({ store }: WhyFacts): Step | undefined {
+export function storeStep(facts: WhyFacts): Step | undefined {
+  const { store, self } = facts;
   const { origin, ageMs, sinceMs, problem } = store;
   const why = problem === undefined ? '' : `: ${problem}`;
-  const fix = store.hint || 'legate status says what is wrong with the store';
+  const fix = isSelfRevoked(facts)
+    ? letIn(self.hostName, facts)
+    : store.hint || 'legate status says what is wrong with the store';
   if (origin === 'none') {
     return {
       name: 'store',

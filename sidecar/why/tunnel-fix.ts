@@ -1,5 +1,6 @@
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import { span } from '../../src/base/duration.ts';
+import { comeBackHint } from '../../src/model/policy.ts';
 import { defaultTunnelPort } from '../../src/pki/desk.ts';
 import type { WhyFacts } from './facts.ts';
 
@@ -15,6 +16,17 @@ export function joinAgain(host: string, { policy, hosts }: WhyFacts): string {
   const authority = hosts.get(policy?.policy.authority ?? '');
   const { name, address } = authority ?? { name: "the authority's host", address: 'ADDRESS' };
   return `legate token on ${name}, then on ${host}, its sidecar stopped: legate join ${address} --again --token TOKEN`;
+}
+
+/** Whether this host was revoked, by what it knows itself or by what other hosts say to it. */
+export function isSelfRevoked({ conditions, tunnels }: WhyFacts): boolean {
+  if (conditions.some(({ hint }) => hint === comeBackHint)) return true;
+  return [...tunnels.values()].some(({ problem }) => /refuses this host: host \S+ is revoked/.test(problem ?? ''));
+}
+
+/** How a revoked host comes back. */
+export function letIn(host: string, facts: WhyFacts): string {
+  return `to let ${host} in again: ${joinAgain(host, facts)}`;
 }
 
 /** What helps against the problem of a host's tunnel: by its words where they tell more than the tunnel's own hint. */
@@ -40,8 +52,7 @@ export function tunnelFix(hostId: string, facts: WhyFacts): string {
     return `unless the clock of ${self.hostName} is ahead: ${joinAgain(host, facts)}`;
   }
   if (/revoked/.test(problem)) {
-    const who = problem.includes('refuses this host') ? self.hostName : host;
-    return `to let ${who} in again: ${joinAgain(who, facts)}`;
+    return letIn(problem.includes('refuses this host') ? self.hostName : host, facts);
   }
   if (/authority|signed by itself|of mesh/.test(problem)) {
     return `${self.hostName} and ${host} trust different authorities: ${joinAgain('the one that is wrong', facts)}`;

@@ -4,7 +4,7 @@ import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
 import { PersistentMap } from '../../src/base/persistent-map.ts';
 import { emptySnapshot, type Service } from '../../src/catalog/snapshot.ts';
-import { decide, lockedPolicy, type Policy } from '../../src/model/policy.ts';
+import { comeBackHint, decide, lockedPolicy, type Policy } from '../../src/model/policy.ts';
 import { hostId as id, shownInstance } from '../../test/support/records.ts';
 import type { WhyDocument } from '../admin/why-document.ts';
 import { explain } from './explain.ts';
@@ -133,6 +133,8 @@ function worst({ steps }: WhyDocument): string {
 
 t.test('faults: the step that names each, and what to do', async (t) => {
   const noDb = { ...target, view: undefined };
+  const ofFile = { ...own, instance: { ...local, source: 'file' } };
+  const refusing = new Map([[local.id, { ok: false, code: 'ECONNREFUSED', problem: 'connection refused' } as const]]);
   const gone = new Map<string, never>();
   const refusal = {
     source: 'docker:db-1',
@@ -177,6 +179,34 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       { ...fine, target: { ...noDb, form: 'foreign', asked: 'x.org' } },
       /^bad name: x.org is no name of the mesh/,
       /services/,
+    ],
+    [
+      'an address that nobody has',
+      { ...fine, target: { ...noDb, form: 'address', service: undefined, asked: '240.77.200.200' } },
+      /^bad name: no service has the address 240\.77\.200\.200$/,
+      /^legate services/,
+    ],
+    [
+      'a host that was revoked itself, with the store away',
+      {
+        ...fine,
+        store: { ...fine.store, store: 'away', problem: 'refused', hint: 'legate status on the host of the store' },
+        conditions: condition('policy.revoked', 'this host was revoked', comeBackHint),
+      },
+      /^note store: the store is away/,
+      /^to let web-1 in again: legate token on .*, then on web-1, its sidecar stopped: legate join ADDRESS --again/,
+    ],
+    [
+      'an instance of the file that does not listen',
+      { ...fine, instances: [ofFile], probes: refusing },
+      /^bad instance: web-1\/77ab-5432 at 172\.17\.0\.3:5432: connection refused$/,
+      /^start what listens at port 5432; give it a check \(checks: \[\{kind: tcp\}\]\), so that/,
+    ],
+    [
+      'a container that does not listen',
+      { ...fine, probes: refusing },
+      /^bad instance: .*connection refused$/,
+      /give it a check \(legate\.check=tcp\)/,
     ],
     [
       'an unknown consumer',
@@ -533,7 +563,7 @@ t.test('what a name means', async (t) => {
     ['_db._tcp.mesh.internal', 'instances', 'db'],
     [vip, 'address', 'db'],
     [`${vip}:5432`, 'address', 'db'],
-    ['240.77.9.9', 'foreign', undefined],
+    ['240.77.9.9', 'address', undefined],
     ['db.example.org', 'foreign', undefined],
     ['a.b.c.d.mesh.internal', 'foreign', undefined],
   ] as const;

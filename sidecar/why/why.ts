@@ -11,7 +11,7 @@ import type { CallerTable } from '../../src/model/caller.ts';
 import type { Credentials } from '../../src/model/credentials.ts';
 import { type Instance, transportOf } from '../../src/model/instance.ts';
 import type { LinkListener } from '../../src/model/link.ts';
-import { decide, mayOffer, type Policy } from '../../src/model/policy.ts';
+import { decide, isRevoked, mayOffer, type Policy } from '../../src/model/policy.ts';
 import type { StoreStatus } from '../../src/store/store.ts';
 import type { NameServerDocument, PictureDocument, ResolveDocument } from '../admin/documents.ts';
 import type { WhyDocument } from '../admin/why-document.ts';
@@ -123,8 +123,7 @@ export class Why {
     const { facts: consumer, links: declared } = found;
     const target = findTarget(printable(name), { snapshot, domain, links: declared, refusals: docker.refusals.value });
     const { view } = target;
-    const [allLinks, tunnels] = await Promise.all([plane.links(), plane.tunnels()]);
-    const links = allLinks.filter(({ service }) => service === view?.name);
+    const links = (await plane.links()).filter(({ service }) => service === view?.name);
     const policy = this.#options.policy.value;
     const instances = findInstances({
       ...{ snapshot, target, links },
@@ -138,6 +137,8 @@ export class Why {
       this.#resolver(found, target, nameServers),
       rules?.decision.allowed === false ? new Map() : this.#probe(instances, rules, found),
     ]);
+    // Only now: where the other host is silent, the tunnel may first be known to be so by what was just tried.
+    const tunnels = await plane.tunnels();
     const lastDeparture = this.#journal.lastDeparture(target.service ?? '');
     return {
       nowMs: clock.nowMs(),
@@ -150,7 +151,7 @@ export class Why {
       bypasses: findBypasses(found, running, view, self.hostId),
       policy: policy && rules && { policy, ...rules },
       ungranted: this.#options.ungranted.value.filter((each) => each.service === target.service),
-      revokedHosts: this.#revoked(target.service, policy),
+      revokedHosts: this.#revoked(target.service, policy, snapshot),
       hosts: new Map([...snapshot.hosts.values()].map((host) => [host.id, host])),
       tunnels: new Map(tunnels.map((tunnel) => [tunnel.hostId, tunnel])),
       credentials: credentials.value,
@@ -176,10 +177,12 @@ export class Why {
     });
   }
 
-  #revoked(service: string | undefined, policy: Policy | undefined): string[] {
+  /** One that has joined anew has another id and its former name: of the old one there is nothing to say any more. */
+  #revoked(service: string | undefined, policy: Policy | undefined, { hosts }: Snapshot): string[] {
     const left = this.#journal.departed(service ?? '');
-    const names = (policy?.revoked ?? []).map(({ name }) => name);
-    return names.filter((name) => left.some((id) => id.startsWith(`${name}/`)));
+    const present = new Set([...hosts.values()].flatMap(({ id, name }) => (isRevoked(policy, id) ? [] : [name])));
+    const names = new Set((policy?.revoked ?? []).map(({ name }) => name));
+    return [...names].filter((name) => !present.has(name) && left.some((id) => id.startsWith(`${name}/`)));
   }
 
   #store(snapshot: Snapshot): WhyFacts['store'] {

@@ -1,6 +1,8 @@
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import t from 'tap';
 import { Backoff } from './backoff.ts';
@@ -14,6 +16,7 @@ import { createLog, type LogFields, silentLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { PersistentMap } from './persistent-map.ts';
 import { nearest, printable, truncate } from './text.ts';
+import { within } from './within.ts';
 
 t.test('durations', async (t) => {
   const cases: readonly [string, number | undefined][] = [
@@ -45,6 +48,8 @@ t.test('text from strangers', async (t) => {
   t.equal(truncate('abcd', 4), 'abcd');
   t.equal(nearest('blance', ['balance', 'port', 'protocol']), 'balance');
   t.equal(nearest('xyzzy', ['balance', 'port']), undefined);
+  t.equal(nearest('wbe', ['db', 'mail', 'web']), 'web', 'two letters swapped');
+  t.equal(nearest('wxe', ['db', 'mail', 'web']), undefined);
 });
 
 t.test('errors', async (t) => {
@@ -268,4 +273,24 @@ t.test('files are replaced as a whole and private', async (t) => {
   t.equal(statSync(path).mode & 0o777, 0o600);
   t.throws(() => readFileIfAny(path, 2), { code: 'E_TOO_LARGE' });
   await t.rejects(writeFileAtomically(join(folder, 'absent', 'a'), ['x']), { code: 'ENOENT' });
+});
+
+t.test('a limit comes although nobody holds its signal while memory is tidied up', async (t) => {
+  setFlagsFromString('--expose-gc');
+  const collect: () => void = runInNewContext('gc');
+  const waiting = (until: AbortSignal): Promise<never> =>
+    new Promise((_, reject) => {
+      if (until.aborted) reject(until.reason);
+      until.addEventListener('abort', () => reject(until.reason), { once: true });
+    });
+  const { signal } = new AbortController();
+  const limited = t.rejects(within(50, signal, waiting), { name: 'TimeoutError' });
+  await new Promise((resolve) => setImmediate(resolve));
+  collect();
+  await limited;
+  await t.rejects(within(60_000, AbortSignal.abort(new Error('over')), waiting), { message: 'over' });
+  const ending = new AbortController();
+  const ended = t.rejects(within(60_000, ending.signal, waiting), { message: 'later' });
+  ending.abort(new Error('later'));
+  await ended;
 });

@@ -48,7 +48,7 @@ function wrap(logger: PinoLike): Log {
   };
 }
 
-/** Swallows everything; for tests. */
+/** Swallows everything; for tests, and for commands that tell of a failure themselves. */
 export const silentLog: Log = {
   child: () => silentLog,
   debug: () => undefined,

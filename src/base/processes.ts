@@ -14,6 +14,16 @@ export function startTimeOf(pid: number): string | undefined {
   }
 }
 
+/** Keeps this process alive while `work` goes on: a clock's timers do not, and a command may have nothing else meanwhile. */
+export async function whileAlive<T>(work: () => Promise<T>): Promise<T> {
+  const alive = setInterval(() => undefined, 60_000);
+  try {
+    return await work();
+  } finally {
+    clearInterval(alive);
+  }
+}
+
 /** Names this process among all that its kernel runs: its pid namespace, pid and start time. */
 export function processName(): string {
   return processNameOf(process.pid);

@@ -28,6 +28,8 @@ export interface AuthoritySettings {
   /** The root that issued before; believed until nobody shows its certificates any more. */
   readonly old?: string;
   readonly rotationSinceMs?: number;
+  /** Since when `issuing` does so, where another did before: backups from before are of no use. */
+  readonly issuingSinceMs?: number;
 }
 
 /** Where the authority is in changing its root. */
@@ -197,7 +199,7 @@ export class Authority {
   async issueByNext(): Promise<void> {
     const { next, issuing, ...rest } = this.#settings;
     if (next === undefined) return;
-    await this.#change({ ...rest, issuing: next, old: issuing });
+    await this.#change({ ...rest, issuing: next, old: issuing, issuingSinceMs: this.#clock.nowMs() });
   }
 
   /** The root that issued before is believed no more. */
@@ -286,6 +288,7 @@ function readSettings(path: string): AuthoritySettings {
       issuing: fields.name('issuing', fingerprint),
       ...(fields.has('next') && { next: fields.name('next', fingerprint) }),
       ...(fields.has('old') && { old: fields.name('old', fingerprint) }),
+      ...(fields.has('issuingSinceMs') && { issuingSinceMs: fields.integer('issuingSinceMs', 0, 8.64e15) }),
       ...(fields.has('rotationSinceMs') && { rotationSinceMs: fields.integer('rotationSinceMs', 0, 8.64e15) }),
     };
   } catch (error) {

@@ -1,11 +1,12 @@
 import { X509Certificate } from 'node:crypto';
 import { connect, type TLSSocket } from 'node:tls';
 import { describeError, LegateError, systemCode } from '../base/errors.ts';
+import { within } from '../base/within.ts';
 import { type Endpoint, formatEndpoint } from '../model/address.ts';
 import type { Credentials } from '../model/credentials.ts';
 import { hostIdOfNames } from '../model/spiffe.ts';
 import { fingerprintOf, rootOfChain, timeProblem } from './chain.ts';
-import { applicationProtocols } from './desk.ts';
+import { applicationProtocols, defaultTunnelPort } from './desk.ts';
 import { frameOf, readFrame } from './frames.ts';
 import type { JoinToken } from './token.ts';
 
@@ -32,8 +33,7 @@ export async function askDesk(
   try {
     checkServer(socket, endpoint, visit, nowMs);
     socket.write(frameOf(request));
-    const until = AbortSignal.any([signal, AbortSignal.timeout(answerLimitMs)]);
-    return await readFrame(socket, until).catch((error: unknown) => {
+    return await within(answerLimitMs, signal, (until) => readFrame(socket, until)).catch((error: unknown) => {
       throw signal.aborted ? signal.reason : explainAnswer(error, endpoint, visit);
     });
   } finally {
@@ -83,7 +83,7 @@ function open(endpoint: Endpoint, visit: Visit, signal: AbortSignal): Promise<TL
       isConnected = true;
     });
     const timer = setTimeout(
-      () => fail(isConnected ? anotherProgram(endpoint, undefined) : explainConnect(undefined, endpoint)),
+      () => fail(isConnected ? anotherProgram(endpoint) : explainConnect(undefined, endpoint)),
       connectLimitMs,
     );
     const end = (): void => {
@@ -178,20 +178,25 @@ function explainConnect(error: unknown, endpoint: Endpoint): LegateError {
   }
   if (/ALPN|no.application.protocol/i.test(`${code} ${describeError(error)}`)) {
     const hint = 'name the host on which legate init was run, and whose sidecar runs';
-    return new LegateError('E_UNREACHABLE', `${at} is not the authority of a mesh`, details(hint));
+    if (endpoint.port === defaultTunnelPort) {
+      return new LegateError('E_UNREACHABLE', `${at} is not the authority of a mesh`, { hint });
+    }
+    // OpenSSL's words for it say nothing to anybody.
+    return new LegateError('E_UNREACHABLE', `no host is let in at ${at}: something else speaks TLS there`, {
+      hint: `${endpoint.port} may be the port of its store; a host joins at that of its tunnels: legate join ${endpoint.address}, with a port only where that is not ${defaultTunnelPort}`,
+    });
   }
   if (/^ERR_SSL|EPROTO|SSL/.test(code)) {
-    return anotherProgram(endpoint, error);
+    return anotherProgram(endpoint);
   }
   const hint = 'check the address, the routes and the firewalls between the two hosts';
   return new LegateError('E_UNREACHABLE', `no connection to ${at} (${code || 'closed'})`, details(hint));
 }
 
 /** The connection was made, and what is heard on it is nothing or no TLS. */
-function anotherProgram(endpoint: Endpoint, cause: unknown): LegateError {
+function anotherProgram(endpoint: Endpoint): LegateError {
   return new LegateError('E_UNREACHABLE', `something else than a sidecar answers at ${formatEndpoint(endpoint)}`, {
     hint: 'name the address and the tunnel port (7711) of the host on which legate init was run',
-    ...(cause !== undefined && { cause }),
   });
 }
 

@@ -22,6 +22,8 @@ export interface RootRotationOptions {
   readonly change: (by: (policy: Policy) => Policy) => Promise<unknown>;
   /** The ids of the hosts that live. */
   readonly alive: () => ReadonlySet<string>;
+  /** What was restored here is of before a rotation, which is told from now on. */
+  readonly onOutdated: () => void;
   readonly clock: Clock;
   readonly log: Log;
   readonly conditions: Conditions;
@@ -39,6 +41,7 @@ export class RootRotation {
   #wake = new AbortController();
   /** Monotonic: since when the phase waits for nobody. */
   #readySinceMs: number | undefined;
+  #isOutdated = false;
 
   constructor(options: RootRotationOptions) {
     this.#options = options;
@@ -46,6 +49,11 @@ export class RootRotation {
 
   get phase(): RotationPhase {
     return this.#options.authority.phase;
+  }
+
+  /** Whether what was restored here has another root than the mesh in the store, and can never take over. */
+  get isOutdated(): boolean {
+    return this.#isOutdated;
   }
 
   /** Begins it. E_CONFLICT while one runs. */
@@ -112,14 +120,18 @@ export class RootRotation {
   }
 
   async #step(): Promise<void> {
-    const { authority, self, policy, policyStored, change, clock, log } = this.#options;
+    const { authority, self, policy, policyStored, change, onOutdated, clock, log } = this.#options;
     const present = policy();
     if (present === undefined || isLocked(present)) return;
     const { roots } = authority;
     const isElsewhere = present.authority !== self.hostId;
     // What was restored takes over once, from the last policy that there was; else another host has done so.
     if (authority.claims ? !policyStored() : isElsewhere) return;
-    if (authority.claims && present.roots[0] !== roots[0]) throw outdated();
+    this.#isOutdated = authority.claims && present.roots[0] !== roots[0];
+    if (this.#isOutdated) {
+      onOutdated();
+      throw outdated();
+    }
     if (isElsewhere || !isSame(present.roots, roots)) {
       await change((before) => ({ ...before, roots, authority: self.hostId }));
       return;

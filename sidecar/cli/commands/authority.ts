@@ -133,7 +133,7 @@ async function giveToken(session: Session, options: TokenCommandOptions): Promis
   const call = { method: 'POST', json: termsOf(options) } as const;
   const given = await withClient(session, options, (client) => client.json<TokenDocument>('/api/tokens', call));
   const shown = clean(given);
-  const join = joinLine(shown.address, shown.token, undefined);
+  const join = joinLine(shown.address, shown.token, options.config?.startsWith('/') ? options.config : shown.config);
   if (options.json) printJson(terminal, { ...shown, join });
   else {
     terminal.lines([shown.token]);
