@@ -77,7 +77,13 @@ export class Link implements Route {
 
   /** Whether requests, and not connections, are spread over the instances. */
   get speaksHttp(): boolean {
-    return this.target.service?.protocol === 'http';
+    return this.target.service?.protocol === 'http' || this.speaksHttp2;
+  }
+
+  /** Whether those requests come as streams of HTTP/2, with prior knowledge (RFC 9113 section 3.3). */
+  get speaksHttp2(): boolean {
+    const protocol = this.target.service?.protocol;
+    return protocol === 'http2' || protocol === 'grpc';
   }
 
   get announcesClient(): boolean {

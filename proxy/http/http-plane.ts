@@ -48,6 +48,11 @@ export class HttpPlane {
     };
   }
 
+  /** What is counted of requests, of all versions of the protocol. */
+  get requestMetrics(): RequestMetrics {
+    return this.#environment.metrics;
+  }
+
   /** Takes over a paused socket. `ended` is called once, when it is closed. */
   accept(socket: Socket, route: Route, account: Account, ended: (connection: HttpConnection) => void): HttpConnection {
     const connection = new HttpConnection({

@@ -8,8 +8,10 @@ export interface CarriedConnection {
   cut(denied?: string): void;
   /** Lets the kernel look now and then whether the ends on this host still exist. */
   keepAlive(): void;
-  /** The id of the instance that it goes to now. */
+  /** The id of the instance that it goes to now; of several, one of them. */
   readonly backendId: string | undefined;
+  /** Where it goes to several at a time: whether this is one of them. */
+  carries?(instance: string): boolean;
 }
 
 /** What a connection is known by to policy, and counted under; one for all connections of which both are the same. */

@@ -6,6 +6,7 @@ import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
 import type { AccessEntry, AccessLog } from '../access-log.ts';
 import { HttpPlane } from '../http/http-plane.ts';
+import { Http2Plane } from '../http2/http2-plane.ts';
 import type { Link } from '../link.ts';
 import type { Asked, Permission } from '../permission.ts';
 import { TraceIds } from '../trace-ids.ts';
@@ -64,6 +65,7 @@ export class RelayCrowd {
   readonly #waiters = new Set<() => void>();
   readonly #environment;
   readonly #http: HttpPlane;
+  readonly #http2: Http2Plane;
   readonly #endReviews: () => void;
   #atLimit = false;
   #cancelQuiet: (() => void) | undefined;
@@ -75,6 +77,8 @@ export class RelayCrowd {
     this.#gate = new AcceptGate(() => clock.monotonicMs());
     this.#endReviews = options.permission.onChange(() => this.#review());
     this.#http = new HttpPlane({ ...options, accessLog: options.accessLog, buffers: this.#buffers });
+    const { requestMetrics } = this.#http;
+    this.#http2 = new Http2Plane({ ...options, accessLog: options.accessLog, requestMetrics });
     this.#environment = {
       clock,
       gate: this.#gate,
@@ -138,11 +142,16 @@ export class RelayCrowd {
   }
 
   #carry(client: Socket, link: Link, account: Account, entry: Entry): void {
-    const connection = link.speaksHttp
-      ? this.#http.accept(client, link, account, (which) => this.#ended(which))
-      : new RelayConnection(client, link, account, this.#environment, entry);
+    const connection = this.#connectionFor(client, link, account, entry);
     this.#add(connection, account);
     this.#gate.accepted(() => connection.start());
+  }
+
+  #connectionFor(client: Socket, link: Link, account: Account, entry: Entry): CarriedConnection {
+    const ended = (which: CarriedConnection): void => this.#ended(which);
+    if (link.speaksHttp2) return this.#http2.accept(client, link, account, ended);
+    if (link.speaksHttp) return this.#http.accept(client, link, account, ended);
+    return new RelayConnection(client, link, account, this.#environment, entry);
   }
 
   /** Whether connections of other hosts are refused, so that some room is left to this host's own consumers. */
@@ -174,7 +183,8 @@ export class RelayCrowd {
     let count = 0;
     for (const [connection, account] of this.#connections) {
       if (service !== undefined && account.service !== service) continue;
-      if (instance === undefined || connection.backendId === instance) count += 1;
+      const carries = instance === undefined || (connection.carries?.(instance) ?? connection.backendId === instance);
+      if (carries) count += 1;
     }
     return count;
   }
@@ -182,6 +192,7 @@ export class RelayCrowd {
   /** No further requests: connections that wait for one are closed. */
   leave(): void {
     this.#http.leave();
+    this.#http2.leave();
   }
 
   /** Resolves when no connection is left, after `timeoutMs`, or when the signal aborts. */
@@ -208,6 +219,7 @@ export class RelayCrowd {
     for (const connection of [...this.#connections.keys()]) connection.cut();
     if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
     this.#http.close();
+    this.#http2.close();
     this.#cancelQuiet?.();
     return count;
   }

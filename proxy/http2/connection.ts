@@ -1,0 +1,205 @@
+import { constants, performServerHandshake, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
+import type { Socket } from 'node:net';
+import { systemCode } from '../../src/base/errors.ts';
+import type { Endpoint } from '../../src/model/address.ts';
+import { idleClientMs } from '../http/bounds.ts';
+import { maxFields, maxHeadBytes } from '../http/head.ts';
+import type { RetryBudget } from '../http/retry-budget.ts';
+import type { Account, CarriedConnection } from '../tcp/carried.ts';
+import { keepAliveMs } from '../tcp/relay-bounds.ts';
+import type { Route } from '../tcp/route.ts';
+import { abort, peerOf } from '../tcp/socket-ends.ts';
+import {
+  connectionWindowBytes,
+  cutMs,
+  maxClientStreams,
+  maxInvalidFrames,
+  maxRejectedStreams,
+  sessionMemoryMib,
+  streamWindowBytes,
+} from './bounds.ts';
+import type { Http2Environment } from './environment.ts';
+import { Exchange, type ExchangeOptions } from './exchange.ts';
+import type { Failure } from './failures.ts';
+import { type Flood, FloodGuard } from './flood-guard.ts';
+
+const { NGHTTP2_ENHANCE_YOUR_CALM } = constants;
+
+export interface Http2ConnectionOptions {
+  /** A paused socket, or one that TLS with ALPN `h2` was spoken over. */
+  readonly socket: Socket;
+  readonly scheme: 'http' | 'https';
+  readonly route: Route;
+  readonly account: Account;
+  readonly budget: RetryBudget;
+  readonly environment: Http2Environment;
+  /** Those who share connections to instances that are reached directly, or are told for whom they are. */
+  readonly owner: string;
+  /** Called once, when the client's socket is closed. */
+  readonly ended: (connection: Http2Connection) => void;
+}
+
+/** A client's connection; each of its streams goes its own way. */
+export class Http2Connection implements CarriedConnection {
+  readonly #options: Http2ConnectionOptions;
+  readonly #socket: Socket;
+  readonly #peer: Endpoint | undefined;
+  readonly #exchanges = new Set<Exchange>();
+  readonly #exchangeOptions: ExchangeOptions;
+  readonly #guard: FloodGuard;
+  #session: ServerHttp2Session | undefined;
+  /** Monotonic; since when there is no stream. */
+  #idleSinceMs: number;
+  #leaving = false;
+  #cutMs = Number.POSITIVE_INFINITY;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+
+  constructor(options: Http2ConnectionOptions) {
+    const { socket, environment } = options;
+    this.#options = options;
+    this.#socket = socket;
+    this.#peer = peerOf(socket);
+    this.#idleSinceMs = environment.clock.monotonicMs();
+    this.#guard = new FloodGuard(this.#idleSinceMs);
+    this.#exchangeOptions = {
+      ...options,
+      peer: this.#peer,
+      marks: { address: this.#peer?.address ?? 'unknown', scheme: options.scheme },
+      carried: () => this.#guard.earn('ping'),
+      over: (exchange, reset) => this.#over(exchange, reset),
+    };
+    socket.on('error', () => undefined);
+    // Who ends its side of an HTTP/2 connection is gone: there is no half of one.
+    socket.on('end', () => this.#session?.destroy());
+    socket.on('close', () => this.#onClose());
+  }
+
+  start(): void {
+    const socket = this.#socket;
+    if (socket.destroyed) return;
+    const session = performServerHandshake(socket, {
+      maxSessionMemory: sessionMemoryMib,
+      maxHeaderListPairs: maxFields,
+      maxSessionInvalidFrames: maxInvalidFrames,
+      maxSessionRejectedStreams: maxRejectedStreams,
+      settings: {
+        maxConcurrentStreams: maxClientStreams,
+        initialWindowSize: streamWindowBytes,
+        maxHeaderListSize: maxHeadBytes,
+      },
+    });
+    this.#session = session;
+    session.setLocalWindowSize(connectionWindowBytes);
+    session.on('stream', (stream, headers) => this.#onStream(stream, headers));
+    session.on('remoteSettings', () => this.#allow('settings'));
+    session.on('ping', () => this.#allow('ping'));
+    session.on('error', (error) => this.#onError(error));
+    socket.resume();
+    if (this.#leaving) session.close();
+  }
+
+  get backendId(): string | undefined {
+    for (const { backendId } of this.#exchanges) if (backendId !== undefined) return backendId;
+    return undefined;
+  }
+
+  carries(instance: string): boolean {
+    for (const { backendId } of this.#exchanges) if (backendId === instance) return true;
+    return false;
+  }
+
+  keepAlive(): void {
+    this.#socket.setKeepAlive(true, keepAliveMs);
+  }
+
+  /** Tells each of its requests why, closes it to further ones, and resets it when the client has had time to read that. */
+  cut(denied?: string): void {
+    if (this.#session === undefined || this.#session.destroyed || this.#exchanges.size === 0) {
+      abort(this.#socket, true);
+      return;
+    }
+    if (this.#cutMs !== Number.POSITIVE_INFINITY) return;
+    this.#cutMs = this.#nowMs();
+    const failure: Failure =
+      denied === undefined
+        ? { kind: 'unavailable', reason: 'this sidecar stops' }
+        : { kind: 'denied', reason: denied };
+    for (const exchange of [...this.#exchanges]) exchange.end(failure);
+    this.leave();
+  }
+
+  /** No further requests: what runs comes to its end (RFC 9113 section 6.8). */
+  leave(): void {
+    this.#leaving = true;
+    const session = this.#session;
+    if (session !== undefined && !session.closed) session.close();
+  }
+
+  /** To be called every `sweepMs`: ends what takes too long. */
+  tick(nowMs: number): void {
+    this.#count();
+    if (nowMs - this.#cutMs >= cutMs) {
+      this.#session?.destroy();
+      abort(this.#socket, true);
+      return;
+    }
+    for (const exchange of this.#exchanges) exchange.tick(nowMs);
+    if (this.#exchanges.size === 0 && nowMs - this.#idleSinceMs >= idleClientMs) this.leave();
+  }
+
+  #nowMs(): number {
+    return this.#options.environment.clock.monotonicMs();
+  }
+
+  #onStream(stream: ServerHttp2Stream, headers: Parameters<Exchange['begin']>[0]): void {
+    if (stream.closed || stream.destroyed) {
+      // It was taken back before anybody could look at it.
+      stream.on('error', () => undefined);
+      this.#allow('reset');
+      return;
+    }
+    const exchange = new Exchange(stream, this.#exchangeOptions);
+    this.#exchanges.add(exchange);
+    exchange.begin(headers);
+  }
+
+  #over(exchange: Exchange, reset: boolean): void {
+    this.#exchanges.delete(exchange);
+    if (this.#exchanges.size === 0) this.#idleSinceMs = this.#nowMs();
+    if (!reset) this.#guard.earn('reset');
+    else if (this.#session?.destroyed === false) this.#allow('reset');
+  }
+
+  #allow(what: Flood): void {
+    const session = this.#session;
+    if (this.#guard.take(what, this.#nowMs()) || session === undefined || session.destroyed) return;
+    this.#options.environment.floods[what].value += 1;
+    session.destroy(undefined, NGHTTP2_ENHANCE_YOUR_CALM);
+  }
+
+  #onError(error: Error): void {
+    const { floods, metrics } = this.#options.environment;
+    const code = systemCode(error);
+    if (code === 'ERR_HTTP2_TOO_MANY_INVALID_FRAMES') floods.frames.value += 1;
+    else if (code === 'ERR_HTTP2_ERROR') metrics.refused('connection');
+  }
+
+  /** All bytes of the connection, and not of its bodies alone. */
+  #count(): void {
+    const { traffic, cells } = this.#options.route;
+    const { bytesRead, bytesWritten } = this.#socket;
+    traffic.received += bytesRead - this.#bytesRead;
+    cells.received.value += bytesRead - this.#bytesRead;
+    traffic.sent += bytesWritten - this.#bytesWritten;
+    cells.sent.value += bytesWritten - this.#bytesWritten;
+    this.#bytesRead = bytesRead;
+    this.#bytesWritten = bytesWritten;
+  }
+
+  #onClose(): void {
+    this.#count();
+    this.#session?.destroy();
+    this.#options.ended(this);
+  }
+}

@@ -1,0 +1,136 @@
+import { type IncomingHttpHeaders, type OutgoingHttpHeaders, sensitiveHeaders } from 'node:http2';
+import { HttpFault } from '../http/fault.ts';
+import { isAuthority, isTarget } from '../http/grammar.ts';
+import { maxTargetBytes } from '../http/head.ts';
+import { grpcTimeoutMs, isGrpc } from './grpc.ts';
+
+/** What the head of a request is given on its way, the same for all of one client's connection. */
+export interface ClientMarks {
+  readonly address: string;
+  readonly scheme: 'http' | 'https';
+}
+
+/** A request as it leaves. */
+export interface RequestHead {
+  readonly method: string;
+  readonly path: string;
+  readonly grpc: boolean;
+  /** What the client allows for all of it; undefined: it does not say. */
+  readonly timeoutMs: number | undefined;
+  /** 32 lower-case hexadecimal digits. */
+  readonly traceId: string;
+  readonly headers: OutgoingHttpHeaders;
+  /** Of names and values, as they came. */
+  readonly bytes: number;
+}
+
+/** W3C Trace Context, section 3.2. */
+const traceparent = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
+/** RFC 9110 section 9.2.2. */
+const idempotent: ReadonlySet<string> = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS']);
+/** RFC 9113 section 8.2.2. */
+const ofConnections: ReadonlySet<string> = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'transfer-encoding',
+  'upgrade',
+  'http2-settings',
+]);
+
+export function isIdempotentMethod(method: string): boolean {
+  return idempotent.has(method);
+}
+
+/**
+ * Checks the head of a request (RFC 9113 section 8.3.1) and writes the one for an instance. What the runtime checks itself
+ * is not repeated here: names, values, the order and number of pseudo fields. Throws an HttpFault.
+ */
+export function requestHead(
+  headers: IncomingHttpHeaders,
+  { address, scheme }: ClientMarks,
+  service: string,
+  newId: () => string,
+): RequestHead {
+  const method = headers[':method'] ?? '';
+  const path = headers[':path'] ?? '';
+  const out: Record<string, string | string[]> = Object.create(null);
+  out[':method'] = method;
+  out[':scheme'] = schemeOf(headers);
+  out[':authority'] = authorityOf(headers) ?? service;
+  if (method !== 'CONNECT') checkPath(method, path);
+  out[':path'] = path;
+  let bytes = 0;
+  for (const name in headers) {
+    const value = headers[name];
+    if (value === undefined) continue;
+    bytes += name.length + (typeof value === 'string' ? value.length : value.join().length);
+    if (name.startsWith(':') || name === 'host') continue;
+    if (ofConnections.has(name)) throw new HttpFault('connection', `${name} has no place in HTTP/2`);
+    if (name === 'te' && value !== 'trailers') throw new HttpFault('connection', 'te other than trailers');
+    out[name] = value;
+  }
+  const given = headers.traceparent;
+  const kept = typeof given === 'string' ? traceparent.exec(given)?.[1] : undefined;
+  const traceId = kept ?? newId();
+  out['via'] = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
+  const forwarded = headers['x-forwarded-for'];
+  out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
+  out['x-forwarded-proto'] ??= scheme;
+  out['x-request-id'] ??= traceId;
+  out['traceparent'] ??= `00-${traceId}-${traceId.slice(16)}-01`;
+  keepSecrets(headers, out);
+  const grpc = isGrpc(headers['content-type']);
+  const timeout = headers['grpc-timeout'];
+  const timeoutMs = grpc && typeof timeout === 'string' ? grpcTimeoutMs(timeout) : undefined;
+  return { method, path, grpc, timeoutMs, traceId, headers: out, bytes };
+}
+
+/** The head or the trailers of a response, or the trailers of a request, for the other side. */
+export function passedOn(headers: IncomingHttpHeaders, withStatus: boolean): OutgoingHttpHeaders {
+  const out: Record<string, number | string | string[]> = Object.create(null);
+  for (const name in headers) {
+    const value: string | string[] | number | undefined = headers[name];
+    if (value === undefined || name === 'te' || ofConnections.has(name)) continue;
+    if (!name.startsWith(':') || (withStatus && name === ':status')) out[name] = value;
+  }
+  keepSecrets(headers, out);
+  return out;
+}
+
+/** What may not be kept in a table for compression is not, on the next hop either (RFC 7541 section 7.1.3). */
+function keepSecrets(from: IncomingHttpHeaders, to: OutgoingHttpHeaders): void {
+  const names: unknown = Reflect.get(from, sensitiveHeaders);
+  if (Array.isArray(names) && names.length > 0) Reflect.set(to, sensitiveHeaders, names);
+}
+
+function schemeOf(headers: IncomingHttpHeaders): string {
+  const scheme = headers[':scheme'] ?? 'http';
+  if (scheme === 'http' || scheme === 'https') return scheme;
+  throw new HttpFault('target', 'a scheme other than http and https');
+}
+
+/** RFC 9113 section 8.3.1: `host` says the same as `:authority`, or stands for it. */
+function authorityOf(headers: IncomingHttpHeaders): string | undefined {
+  const { host } = headers;
+  const authority = headers[':authority'] ?? host;
+  if (authority === undefined) return undefined;
+  if (!consistsOf(authority, isAuthority) || authority === '') throw new HttpFault('host', 'an authority that is none');
+  if (host !== undefined && host.toLowerCase() !== authority.toLowerCase())
+    throw new HttpFault('host', 'a host other than the authority');
+  return authority;
+}
+
+function checkPath(method: string, path: string): void {
+  if (path.length > maxTargetBytes) throw new HttpFault('too-large', 'a path that is too long');
+  if (!consistsOf(path, isTarget)) throw new HttpFault('target', 'a path with bytes that have no place there');
+  if (!path.startsWith('/') && !(path === '*' && method === 'OPTIONS'))
+    throw new HttpFault('target', 'a path that does not begin with a slash');
+}
+
+function consistsOf(text: string, table: Uint8Array): boolean {
+  for (let index = 0; index < text.length; index += 1) {
+    if (table[text.charCodeAt(index)] !== 1) return false;
+  }
+  return true;
+}

@@ -1,0 +1,124 @@
+import type { Socket } from 'node:net';
+import type { Clock } from '../../src/base/clock.ts';
+import type { Metrics } from '../../src/base/metrics.ts';
+import type { AccessLog } from '../access-log.ts';
+import { sweepMs } from '../http/bounds.ts';
+import type { RequestMetrics } from '../http/request-metrics.ts';
+import { RetryBudget } from '../http/retry-budget.ts';
+import type { Account } from '../tcp/carried.ts';
+import type { Route } from '../tcp/route.ts';
+import { TraceIds } from '../trace-ids.ts';
+import type { Tunnels } from '../tunnel/tunnels.ts';
+import { Http2Connection } from './connection.ts';
+import type { Http2Environment } from './environment.ts';
+import { SessionPool } from './session-pool.ts';
+
+export interface Http2PlaneOptions {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly requestMetrics: RequestMetrics;
+  readonly tunnels: Tunnels | undefined;
+  readonly accessLog: AccessLog | undefined;
+}
+
+/** All HTTP/2 connections of this process, and what they share. */
+export class Http2Plane {
+  readonly #environment: Http2Environment;
+  readonly #connections = new Set<Http2Connection>();
+  readonly #budgets = new Map<string, RetryBudget>();
+  #cancelSweep: (() => void) | undefined;
+  #leaving = false;
+  #closed = false;
+  #owners = 0;
+
+  constructor({ clock, metrics, requestMetrics, tunnels, accessLog }: Http2PlaneOptions) {
+    const pool = new SessionPool();
+    const flood = (kind: string) =>
+      metrics.counter('legate_http2_floods_total', 'Clients that were cut off, by what they sent too much of.', { kind });
+    this.#environment = {
+      clock,
+      tunnels,
+      pool,
+      traceIds: new TraceIds(),
+      metrics: requestMetrics,
+      floods: { settings: flood('settings'), ping: flood('ping'), reset: flood('reset'), frames: flood('frames') },
+      accessLog,
+    };
+    metrics.gauge('legate_http2_instance_connections', 'Connections to instances over which HTTP/2 goes.', [], () => [
+      [[], pool.size],
+    ]);
+    metrics.gauge('legate_http2_instance_streams', 'Requests that instances are being asked over HTTP/2.', [], () => [
+      [[], pool.streams],
+    ]);
+  }
+
+  /** Takes over a paused socket. `ended` is called once, when it is closed. */
+  accept(
+    socket: Socket,
+    route: Route,
+    account: Account,
+    ended: (connection: Http2Connection) => void,
+    scheme: 'http' | 'https' = 'http',
+  ): Http2Connection {
+    const owner = this.#ownerFor(route);
+    const connection = new Http2Connection({
+      socket,
+      route,
+      account,
+      scheme,
+      owner,
+      budget: this.#budgetOf(route.service),
+      environment: this.#environment,
+      ended: (which) => {
+        this.#connections.delete(which);
+        if (owner !== '') this.#environment.pool.closeOf(owner);
+        ended(which);
+      },
+    });
+    this.#connections.add(connection);
+    if (this.#leaving) connection.leave();
+    if (this.#cancelSweep === undefined) this.#sweepLater();
+    return connection;
+  }
+
+  /** Clients are told to go elsewhere; what runs comes to its end. */
+  leave(): void {
+    this.#leaving = true;
+    for (const connection of [...this.#connections]) connection.leave();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#cancelSweep?.();
+    this.#cancelSweep = undefined;
+    this.#environment.pool.close();
+  }
+
+  /** Where instances are told who the client is, nobody else may use its connections. */
+  #ownerFor({ announcesClient }: Route): string {
+    if (!announcesClient) return '';
+    this.#owners += 1;
+    return `client ${this.#owners}`;
+  }
+
+  #budgetOf(service: string): RetryBudget {
+    let budget = this.#budgets.get(service);
+    if (budget === undefined) {
+      budget = new RetryBudget();
+      this.#budgets.set(service, budget);
+    }
+    return budget;
+  }
+
+  #sweepLater(): void {
+    const { clock, pool } = this.#environment;
+    this.#cancelSweep = clock.after(sweepMs, () => {
+      this.#cancelSweep = undefined;
+      if (this.#closed) return;
+      const nowMs = clock.monotonicMs();
+      for (const connection of [...this.#connections]) connection.tick(nowMs);
+      pool.sweep(nowMs);
+      if (this.#connections.size > 0 || pool.size > 0) this.#sweepLater();
+    });
+  }
+}

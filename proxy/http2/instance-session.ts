@@ -1,0 +1,261 @@
+import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants, type OutgoingHttpHeaders } from 'node:http2';
+import { connect as dialSocket, type Socket } from 'node:net';
+import { describeError, systemCode } from '../../src/base/errors.ts';
+import type { Endpoint } from '../../src/model/address.ts';
+import type { Backend } from '../balance/backend.ts';
+import { maxHeadBytes } from '../http/head.ts';
+import type { TunnelWay, UpstreamFailure } from '../http/upstream.ts';
+import { proxyHeader } from '../tcp/proxy-header.ts';
+import { ownLimits, silences } from '../tcp/relay-bounds.ts';
+import {
+  assumedStreams,
+  connectionWindowBytes,
+  maxSessionStreams,
+  pingAnswerMs,
+  sessionMemoryMib,
+  silentSessionMs,
+  streamWindowBytes,
+  tunnelStreamWindowBytes,
+} from './bounds.ts';
+import { TunnelDuplex } from './tunnel-duplex.ts';
+
+/** One who waits for a connection to open. Exactly one of the two is called, unless it has left before. */
+export interface SessionUser {
+  sessionOpened(session: InstanceSession): void;
+  sessionFailed(session: InstanceSession, failure: UpstreamFailure): void;
+}
+
+export interface InstanceSessionOptions {
+  readonly backend: Backend;
+  /** Those who may share it: connections through tunnels are their consumer's. */
+  readonly owner: string;
+  readonly nowMs: () => number;
+  /** Called once: nobody can use it any more. */
+  readonly closed: (session: InstanceSession) => void;
+  /** Told to the instance before the first byte, where it wants to know for whom the connection is. */
+  readonly announced: { readonly client: Endpoint | undefined } | undefined;
+}
+
+const everything = 2 ** 31 - 1;
+
+/** One connection to an instance, over which streams of many clients go side by side. */
+export class InstanceSession {
+  readonly backend: Backend;
+  readonly owner: string;
+  /** Where it goes: what is behind a backend may change. */
+  readonly place: string;
+  /** Monotonic; since when nobody uses it. */
+  idleSinceMs: number;
+  readonly #options: InstanceSessionOptions;
+  readonly #waiting = new Set<SessionUser>();
+  #transport: Socket | TunnelDuplex | undefined;
+  #session: ClientHttp2Session | undefined;
+  #phase: 'connecting' | 'open' | 'draining' | 'closed' = 'connecting';
+  #users = 0;
+  #limit = assumedStreams;
+  #lastStreamId = everything;
+  #problem: string | undefined;
+  #blamed = false;
+  /** Monotonic; when it was asked something while nothing was outstanding. */
+  #askedMs = Number.POSITIVE_INFINITY;
+  #bytesSeen = 0;
+  #pingedAtBytes = -1;
+  #pingDeadlineMs = Number.POSITIVE_INFINITY;
+
+  private constructor(options: InstanceSessionOptions) {
+    this.#options = options;
+    this.backend = options.backend;
+    this.owner = options.owner;
+    this.place = options.backend.place;
+    this.idleSinceMs = options.nowMs();
+  }
+
+  /** Begins to connect; or says why there is no tunnel. */
+  static dial(options: InstanceSessionOptions, way: TunnelWay | undefined): InstanceSession | string {
+    const session = new InstanceSession(options);
+    const { dial, instance } = options.backend;
+    if (dial.via === 'direct') session.#transport = session.#dialSocket(dial.endpoint);
+    else {
+      if (way === undefined) return 'there is no tunnel';
+      const duplex = TunnelDuplex.open(way.tunnels, instance.hostId, way.head, {
+        opened: () => session.#open(),
+        failed: (failure) => session.#fail(failure),
+      });
+      if (typeof duplex === 'string') return duplex;
+      session.#transport = duplex;
+    }
+    session.#transport.once('close', () => session.#fail({ problem: 'the connection was closed', blame: 'instance' }));
+    return session;
+  }
+
+  #dialSocket({ address, port }: Endpoint): Socket {
+    const socket = dialSocket({ host: address, port, noDelay: true });
+    socket.once('connect', () => this.#open());
+    socket.on('error', (error) => {
+      const problem = describeError(error);
+      const code = systemCode(error);
+      if (this.isOpen) this.#fail({ problem, blame: 'instance' });
+      else if (code !== undefined && ownLimits.has(code)) this.#fail({ problem, blame: 'way', exhausted: error });
+      else this.#fail({ problem, blame: code !== undefined && silences.has(code) ? 'host' : 'instance' });
+    });
+    return socket;
+  }
+
+  get isOpen(): boolean {
+    return this.#phase === 'open';
+  }
+
+  get users(): number {
+    return this.#users;
+  }
+
+  /** Whether one more may use it. */
+  get hasRoom(): boolean {
+    return (this.#phase === 'open' || this.#phase === 'connecting') && this.#users < this.#limit;
+  }
+
+  /** Takes a place, which is to be given back with `release`. */
+  reserve(): void {
+    this.#users += 1;
+  }
+
+  release(user: SessionUser): void {
+    this.#waiting.delete(user);
+    this.#users -= 1;
+    if (this.#users > 0) return;
+    this.idleSinceMs = this.#options.nowMs();
+    this.#askedMs = Number.POSITIVE_INFINITY;
+    if (this.#phase === 'connecting') this.close();
+  }
+
+  wait(user: SessionUser): void {
+    this.#waiting.add(user);
+  }
+
+  /** Begins a stream. Throws when the session cannot take it: then nothing of it was sent. */
+  request(headers: OutgoingHttpHeaders, options: { endStream: boolean; waitForTrailers: boolean }): ClientHttp2Stream {
+    if (this.#session === undefined) throw new Error('the connection is not open');
+    const stream = this.#session.request(headers, options);
+    if (this.#askedMs === Number.POSITIVE_INFINITY) this.#askedMs = this.#options.nowMs();
+    return stream;
+  }
+
+  /** Whether the instance says, or it is clear, that it has not looked at a stream that is closed (RFC 9113 section 8.7). */
+  hasIgnored(stream: ClientHttp2Stream): boolean {
+    if (stream.rstCode === constants.NGHTTP2_REFUSED_STREAM || stream.id === undefined) return true;
+    return stream.id > this.#lastStreamId;
+  }
+
+  /** Why a stream that is closed has lost its connection; undefined: the instance has closed that stream alone. */
+  loss(): UpstreamFailure | undefined {
+    if (this.#phase !== 'closed' && this.#problem === undefined && this.#session?.destroyed === false) return undefined;
+    const first = !this.#blamed;
+    this.#blamed = true;
+    return { problem: this.#problem ?? 'the connection was closed', blame: first ? 'instance' : 'way' };
+  }
+
+  /** To be called now and then: finds out whether an instance that does not answer is there at all. */
+  tick(nowMs: number): void {
+    const session = this.#session;
+    if (this.#phase !== 'open' || session === undefined) return;
+    const bytes = this.#transport?.bytesRead ?? 0;
+    if (nowMs >= this.#pingDeadlineMs) {
+      this.#problem ??= `no sign of life for ${(silentSessionMs + pingAnswerMs) / 1000} s`;
+      this.destroy();
+    } else if (bytes !== this.#bytesSeen) {
+      this.#bytesSeen = bytes;
+      this.#askedMs = this.#users > 0 ? nowMs : Number.POSITIVE_INFINITY;
+    } else if (this.#mayPing(nowMs)) this.#ping(session, nowMs);
+  }
+
+  /** Only once in a silence: servers of gRPC take more of it for abuse. */
+  #mayPing(nowMs: number): boolean {
+    const isAsked = this.#pingDeadlineMs !== Number.POSITIVE_INFINITY;
+    return !isAsked && nowMs - this.#askedMs >= silentSessionMs && this.#pingedAtBytes !== this.#bytesSeen;
+  }
+
+  #ping(session: ClientHttp2Session, nowMs: number): void {
+    this.#pingDeadlineMs = nowMs + pingAnswerMs;
+    const answerBytes = 17;
+    this.#pingedAtBytes = this.#bytesSeen + answerBytes;
+    session.ping(() => {
+      this.#pingDeadlineMs = Number.POSITIVE_INFINITY;
+    });
+  }
+
+  /** No further streams; those that run come to their end. */
+  close(): void {
+    if (this.#phase === 'closed') return;
+    if (this.#session === undefined) {
+      this.#phase = 'closed';
+      this.#transport?.destroy();
+      this.#options.closed(this);
+    } else {
+      this.#phase = 'draining';
+      this.#options.closed(this);
+      this.#session.close();
+    }
+  }
+
+  destroy(): void {
+    if (this.#session === undefined) this.close();
+    else {
+      this.#session.destroy();
+      this.#transport?.destroy();
+    }
+  }
+
+  #open(): void {
+    const transport = this.#transport;
+    if (this.#phase !== 'connecting' || transport === undefined) return;
+    const { backend, announced } = this.#options;
+    const { dial } = backend;
+    if (announced !== undefined && dial.via === 'direct') transport.write(proxyHeader(announced.client, dial.endpoint));
+    this.#phase = 'open';
+    const session = connect('http://instance', {
+      createConnection: () => transport,
+      maxSessionMemory: sessionMemoryMib,
+      peerMaxConcurrentStreams: assumedStreams,
+      settings: {
+        enablePush: false,
+        initialWindowSize: dial.via === 'direct' ? streamWindowBytes : tunnelStreamWindowBytes,
+        maxHeaderListSize: maxHeadBytes,
+      },
+    });
+    this.#session = session;
+    session.on('connect', () => session.setLocalWindowSize(connectionWindowBytes));
+    session.on('remoteSettings', ({ maxConcurrentStreams }) => {
+      this.#limit = Math.min(maxConcurrentStreams ?? maxSessionStreams, maxSessionStreams);
+    });
+    session.on('goaway', (code, lastStreamId) => this.#toldToGo(code, lastStreamId));
+    session.on('error', (error) => {
+      this.#problem ??= describeError(error);
+    });
+    session.on('close', () => this.#fail({ problem: this.#problem ?? 'the connection was closed', blame: 'instance' }));
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const user of waiting) user.sessionOpened(this);
+  }
+
+  #toldToGo(code: number, lastStreamId: number): void {
+    this.#lastStreamId = Math.min(this.#lastStreamId, lastStreamId);
+    if (code !== constants.NGHTTP2_NO_ERROR) this.#problem ??= `the instance closed the connection with error ${code}`;
+    if (this.#phase !== 'open') return;
+    this.#phase = 'draining';
+    this.#options.closed(this);
+  }
+
+  /** The first who waits hears whose fault it is, so that one failure does not count as many. */
+  #fail(failure: UpstreamFailure): void {
+    if (this.#phase === 'closed') return;
+    const wasKnown = this.#phase === 'draining';
+    this.#phase = 'closed';
+    this.#problem ??= failure.problem;
+    if (!wasKnown) this.#options.closed(this);
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const [index, user] of waiting.entries())
+      user.sessionFailed(this, index === 0 ? failure : { ...failure, blame: 'way' });
+    this.#transport?.destroy();
+  }
+}
