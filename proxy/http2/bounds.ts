@@ -8,8 +8,11 @@ export const streamWindowBytes = 65_535;
 export const tunnelStreamWindowBytes = 262_144;
 /** Bytes that all streams of a connection may have on their way together. */
 export const connectionWindowBytes = 1_048_576;
-/** MiB that the runtime may use for a connection, beside its bodies. */
-export const sessionMemoryMib = 10;
+/**
+ * MiB that the runtime may use for a connection, with what waits to be written: more than `maxReplayBytes` and a frame for
+ * each of the most streams.
+ */
+export const sessionMemoryMib = 32;
 /** Frames of one connection that say nothing or nothing valid, until it is cut off. */
 export const maxInvalidFrames = 100;
 /** SETTINGS of one client: so many at once, and so many a second later on. */

@@ -13,6 +13,8 @@ import {
   type ServerHttp2Stream,
 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import t, { type Test } from 'tap';
 import type { Service } from '../../src/catalog/snapshot.ts';
 import { waitFor } from '../../test/support/wait.ts';
@@ -116,8 +118,14 @@ function answerOf(stream: ClientHttp2Stream): Promise<Answer> {
 function ask(session: ClientHttp2Session, path = '/', headers: OutgoingHttpHeaders = {}, body?: Buffer | string) {
   const stream = session.request({ ':path': path, ...headers }, { endStream: body === undefined });
   const answer = answerOf(stream);
-  if (body !== undefined) stream.end(body);
+  if (Buffer.isBuffer(body)) void pipeline(Readable.from(pieces(body)), stream).catch(() => undefined);
+  else if (body !== undefined) stream.end(body);
   return answer;
+}
+
+/** A client of the runtime may not write more at once than its session's memory. */
+function* pieces(body: Buffer): Iterable<Buffer> {
+  for (let at = 0; at < body.length; at += 65_536) yield body.subarray(at, at + 65_536);
 }
 
 /** Nothing is left of any request. */
@@ -221,9 +229,223 @@ t.test('20 MB both ways are whole', async (t) => {
   const body = Buffer.alloc(20_000_003, 'legate carries this ');
   const answer = await ask(client(t, bed), '/', { ':method': 'POST' }, body);
   const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
+  t.match({ status: answer.status, code: answer.code, body: answer.body.length }, { status: 200, code: 0 });
   t.equal(digest(answer.body), digest(body));
-  const { received = 0, sent = 0 } = bed.plane.links()[0]?.bytes ?? {};
-  await waitFor('it is counted', () => (bed.plane.links()[0]?.bytes.received ?? 0) > body.length);
-  t.ok(received >= 0 && sent >= 0);
+  const counted = (): { received: number; sent: number } => bed.plane.links()[0]?.bytes ?? { received: 0, sent: 0 };
+  await waitFor('it is counted', () => Math.min(counted().received, counted().sent) > body.length);
   await quiet(bed, one);
+});
+
+t.test('resets go both ways, with their code, and never look like an end', async (t) => {
+  let ended = 0;
+  const one = await instance(t, (stream, headers) => {
+    stream.on('end', () => {
+      ended += 1;
+    });
+    stream.resume();
+    if (headers[':path'] === '/part') {
+      stream.respond({ ':status': 200 }, { waitForTrailers: true });
+      stream.write('half of it', () => stream.close(constants.NGHTTP2_INTERNAL_ERROR));
+    } else if (headers[':path'] === '/none') stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  });
+  const bed = await before(t, [one.port]);
+  const session = client(t, bed);
+  const part = await ask(session, '/part');
+  t.match({ status: part.status, code: part.code }, { status: 200, code: constants.NGHTTP2_INTERNAL_ERROR });
+  const none = await ask(session, '/none', { ':method': 'POST' });
+  t.match({ status: none.status, code: none.code }, { status: 0, code: constants.NGHTTP2_ENHANCE_YOUR_CALM });
+  ended = 0;
+  const upload = session.request({ ':method': 'POST', ':path': '/hang' }, { waitForTrailers: true });
+  upload.on('error', () => undefined);
+  upload.write('half');
+  await waitFor('it is there', () => one.streams.open === 1);
+  upload.close(constants.NGHTTP2_CANCEL);
+  await quiet(bed, one);
+  t.equal(one.codes.at(-1), constants.NGHTTP2_CANCEL);
+  t.equal(ended, 0, 'half a body was not given out for a whole one');
+  t.equal(await bed.metric('legate_http_requests_total{service="db",instance="",end="client gone"}'), 1);
+  t.equal(await bed.metric('legate_http_requests_total{service="db",instance="here/i0",end="broken"}'), 2);
+});
+
+t.test('instances that cannot be asked', async (t) => {
+  const fine = await instance(t, naming('fine'));
+  const garbage = await startBackend(t, (socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'));
+  const closing = await startBackend(t, (socket) => socket.once('data', () => socket.destroy()));
+  const bed = await before(t, [await deadPort(), garbage.port, closing.port, fine.port]);
+  const session = client(t, bed);
+  for (let turn = 0; turn < 6; turn += 1)
+    t.equal((await ask(session)).body.toString(), 'fine', 'the client does not notice');
+  const failing = client(t, await before(t, [closing.port]));
+  const post = await ask(failing, '/', { ':method': 'POST' }, 'hi');
+  t.match(post, { status: 502, headers: { 'legate-reason': /./ } }, 'what may not be done twice is asked once');
+  const none = await ask(client(t, await before(t, [await deadPort()])));
+  t.match(none, { status: 503, code: 0, headers: { 'retry-after': '1' } });
+  t.match(none.body.toString(), /^legate: .*ECONNREFUSED/);
+});
+
+t.test('an instance that dies in the middle', async (t) => {
+  const dying = await instance(t, (stream, headers) => {
+    if (headers[':path'] === '/slow') {
+      stream.respond({ ':status': 200 }, { waitForTrailers: true });
+      stream.write('half');
+    }
+  });
+  const fine = await instance(t, naming('fine'));
+  const bed = await before(t, [dying.port, fine.port]);
+  const session = client(t, bed);
+  const halves = Array.from({ length: 8 }, () => ask(session, '/slow'));
+  const gets = Array.from({ length: 8 }, () => ask(session, '/'));
+  const posts = Array.from({ length: 8 }, () => ask(session, '/', { ':method': 'POST' }, 'x'));
+  await waitFor('all are there', () => dying.streams.open === 12);
+  for (const one of dying.sessions) one.socket.resetAndDestroy();
+  const codes = (await Promise.all(halves)).map(({ status, code, body }) => `${status} ${code} ${body}`);
+  t.same(new Set(codes), new Set([`200 0 fine`, `200 ${constants.NGHTTP2_INTERNAL_ERROR} half`]));
+  for (const { status, body } of await Promise.all(gets)) t.match({ status, body: `${body}` }, { status: 200, body: 'fine' });
+  const statuses = (await Promise.all(posts)).map(({ status }) => status);
+  t.same(new Set(statuses), new Set([200, 502]));
+  await quiet(bed, fine);
+});
+
+t.test('an instance that says goodbye under load loses no request', async (t) => {
+  const serve =
+    (name: string): Serve =>
+    (stream) =>
+      setTimeout(() => {
+        if (stream.destroyed) return;
+        stream.respond({ ':status': 200 });
+        stream.end(name);
+      }, 5);
+  const instances = [await instance(t, serve('a')), await instance(t, serve('b'))];
+  const bed = await before(
+    t,
+    instances.map(({ port }) => port),
+  );
+  const session = client(t, bed);
+  const goodbye = setInterval(() => {
+    for (const { sessions } of instances) for (const one of sessions) one.close();
+  }, 20);
+  t.teardown(() => clearInterval(goodbye));
+  const statuses = new Map<string, number>();
+  for (let round = 0; round < 40; round += 1) {
+    const answers = Array.from({ length: 20 }, (_, turn) =>
+      turn % 2 === 0 ? ask(session) : ask(session, '/', { ':method': 'POST' }, 'x'),
+    );
+    for (const { status, code } of await Promise.all(answers)) {
+      const how = `${status} ${code}`;
+      statuses.set(how, (statuses.get(how) ?? 0) + 1);
+    }
+  }
+  t.same([...statuses], [['200 0', 800]]);
+  clearInterval(goodbye);
+  await quiet(bed, ...instances);
+});
+
+t.test('what an instance refuses to look at goes elsewhere', async (t) => {
+  const refusing = await instance(t, (stream) => stream.close(constants.NGHTTP2_REFUSED_STREAM));
+  const fine = await instance(t, (stream) => {
+    stream.respond({ ':status': 200 });
+    stream.pipe(stream);
+  });
+  const bed = await before(t, [refusing.port, fine.port]);
+  const session = client(t, bed);
+  for (let turn = 0; turn < 20; turn += 1) {
+    const { body } = await ask(session, '/', { ':method': 'POST' }, 'mine');
+    t.equal(body.toString(), 'mine');
+  }
+  const only = client(t, await before(t, [refusing.port]));
+  t.match(await ask(only, '/', { ':method': 'POST' }, 'mine'), { status: 503 });
+});
+
+t.test('an instance with few streams gets several connections', async (t) => {
+  const held: ServerHttp2Stream[] = [];
+  const one = await instance(t, (stream) => held.push(stream), { maxConcurrentStreams: 10 });
+  const bed = await before(t, [one.port]);
+  const session = client(t, bed);
+  const answers = Array.from({ length: 25 }, () => ask(session));
+  await waitFor('all are there', () => held.length === 25);
+  t.ok(one.sessions.size >= 3, `${one.sessions.size} connections`);
+  for (const stream of held) {
+    stream.respond({ ':status': 200 });
+    stream.end();
+  }
+  for (const { status } of await Promise.all(answers)) t.equal(status, 200);
+});
+
+t.test('a client that vanishes leaves nothing behind', async (t) => {
+  const one = await instance(t, (stream) => {
+    stream.respond({ ':status': 200 });
+    stream.write('x');
+  });
+  const bed = await before(t, [one.port]);
+  for (const how of ['end', 'reset'] as const) {
+    const session = client(t, bed);
+    for (let turn = 0; turn < 20; turn += 1) {
+      const stream = session.request({ ':method': 'POST', ':path': '/' });
+      stream.on('error', () => undefined);
+      stream.write('y');
+    }
+    await waitFor('all are there', () => one.streams.open === 20);
+    if (how === 'end') session.socket.destroy();
+    else session.socket.resetAndDestroy();
+    await quiet(bed, one);
+    await waitFor('the connection is gone', () => bed.plane.activeConnections() === 0);
+  }
+  t.equal(await bed.metric('legate_http2_instance_streams'), 0);
+  t.equal(await bed.metric('legate_http2_instance_connections'), 1, 'what is kept is shared');
+  t.equal(one.sessions.size, 1);
+});
+
+t.test('a slow client holds up its own answer, and nothing else', async (t) => {
+  let written = 0;
+  const one = await instance(t, (stream, headers) => {
+    stream.respond({ ':status': 200 });
+    if (headers[':path'] !== '/big') stream.end('small');
+    else {
+      const write = (): void => {
+        while (!stream.destroyed && stream.write(Buffer.alloc(16_384))) written += 16_384;
+      };
+      stream.on('drain', write);
+      write();
+    }
+  });
+  const bed = await before(t, [one.port]);
+  const session = client(t, bed);
+  const slow = session.request({ ':path': '/big' });
+  slow.on('error', () => undefined);
+  await once(slow, 'response');
+  for (let turn = 0; turn < 20; turn += 1) t.equal((await ask(session)).body.toString(), 'small');
+  t.ok(written < 1_048_576, `${written} bytes wait, and no more`);
+  slow.close(constants.NGHTTP2_CANCEL);
+  await quiet(bed, one);
+});
+
+t.test('what is refused', async (t) => {
+  const one = await instance(t, naming('a'));
+  const bed = await before(t, [one.port]);
+  const session = client(t, bed);
+  t.match(await ask(session, '/', { host: 'other' }), { status: 400, headers: { 'legate-reason': /host/ } });
+  t.match(await ask(session, 'x'), { status: 400 });
+  t.match(await ask(session, '/a b'), { code: constants.NGHTTP2_PROTOCOL_ERROR });
+  t.match(await ask(session, '/', { ':method': 'TRACE' }), { status: 405 });
+  const tunnel = session.request({ ':method': 'CONNECT', ':authority': 'db:80' });
+  t.match(await answerOf(tunnel), { status: 405, headers: { allow: /GET/ } });
+  t.equal(one.streams.total, 0);
+  t.equal((await ask(session)).status, 200, 'others of the same connection are not');
+});
+
+t.test('a sidecar that leaves tells its clients', async (t) => {
+  const held: ServerHttp2Stream[] = [];
+  const one = await instance(t, (stream) => held.push(stream));
+  const bed = await before(t, [one.port]);
+  const session = client(t, bed);
+  const answer = ask(session);
+  await waitFor('it is there', () => held.length === 1);
+  const goodbye = once(session, 'goaway');
+  const drained = bed.plane.drain(5000);
+  t.equal((await goodbye)[0], constants.NGHTTP2_NO_ERROR);
+  held[0]?.respond({ ':status': 200 });
+  held[0]?.end('late');
+  t.equal((await answer).body.toString(), 'late', 'what runs comes to its end');
+  await drained;
+  t.equal(bed.plane.activeConnections(), 0);
 });
