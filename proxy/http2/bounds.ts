@@ -23,7 +23,7 @@ export const pingBudget = { burst: 500, perSecond: 50 } as const;
 export const resetBudget = { burst: 200, perSecond: 50 } as const;
 /** Streams over one connection to an instance, where it would take more. */
 export const maxSessionStreams = 256;
-/** The same before the instance has said how many it takes. */
+/** Those that may wait for a connection that is being opened; the instance then says how many it takes. */
 export const assumedStreams = 100;
 /** Connections to one instance for one owner, each as full as the instance allows. */
 export const maxSessionsPerInstance = 16;
@@ -34,6 +34,6 @@ export const silentSessionMs = 5000;
 /** How long it may take to say so. */
 export const pingAnswerMs = 15_000;
 /** How often a request goes elsewhere because an instance has refused to look at it. */
-export const maxRefusals = 4;
+export const maxRefusals = 6;
 /** How long a connection that is cut has to tell its client why. */
 export const cutMs = 500;

@@ -122,9 +122,7 @@ export class Http2Connection implements CarriedConnection {
     if (this.#cutMs !== Number.POSITIVE_INFINITY) return;
     this.#cutMs = this.#nowMs();
     const failure: Failure =
-      denied === undefined
-        ? { kind: 'unavailable', reason: 'this sidecar stops' }
-        : { kind: 'denied', reason: denied };
+      denied === undefined ? { kind: 'unavailable', reason: 'this sidecar stops' } : { kind: 'denied', reason: denied };
     for (const exchange of [...this.#exchanges]) exchange.end(failure);
     this.leave();
   }

@@ -224,6 +224,8 @@ export class Exchange implements SessionUser {
         owner,
         nowMs: () => this.#nowMs(),
         closed: (which) => pool.remove(which),
+        limit: pool.limitOf(backend),
+        limited: (limit) => pool.limited(backend, limit),
         announced: route.announcesClient ? { client: peer } : undefined,
       },
       tunnels === undefined ? undefined : { tunnels, head },
@@ -294,7 +296,8 @@ export class Exchange implements SessionUser {
       this.#judgeGrpc(headers);
     });
     instance.on('end', () => {
-      if (isCurrent()) this.#instanceEnded();
+      // The runtime says this of a stream that was reset as well.
+      if (isCurrent() && instance.rstCode === NGHTTP2_NO_ERROR) this.#instanceEnded();
     });
   }
 
@@ -543,8 +546,7 @@ export class Exchange implements SessionUser {
     } else if (this.#status === 0 && !grpc) {
       if (!this.#requestDone && !this.#client.isPaused() && silentMs >= bodyMs)
         this.end({ kind: 'slow body', reason: 'the body of the request does not come' });
-      else if (this.#requestDone && this.#instance !== undefined && silentMs >= responseMs)
-        this.#timedOut();
+      else if (this.#requestDone && this.#instance !== undefined && silentMs >= responseMs) this.#timedOut();
     }
   }
 

@@ -73,12 +73,12 @@ export function requestHead(
   const given = headers.traceparent;
   const kept = typeof given === 'string' ? traceparent.exec(given)?.[1] : undefined;
   const traceId = kept ?? newId();
-  out['via'] = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
+  out.via = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
   const forwarded = headers['x-forwarded-for'];
   out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
   out['x-forwarded-proto'] ??= scheme;
   out['x-request-id'] ??= traceId;
-  out['traceparent'] ??= `00-${traceId}-${traceId.slice(16)}-01`;
+  out.traceparent ??= `00-${traceId}-${traceId.slice(16)}-01`;
   keepSecrets(headers, out);
   const grpc = isGrpc(headers['content-type']);
   const timeout = headers['grpc-timeout'];

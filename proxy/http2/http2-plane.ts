@@ -34,7 +34,9 @@ export class Http2Plane {
   constructor({ clock, metrics, requestMetrics, tunnels, accessLog }: Http2PlaneOptions) {
     const pool = new SessionPool();
     const flood = (kind: string) =>
-      metrics.counter('legate_http2_floods_total', 'Clients that were cut off, by what they sent too much of.', { kind });
+      metrics.counter('legate_http2_floods_total', 'Clients that were cut off, by what they sent too much of.', {
+        kind,
+      });
     this.#environment = {
       clock,
       tunnels,

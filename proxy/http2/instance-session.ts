@@ -1,4 +1,10 @@
-import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants, type OutgoingHttpHeaders } from 'node:http2';
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  connect,
+  constants,
+  type OutgoingHttpHeaders,
+} from 'node:http2';
 import { connect as dialSocket, type Socket } from 'node:net';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
@@ -32,6 +38,10 @@ export interface InstanceSessionOptions {
   readonly nowMs: () => number;
   /** Called once: nobody can use it any more. */
   readonly closed: (session: InstanceSession) => void;
+  /** How many streams the instance took over another connection; undefined: there was none. */
+  readonly limit: number | undefined;
+  /** How many it takes over this one. */
+  readonly limited: (limit: number) => void;
   /** Told to the instance before the first byte, where it wants to know for whom the connection is. */
   readonly announced: { readonly client: Endpoint | undefined } | undefined;
 }
@@ -52,7 +62,7 @@ export class InstanceSession {
   #session: ClientHttp2Session | undefined;
   #phase: 'connecting' | 'open' | 'draining' | 'closed' = 'connecting';
   #users = 0;
-  #limit = assumedStreams;
+  #limit: number;
   #lastStreamId = everything;
   #problem: string | undefined;
   #blamed = false;
@@ -67,6 +77,7 @@ export class InstanceSession {
     this.backend = options.backend;
     this.owner = options.owner;
     this.place = options.backend.place;
+    this.#limit = options.limit ?? assumedStreams;
     this.idleSinceMs = options.nowMs();
   }
 
@@ -78,7 +89,7 @@ export class InstanceSession {
     else {
       if (way === undefined) return 'there is no tunnel';
       const duplex = TunnelDuplex.open(way.tunnels, instance.hostId, way.head, {
-        opened: () => session.#open(),
+        opened: () => session.#connected(),
         failed: (failure) => session.#fail(failure),
       });
       if (typeof duplex === 'string') return duplex;
@@ -90,7 +101,7 @@ export class InstanceSession {
 
   #dialSocket({ address, port }: Endpoint): Socket {
     const socket = dialSocket({ host: address, port, noDelay: true });
-    socket.once('connect', () => this.#open());
+    socket.once('connect', () => this.#connected());
     socket.on('error', (error) => {
       const problem = describeError(error);
       const code = systemCode(error);
@@ -125,7 +136,7 @@ export class InstanceSession {
     if (this.#users > 0) return;
     this.idleSinceMs = this.#options.nowMs();
     this.#askedMs = Number.POSITIVE_INFINITY;
-    if (this.#phase === 'connecting') this.close();
+    if (this.#phase === 'connecting') this.destroy();
   }
 
   wait(user: SessionUser): void {
@@ -160,8 +171,8 @@ export class InstanceSession {
     if (this.#phase !== 'open' || session === undefined) return;
     const bytes = this.#transport?.bytesRead ?? 0;
     if (nowMs >= this.#pingDeadlineMs) {
-      this.#problem ??= `no sign of life for ${(silentSessionMs + pingAnswerMs) / 1000} s`;
-      this.destroy();
+      this.#fail({ problem: `no sign of life for ${(silentSessionMs + pingAnswerMs) / 1000} s`, blame: 'host' });
+      session.destroy();
     } else if (bytes !== this.#bytesSeen) {
       this.#bytesSeen = bytes;
       this.#askedMs = this.#users > 0 ? nowMs : Number.POSITIVE_INFINITY;
@@ -185,37 +196,28 @@ export class InstanceSession {
 
   /** No further streams; those that run come to their end. */
   close(): void {
-    if (this.#phase === 'closed') return;
-    if (this.#session === undefined) {
-      this.#phase = 'closed';
-      this.#transport?.destroy();
-      this.#options.closed(this);
-    } else {
+    if (this.#phase === 'open') {
       this.#phase = 'draining';
       this.#options.closed(this);
-      this.#session.close();
-    }
+      this.#session?.close();
+    } else if (this.#phase === 'connecting') this.destroy();
   }
 
   destroy(): void {
-    if (this.#session === undefined) this.close();
-    else {
-      this.#session.destroy();
-      this.#transport?.destroy();
-    }
+    this.#fail({ problem: 'nobody needs it any more', blame: 'way' });
+    this.#session?.destroy();
   }
 
-  #open(): void {
+  /** It is connected; what it says first shows whether it speaks HTTP/2 at all, before anything is asked. */
+  #connected(): void {
     const transport = this.#transport;
     if (this.#phase !== 'connecting' || transport === undefined) return;
     const { backend, announced } = this.#options;
     const { dial } = backend;
     if (announced !== undefined && dial.via === 'direct') transport.write(proxyHeader(announced.client, dial.endpoint));
-    this.#phase = 'open';
     const session = connect('http://instance', {
       createConnection: () => transport,
       maxSessionMemory: sessionMemoryMib,
-      peerMaxConcurrentStreams: assumedStreams,
       settings: {
         enablePush: false,
         initialWindowSize: dial.via === 'direct' ? streamWindowBytes : tunnelStreamWindowBytes,
@@ -226,20 +228,31 @@ export class InstanceSession {
     session.on('connect', () => session.setLocalWindowSize(connectionWindowBytes));
     session.on('remoteSettings', ({ maxConcurrentStreams }) => {
       this.#limit = Math.min(maxConcurrentStreams ?? maxSessionStreams, maxSessionStreams);
+      this.#options.limited(this.#limit);
+      this.#open();
     });
     session.on('goaway', (code, lastStreamId) => this.#toldToGo(code, lastStreamId));
     session.on('error', (error) => {
       this.#problem ??= describeError(error);
     });
     session.on('close', () => this.#fail({ problem: this.#problem ?? 'the connection was closed', blame: 'instance' }));
+  }
+
+  #open(): void {
+    if (this.#phase !== 'connecting') return;
+    this.#phase = 'open';
     const waiting = [...this.#waiting];
     this.#waiting.clear();
-    for (const user of waiting) user.sessionOpened(this);
+    for (const [index, user] of waiting.entries()) {
+      if (index < this.#limit) user.sessionOpened(this);
+      else user.sessionFailed(this, { problem: 'it takes no more streams over this connection', blame: 'way' });
+    }
   }
 
   #toldToGo(code: number, lastStreamId: number): void {
     this.#lastStreamId = Math.min(this.#lastStreamId, lastStreamId);
     if (code !== constants.NGHTTP2_NO_ERROR) this.#problem ??= `the instance closed the connection with error ${code}`;
+    if (this.#phase === 'connecting') this.#fail({ problem: 'the instance takes no streams', blame: 'way' });
     if (this.#phase !== 'open') return;
     this.#phase = 'draining';
     this.#options.closed(this);

@@ -5,6 +5,7 @@ import type { InstanceSession } from './instance-session.ts';
 /** The connections to instances over which this process asks, for all its clients together. */
 export class SessionPool {
   readonly #sessions = new Map<Backend, InstanceSession[]>();
+  readonly #limits = new WeakMap<Backend, number>();
   #size = 0;
 
   /** Those that take further streams. */
@@ -31,6 +32,15 @@ export class SessionPool {
     }
     if (best === undefined && count >= maxSessionsPerInstance) return 'full';
     return best;
+  }
+
+  /** How many streams the instance last took over one connection; undefined while it has not said. */
+  limitOf(backend: Backend): number | undefined {
+    return this.#limits.get(backend);
+  }
+
+  limited(backend: Backend, limit: number): void {
+    this.#limits.set(backend, limit);
   }
 
   add(session: InstanceSession): void {

@@ -1,0 +1,202 @@
+import { once } from 'node:events';
+import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
+import type { AddressInfo, Socket } from 'node:net';
+import t, { type Test } from 'tap';
+import { waitFor } from '../../test/support/wait.ts';
+import { type Bed, dial, instanceOf, serviceOf, startBed } from '../link-plane.fixture.ts';
+import { maxClientStreams } from './bounds.ts';
+
+const { NGHTTP2_ENHANCE_YOUR_CALM } = constants;
+const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
+const types = { data: 0, headers: 1, reset: 3, settings: 4, ping: 6, goaway: 7, continuation: 9 } as const;
+const endStream = 0x1;
+const endHeaders = 0x4;
+/** GET or POST, http, /, and db as authority (RFC 7541 appendix A and section 6.2.1). */
+const get = Buffer.from([0x82, 0x86, 0x84, 0x41, 0x02, 0x64, 0x62]);
+const post = Buffer.from([0x83, 0x86, 0x84, 0x41, 0x02, 0x64, 0x62]);
+const nothing = Buffer.alloc(0);
+
+function frame(type: number, flags: number, id: number, payload = nothing): Buffer {
+  const head = Buffer.alloc(9);
+  head.writeUIntBE(payload.length, 0, 3);
+  head[3] = type;
+  head[4] = flags;
+  head.writeUInt32BE(id, 5);
+  return Buffer.concat([head, payload]);
+}
+
+/** A field that no table knows. */
+function field(name: string, value: string): Buffer {
+  if (name.length > 126 || value.length > 126) throw new Error('too long for this');
+  return Buffer.concat([
+    Buffer.from([0x00, name.length]),
+    Buffer.from(name),
+    Buffer.from([value.length]),
+    Buffer.from(value),
+  ]);
+}
+
+class Raw {
+  readonly socket: Socket;
+  /** Codes of the streams that were reset, and that of the last GOAWAY. */
+  readonly resets: number[] = [];
+  goaway: number | undefined;
+  closed = false;
+  #bytes = nothing;
+
+  constructor(socket: Socket) {
+    this.socket = socket;
+    socket.on('error', () => undefined);
+    socket.on('close', () => {
+      this.closed = true;
+    });
+    socket.on('end', () => socket.end());
+    socket.on('data', (chunk: Buffer) => this.#read(chunk));
+    socket.write(Buffer.concat([preface, frame(types.settings, 0, 0)]));
+  }
+
+  send(...frames: Buffer[]): void {
+    this.socket.write(Buffer.concat(frames));
+  }
+
+  #read(chunk: Buffer): void {
+    this.#bytes = Buffer.concat([this.#bytes, chunk]);
+    while (this.#bytes.length >= 9) {
+      const size = 9 + this.#bytes.readUIntBE(0, 3);
+      if (this.#bytes.length < size) return;
+      if (this.#bytes[3] === types.reset) this.resets.push(this.#bytes.readUInt32BE(9));
+      if (this.#bytes[3] === types.goaway) this.goaway = this.#bytes.readUInt32BE(13);
+      this.#bytes = this.#bytes.subarray(size);
+    }
+  }
+}
+
+async function holding(t: Test) {
+  const streams = new Set<ServerHttp2Stream>();
+  let total = 0;
+  const server = createServer();
+  server.on('stream', (stream: ServerHttp2Stream) => {
+    total += 1;
+    streams.add(stream);
+    stream.on('error', () => undefined);
+    stream.resume();
+    stream.on('close', () => streams.delete(stream));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => {
+    for (const stream of streams) stream.session?.destroy();
+    server.close();
+  });
+  return { port: (server.address() as AddressInfo).port, streams, total: () => total };
+}
+
+async function before(t: Test, port: number): Promise<Bed> {
+  const instances = [instanceOf({ name: 'a', port, protocol: 'http2' })];
+  return startBed(t, { services: [serviceOf(instances, { protocol: 'http2' })] });
+}
+
+const many = (count: number, make: (index: number) => Buffer): Buffer[] =>
+  Array.from({ length: count }, (_, at) => make(at));
+const cancel = Buffer.from([0, 0, 0, 8]);
+
+const floods: Readonly<Record<string, { frames: Buffer[]; counted: string; code: number }>> = {
+  'requests that are taken back at once': {
+    frames: many(400, (at) =>
+      Buffer.concat([
+        frame(types.headers, endHeaders | endStream, 2 * at + 1, get),
+        frame(types.reset, 0, 2 * at + 1, cancel),
+      ]),
+    ),
+    counted: 'reset',
+    code: NGHTTP2_ENHANCE_YOUR_CALM,
+  },
+  settings: {
+    frames: many(200, () => frame(types.settings, 0, 0)),
+    counted: 'settings',
+    code: NGHTTP2_ENHANCE_YOUR_CALM,
+  },
+  pings: {
+    frames: many(900, () => frame(types.ping, 0, 0, Buffer.alloc(8))),
+    counted: 'ping',
+    code: NGHTTP2_ENHANCE_YOUR_CALM,
+  },
+  'bodies of nothing': {
+    frames: [frame(types.headers, endHeaders, 1, post), ...many(400, () => frame(types.data, 0, 1))],
+    counted: 'frames',
+    code: constants.NGHTTP2_INTERNAL_ERROR,
+  },
+  'heads that do not end': {
+    frames: [
+      frame(types.headers, endStream, 1, get),
+      ...many(64, (at) => frame(types.continuation, 0, 1, field(`x-${at}`, 'y'))),
+    ],
+    counted: '',
+    code: constants.NGHTTP2_INTERNAL_ERROR,
+  },
+};
+
+for (const [name, { frames, counted, code }] of Object.entries(floods)) {
+  t.test(`a flood of ${name}`, async (t) => {
+    const instance = await holding(t);
+    const bed = await before(t, instance.port);
+    const good = new Raw(dial(t, bed.port));
+    good.send(frame(types.headers, endHeaders | endStream, 1, get));
+    await waitFor('a good client is served', () => instance.streams.size === 1);
+    const bad = new Raw(dial(t, bed.port));
+    for (const each of frames) bad.send(each);
+    await waitFor('it is cut off', () => bad.closed);
+    t.equal(bad.goaway, code);
+    await waitFor(
+      'only the good one is left',
+      () => bed.plane.activeConnections() === 1 && instance.streams.size === 1,
+    );
+    if (counted !== '') t.equal(await bed.metric(`legate_http2_floods_total{kind="${counted}"}`), 1);
+    t.notOk(good.closed);
+    t.ok(instance.total() <= 1 + maxClientStreams, `the instance saw ${instance.total()} requests`);
+  });
+}
+
+t.test('heads that are too large, and too many streams', async (t) => {
+  const instance = await holding(t);
+  const bed = await before(t, instance.port);
+  const large = new Raw(dial(t, bed.port));
+  const head = Buffer.concat([get, ...many(120, (at) => field(`x-${at}`, 'y'.repeat(126)))]);
+  for (const [at, fits] of [true, false, true].entries()) {
+    const block = fits ? get : Buffer.concat([head, head, head]).subarray(0, 16_384 - 9);
+    const id = 2 * at + 1;
+    const whole = fits ? [block] : [head, Buffer.concat(many(120, (each) => field(`z-${each}`, 'y'.repeat(126))))];
+    large.send(
+      ...whole.map((piece, index) =>
+        frame(
+          index === 0 ? types.headers : types.continuation,
+          (index === 0 ? endStream : 0) | (index === whole.length - 1 ? endHeaders : 0),
+          id,
+          piece,
+        ),
+      ),
+    );
+  }
+  await waitFor('one is refused', () => large.resets.length === 1 && instance.streams.size === 2);
+  t.same(large.resets, [NGHTTP2_ENHANCE_YOUR_CALM]);
+  large.socket.destroy();
+  await waitFor('nothing is left', () => instance.streams.size === 0);
+  const crowd = new Raw(dial(t, bed.port));
+  crowd.send(...many(maxClientStreams + 20, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 1, get)));
+  await waitFor('the rest is refused', () => crowd.resets.length === 20);
+  await waitFor('the others are there', () => instance.streams.size === maxClientStreams);
+  t.notOk(crowd.closed);
+});
+
+t.test('whoever does not speak HTTP/2', async (t) => {
+  const instance = await holding(t);
+  const bed = await before(t, instance.port);
+  const socket = dial(t, bed.port);
+  socket.on('error', () => undefined);
+  socket.on('end', () => socket.end());
+  socket.resume();
+  socket.write('GET / HTTP/1.1\r\nHost: db\r\n\r\n');
+  await once(socket, 'close');
+  t.equal(await bed.metric('legate_http_refused_total{reason="connection"}'), 1);
+  t.equal(bed.plane.activeConnections(), 0);
+});
