@@ -173,7 +173,7 @@ export class Http2Connection implements CarriedConnection {
     const session = this.#session;
     if (this.#guard.take(what, this.#nowMs()) || session === undefined || session.destroyed) return;
     this.#options.environment.floods[what].value += 1;
-    session.destroy(undefined, NGHTTP2_ENHANCE_YOUR_CALM);
+    session.destroy(new Error(`too many frames: ${what}`), NGHTTP2_ENHANCE_YOUR_CALM);
   }
 
   #onError(error: Error): void {

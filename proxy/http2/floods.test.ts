@@ -14,9 +14,9 @@ const endHeaders = 0x4;
 /** GET or POST, http, /, and db as authority (RFC 7541 appendix A and section 6.2.1). */
 const get = Buffer.from([0x82, 0x86, 0x84, 0x41, 0x02, 0x64, 0x62]);
 const post = Buffer.from([0x83, 0x86, 0x84, 0x41, 0x02, 0x64, 0x62]);
-const nothing = Buffer.alloc(0);
+const nothing: Buffer = Buffer.alloc(0);
 
-function frame(type: number, flags: number, id: number, payload = nothing): Buffer {
+function frame(type: number, flags: number, id: number, payload: Buffer = nothing): Buffer {
   const head = Buffer.alloc(9);
   head.writeUIntBE(payload.length, 0, 3);
   head[3] = type;
@@ -42,7 +42,7 @@ class Raw {
   readonly resets: number[] = [];
   goaway: number | undefined;
   closed = false;
-  #bytes = nothing;
+  #bytes: Buffer = nothing;
 
   constructor(socket: Socket) {
     this.socket = socket;

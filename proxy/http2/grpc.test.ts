@@ -218,5 +218,5 @@ t.test('what is read and written of gRPC', async (t) => {
   };
   for (const [text, expected] of Object.entries(timeouts)) t.equal(grpcTimeoutMs(text), expected, text);
   for (const type of ['application/grpc', 'application/grpc+proto', 'application/grpc;x=y']) t.ok(isGrpc(type), type);
-  for (const type of ['application/grpc-web', 'text/plain', undefined]) t.notOk(isGrpc(type), type);
+  for (const type of ['application/grpc-web', 'text/plain', undefined]) t.notOk(isGrpc(type), String(type));
 });
