@@ -463,3 +463,26 @@ t.test('a sidecar that leaves tells its clients', async (t) => {
   await drained;
   t.equal(bed.plane.activeConnections(), 0);
 });
+
+t.test('an answer that does not wait for the whole request', async (t) => {
+  const size = 200_000;
+  const one = await instance(t, (stream) => {
+    stream.respond({ ':status': 200 }, { waitForTrailers: true });
+    stream.on('wantTrailers', () => {
+      stream.sendTrailers({ 'x-last': 'word' });
+      setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
+    });
+    stream.end(Buffer.alloc(size));
+  });
+  const bed = await before(t, [one.port]);
+  const stream = client(t, bed).request({ ':method': 'POST', ':path': '/' });
+  const answer = answerOf(stream);
+  stream.write('the beginning');
+  const { status, code, body, trailers } = await answer;
+  t.match(
+    { status, code, size: body.length, trailers },
+    { status: 200, code: 0, size, trailers: { 'x-last': 'word' } },
+  );
+  await quiet(bed, one);
+  t.equal(await bed.metric('legate_http_requests_total{service="db",instance="here/i0",end="2xx"}'), 1);
+});

@@ -75,6 +75,10 @@ export class Exchange implements SessionUser {
   #status = 0;
   #responseDone = false;
   #responseTrailers: OutgoingHttpHeaders | undefined;
+  /** The end of the answer has been handed to the runtime. */
+  #saidAll = false;
+  /** The rest of the request is refused as soon as that is so. */
+  #stopsRequest = false;
   #outcome: Outcome = 'open';
   #problem: string | undefined;
   /** Monotonic; when something last came from either side, and when it was over as far as this side is concerned. */
@@ -326,7 +330,10 @@ export class Exchange implements SessionUser {
     } else this.#judgeGrpc(headers);
     const options = isAll ? { endStream: true } : { waitForTrailers: true };
     if (!this.#tryToSay(() => this.#client.respond(passedOn(headers, true), options))) return;
-    if (isAll) this.#responseDone = true;
+    if (isAll) {
+      this.#responseDone = true;
+      this.#saidAll = true;
+    }
     instance.on('data', (chunk: Buffer) => {
       if (this.#instance === instance && this.#outcome === 'open') this.#fromInstance(instance, chunk);
     });
@@ -350,8 +357,16 @@ export class Exchange implements SessionUser {
 
   /** The body is out: the trailers, if any, end the answer. */
   #sayLast(): void {
-    if (this.#outcome !== 'client gone' && !this.#client.closed)
-      this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
+    if (this.#outcome === 'client gone') return;
+    this.#saidAll = this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
+    if (this.#stopsRequest) setImmediate(() => this.#stopRequest());
+  }
+
+  /** Nobody wants the rest of a request that is answered: its sender is told behind the answer (RFC 9113 section 8.1). */
+  #stopRequest(): void {
+    if (this.#requestDone) return;
+    if (this.#saidAll) this.#client.close(NGHTTP2_NO_ERROR);
+    else this.#stopsRequest = true;
   }
 
   #tryToSay(say: () => void): boolean {
@@ -382,8 +397,7 @@ export class Exchange implements SessionUser {
     if (this.#instance !== instance || this.#outcome === 'client gone') return;
     if (this.#responseDone) {
       this.#dropInstance(NGHTTP2_NO_ERROR);
-      // The instance wants no more of a request that it has answered (RFC 9113 section 8.1).
-      if (!this.#requestDone) this.#client.close(instance.rstCode ?? NGHTTP2_NO_ERROR);
+      this.#stopRequest();
       return;
     }
     const code = instance.rstCode ?? NGHTTP2_CANCEL;
@@ -571,10 +585,8 @@ export class Exchange implements SessionUser {
     if (client.destroyed || client.closed || client.headersSent) return;
     this.#outcome = 'whole';
     this.#overMs = this.#nowMs();
-    client.once('finish', () => {
-      // What is left of the request is not read (RFC 9113 section 8.1).
-      if (!this.#requestDone) client.close(NGHTTP2_NO_ERROR);
-    });
+    this.#saidAll = true;
+    client.once('finish', () => this.#stopRequest());
     client.respond(headers, { endStream: body === '' });
     if (!client.writableEnded) client.end(body);
   }
@@ -590,6 +602,7 @@ export class Exchange implements SessionUser {
     this.#problem = failure.reason;
     this.#overMs = this.#nowMs();
     this.#responseTrailers = grpcTrailers(failure);
+    this.#stopRequest();
     this.#client.end();
   }
 

@@ -21,8 +21,7 @@ import type { Policy } from '../../src/model/policy.ts';
 import { unless } from '../../test/support/needs.ts';
 import { intents, policyOf } from '../../test/support/policies.ts';
 import { waitFor } from '../../test/support/wait.ts';
-import { AccessLog } from '../access-log.ts';
-import { type Bed, instanceOf, ownHost, serviceOf, startBackend, startBed } from '../link-plane.fixture.ts';
+import { type Bed, instanceOf, serviceOf, startBackend, startBed } from '../link-plane.fixture.ts';
 import { Permission } from '../permission.ts';
 
 type Serve = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
@@ -135,6 +134,7 @@ t.test('an instance that is silent', async (t) => {
   const settings = Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]);
   const dead = await startBackend(t, (socket) => {
     socket.resume();
+    socket.on('end', () => socket.end());
     socket.write(settings);
   });
   const clock = new ManualClock();
@@ -192,10 +192,8 @@ t.test('what is logged, and what instances are told', async (t) => {
   t.teardown(() => server.close());
   const lines: { message: string; fields: unknown }[] = [];
   const log = { ...silentLog, info: (message: string, fields?: unknown) => lines.push({ message, fields }) };
-  const clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() } as never;
-  const accessLog = new AccessLog({ log, clock, hostId: ownHost, nameOf: () => undefined } as never);
   const { port } = server.address() as AddressInfo;
-  const bed = await startBed(t, { services: services([port], { proxyProtocol: 'v2' }), accessLog });
+  const bed = await startBed(t, { services: services([port], { proxyProtocol: 'v2' }), log, accessLog: true });
   const sessions = [client(t, bed), client(t, bed)];
   for (const session of sessions) t.match((await ask(session, { ':path': '/x' })).headers, { ':status': 500 });
   t.equal(first.length, 2, 'each client has a connection of its own');
