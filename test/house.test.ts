@@ -101,6 +101,7 @@ t.test('metric names have the form legate_<part>_<what>_<unit>', async (t) => {
     'dns',
     'link',
     'http',
+    'http2',
     'tunnel',
     'callers',
     'vip',

@@ -401,7 +401,7 @@ t.test('a client that vanishes leaves nothing behind', async (t) => {
     await quiet(bed, one);
     await waitFor('the connection is gone', () => bed.plane.activeConnections() === 0);
   }
-  t.equal(await bed.metric('legate_http2_instance_streams'), 0);
+  t.equal(await bed.metric('legate_http2_streams_count'), 0);
   t.equal(await bed.metric('legate_http2_instance_connections'), 1, 'what is kept is shared');
   t.equal(one.sessions.size, 1);
 });

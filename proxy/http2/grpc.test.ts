@@ -176,7 +176,7 @@ t.test('failures of our own are in gRPC’s words', async (t) => {
   const bed = await before(t, [port]);
   const client = clientOf(t, bed);
   t.equal((await unary(client, 'hang', 300)).code, status.DEADLINE_EXCEEDED);
-  await waitFor('nothing is left', async () => (await bed.metric('legate_http2_instance_streams')) === 0);
+  await waitFor('nothing is left', async () => (await bed.metric('legate_http2_streams_count')) === 0);
   const talk = client.makeBidiStreamRequest(definition.talk.path, same, same);
   talk.on('error', () => undefined);
   const heard = new Promise((resolve) => talk.once('data', resolve));

@@ -49,7 +49,7 @@ export class Http2Plane {
     metrics.gauge('legate_http2_instance_connections', 'Connections to instances over which HTTP/2 goes.', [], () => [
       [[], pool.size],
     ]);
-    metrics.gauge('legate_http2_instance_streams', 'Requests that instances are being asked over HTTP/2.', [], () => [
+    metrics.gauge('legate_http2_streams_count', 'Requests that instances are being asked over HTTP/2.', [], () => [
       [[], pool.streams],
     ]);
   }

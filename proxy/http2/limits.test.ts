@@ -142,7 +142,7 @@ t.test('an instance that is silent', async (t) => {
   const answer = ask(client(t, bed), { ':method': 'POST' });
   await waitFor(
     'it is asked',
-    async () => (await bed.metric('legate_http2_instance_streams')) === 1 && dead.sockets.size === 1,
+    async () => (await bed.metric('legate_http2_streams_count')) === 1 && dead.sockets.size === 1,
   );
   await waitFor('its time is over', async () => {
     await clock.advance(2000);
