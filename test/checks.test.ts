@@ -228,7 +228,9 @@ t.test('grpc, ttl and containers through a whole sidecar', { skip: docker, timeo
   );
   await must('docker', 'stop', server);
   // Who asks an address that has just gone may also hear nothing at all until the check's time is up.
-  t.match(await status('critical'), { output: /^(grpc: (connection refused|no route|no answer)|no answer within 1s$)/ });
+  t.match(await status('critical'), {
+    output: /^(grpc: (connection refused|no route|no answer)|no answer within 1s$)/,
+  });
 });
 
 t.test('an instance that reports itself: the API, the command line, restarts', { timeout: 120_000 }, async (t) => {
