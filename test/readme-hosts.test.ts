@@ -1,11 +1,11 @@
 import { readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import { checkout, run } from '../support/agent.ts';
-import { consulProgram, unlessConsul } from '../support/consul.ts';
-import { unless } from '../support/needs.ts';
-import { waitFor } from '../support/wait.ts';
-import { Testbed, testbedNeeds, testbedTurn } from './testbed.ts';
+import { checkout, run } from './support/agent.ts';
+import { consulProgram, unlessConsul } from './support/consul.ts';
+import { unless } from './support/needs.ts';
+import { waitFor } from './support/wait.ts';
+import { Testbed, testbedNeeds, testbedTurn } from './testbed/testbed.ts';
 
 /** What README tells people with three hosts to type, typed on three hosts. */
 const readme = readFileSync(join(checkout, 'README.md'), 'utf8');

@@ -1,12 +1,12 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import type { LinkDocument, ServiceDocument } from '../../sidecar/admin/documents.ts';
-import { monotonicMs } from '../support/monotonic.ts';
-import { unless } from '../support/needs.ts';
-import { waitFor } from '../support/wait.ts';
-import type { TestbedHost } from './host.ts';
-import { Testbed, testbedNeeds, testbedTurn } from './testbed.ts';
+import type { LinkDocument, ServiceDocument } from '../sidecar/admin/documents.ts';
+import { monotonicMs } from './support/monotonic.ts';
+import { unless } from './support/needs.ts';
+import { waitFor } from './support/wait.ts';
+import type { TestbedHost } from './testbed/host.ts';
+import { Testbed, testbedNeeds, testbedTurn } from './testbed/testbed.ts';
 
 /** Links between real hosts: from nothing to a working link, what crosses the wire, and real databases behind it. */
 

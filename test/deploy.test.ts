@@ -1,15 +1,15 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import type { ServiceDocument, StatusDocument } from '../../sidecar/admin/documents.ts';
-import { checkout, run, temporaryFolder } from '../support/agent.ts';
-import { unless } from '../support/needs.ts';
-import { waitFor } from '../support/wait.ts';
-import { buildImage, documentedRun, limitedTo, unitCapabilities } from './deployment.ts';
-import { newerEngine } from './engines.ts';
-import type { TestbedHost } from './host.ts';
-import { HostSidecar } from './host-sidecar.ts';
-import { Testbed, testbedNeeds } from './testbed.ts';
+import type { ServiceDocument, StatusDocument } from '../sidecar/admin/documents.ts';
+import { checkout, run, temporaryFolder } from './support/agent.ts';
+import { unless } from './support/needs.ts';
+import { waitFor } from './support/wait.ts';
+import { buildImage, documentedRun, limitedTo, unitCapabilities } from './testbed/deployment.ts';
+import { newerEngine } from './testbed/engines.ts';
+import type { TestbedHost } from './testbed/host.ts';
+import { HostSidecar } from './testbed/host-sidecar.ts';
+import { Testbed, testbedNeeds } from './testbed/testbed.ts';
 
 /** The sidecar as it is deployed: a plain process with the unit's rights, a container as documented, on several hosts. */
 
