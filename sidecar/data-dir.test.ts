@@ -101,3 +101,19 @@ t.test('a directory that others can enter, and keys of a former authority, are t
   await clock.advance(5000);
   t.same(ids(), []);
 });
+
+t.test('an empty directory is closed to others, and one that holds something is left as it is', async (t) => {
+  const modeOf = (path: string): number => statSync(path).mode & 0o777;
+  const clock = new ManualClock();
+  for (const [name, mode] of [
+    ['empty', 0o700],
+    ['full', 0o755],
+  ] as const) {
+    const path = join(temporaryFolder(t), name);
+    mkdirSync(path);
+    chmodSync(path, 0o755);
+    if (name === 'full') writeFileSync(join(path, 'of somebody else'), '');
+    (await openDataDir(path, { clock, signal })).release();
+    t.equal(modeOf(path), mode, name);
+  }
+});

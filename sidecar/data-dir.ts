@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, existsSync, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
 import type { Conditions } from '../src/base/conditions.ts';
@@ -57,6 +57,7 @@ interface Waiting {
 /** Opens and locks `path`. A living sidecar that holds it, also 2 s later (`holderLimitMs`): E_IN_USE with its pid. */
 export async function openDataDir(path: string, waiting: Waiting): Promise<DataDir> {
   makePrivateFolder(path);
+  closeEmpty(path);
   const lock = join(path, 'agent.pid');
   await takeLock(lock, path, waiting);
   removeRemains(path);
@@ -119,6 +120,15 @@ export async function watchDataDir(
       const message = `data_dir ${path} was removed while the sidecar runs: what is written now is lost at the next start`;
       conditions.raise(id, 'error', message, 'put it back from a backup, then restart the sidecar');
     }
+  }
+}
+
+/** An empty folder that somebody made for the sidecar (Docker, for a mount) is closed to others before anything is in it. */
+function closeEmpty(path: string): void {
+  try {
+    if (readdirSync(path).length === 0) chmodSync(path, 0o700);
+  } catch {
+    // `watchDataDir` tells when it is open, and the lock when nothing can be written.
   }
 }
 
