@@ -182,7 +182,10 @@ t.test(
     t.teardown(() => void owner.kill('SIGKILL'));
     const [chunk] = (await once(owner.stdout, 'data')) as [Buffer];
     const folder = chunk.toString().trim();
+    const ended = once(owner, 'exit');
     owner.kill('SIGKILL');
+    // It holds the testbed until it is gone.
+    await ended;
     await waitFor('its hosts to go', () => leftOf(folder).every((line) => !line.startsWith('process')));
     t.ok(leftOf(folder).includes(folder), 'the rest is there');
     await Testbed.takeDown();
