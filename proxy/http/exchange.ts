@@ -123,7 +123,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
     const changes = { lines, host: route.service, newId: this.#report.newId, upgrade };
-    this.#head = environment.composer.request(head, changes, undefined);
+    this.#head = environment.composer.request(head, changes);
     const used = this.#readBody(chunk, at);
     if (this.#running) this.#attempt();
     return used;

@@ -19,10 +19,7 @@ export const fields = {
   requestId: 16,
   traceparent: 17,
   http2Settings: 18,
-  maxForwards: 19,
-  cookie: 20,
-  setCookie: 21,
-  retryAfter: 22,
+  cookie: 19,
 } as const;
 
 export type Field = (typeof fields)[keyof typeof fields];
@@ -46,10 +43,7 @@ const names: readonly (readonly [string, Field])[] = [
   ['x-request-id', fields.requestId],
   ['traceparent', fields.traceparent],
   ['http2-settings', fields.http2Settings],
-  ['max-forwards', fields.maxForwards],
   ['cookie', fields.cookie],
-  ['set-cookie', fields.setCookie],
-  ['retry-after', fields.retryAfter],
 ];
 
 interface Known {

@@ -32,7 +32,6 @@ t.test('what a request says', (t) => {
     expectsContinue: true,
     takesTrailers: true,
     upgrades: false,
-    hasHopFields: true,
     start: 2,
     end: text.length,
   });

@@ -75,8 +75,6 @@ export class Head {
   expectsContinue = false;
   /** `TE` has the option `trailers`. */
   takesTrailers = false;
-  /** Whether there is a field that only concerns this hop. */
-  hasHopFields = false;
   /** The names in `Connection` beside those it always may have: where each begins and ends. */
   readonly named = new Int32Array(2 * maxNamed);
   namedCount = 0;
@@ -184,7 +182,6 @@ export class Head {
     this.upgrades = false;
     this.expectsContinue = false;
     this.takesTrailers = false;
-    this.hasHopFields = false;
     this.namedCount = 0;
     this.#asksUpgrade = false;
     this.#hasUpgrade = false;
@@ -324,22 +321,18 @@ export class Head {
         if (!this.#is(start, end, 'chunked'))
           throw new HttpFault('framing', 'a transfer coding other than chunked', 501);
         this.chunked = true;
-        this.hasHopFields = true;
         break;
       case fields.host:
         if (this.hostAt >= 0) throw new HttpFault('host', 'two Hosts');
         this.hostAt = index;
         break;
       case fields.connection:
-        this.hasHopFields = true;
         this.#options(start, end);
         break;
       case fields.upgrade:
-        this.hasHopFields = true;
         this.#hasUpgrade = true;
         break;
       case fields.te:
-        this.hasHopFields = true;
         this.takesTrailers ||= this.#is(start, end, 'trailers');
         break;
       case fields.expect:
@@ -350,11 +343,6 @@ export class Head {
         break;
       case fields.forwardedFor:
         this.forwardedForAt = index;
-        break;
-      case fields.keepAlive:
-      case fields.proxyConnection:
-      case fields.http2Settings:
-        this.hasHopFields = true;
         break;
     }
   }

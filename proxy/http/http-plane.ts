@@ -14,7 +14,7 @@ import { Head } from './head.ts';
 import { HeadComposer } from './outgoing.ts';
 import { HttpPool } from './pool.ts';
 import { RequestMetrics } from './request-metrics.ts';
-import { RetryBudget } from './retry-budget.ts';
+import { RetryBudgets } from './retry-budget.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
@@ -28,7 +28,7 @@ export interface HttpPlaneOptions {
 export class HttpPlane {
   readonly #environment: HttpEnvironment;
   readonly #connections = new Set<HttpConnection>();
-  readonly #budgets = new Map<string, RetryBudget>();
+  readonly #budgets = new RetryBudgets();
   #cancelSweep: (() => void) | undefined;
   #leaving = false;
 
@@ -60,7 +60,7 @@ export class HttpPlane {
       route,
       account,
       scheme: 'http',
-      budget: this.#budgetOf(route.service),
+      budget: this.#budgets.of(route.service),
       environment: this.#environment,
       ended: (which) => {
         this.#connections.delete(which);
@@ -83,15 +83,6 @@ export class HttpPlane {
     this.#cancelSweep?.();
     this.#cancelSweep = undefined;
     this.#environment.pool.close();
-  }
-
-  #budgetOf(service: string): RetryBudget {
-    let budget = this.#budgets.get(service);
-    if (budget === undefined) {
-      budget = new RetryBudget();
-      this.#budgets.set(service, budget);
-    }
-    return budget;
   }
 
   #sweepLater(): void {

@@ -9,7 +9,6 @@ export type Forwarding = 'append' | 'set' | 'leave';
 export interface ClientLines {
   readonly forwarding: Forwarding;
   readonly address: string;
-  readonly scheme: 'http' | 'https';
   /** Whole lines: `Via`, and those of the client where it says none itself. */
   readonly via: Buffer;
   readonly forwardedFor: Buffer;
@@ -37,7 +36,6 @@ export function clientLines(
   return {
     forwarding,
     address,
-    scheme,
     via: Buffer.from(`Via: 1.1 ${pseudonym}\r\n`, 'latin1'),
     forwardedFor: Buffer.from(`${forwardedForName}${address}\r\n`, 'latin1'),
     forwardedProto: Buffer.from(`X-Forwarded-Proto: ${scheme}\r\n`, 'latin1'),
@@ -62,8 +60,8 @@ export class HeadComposer {
   readonly #out = Buffer.allocUnsafeSlow(2 * maxHeadBytes + ownBytes);
   #at = 0;
 
-  /** The request for an instance, with `body`, if any, behind it: RFC 9110 section 7.6. */
-  request(head: Head, changes: RequestChanges, body: Buffer | undefined): Buffer {
+  /** The request for an instance: RFC 9110 section 7.6. */
+  request(head: Head, changes: RequestChanges): Buffer {
     this.#at = 0;
     const from = head.buffer;
     this.#copy(from, head.start, head.methodEnd + 1);
@@ -126,7 +124,7 @@ export class HeadComposer {
     if (changes.upgrade && head.upgrades) this.#put(upgradeLine);
     else if (head.takesTrailers) this.#put(trailersLine);
     this.#put(lineEnd);
-    return this.#take(body);
+    return this.#take(undefined);
   }
 
   /** The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it. */

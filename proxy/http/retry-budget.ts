@@ -19,3 +19,17 @@ export class RetryBudget {
     return true;
   }
 }
+
+/** One for each service. */
+export class RetryBudgets {
+  readonly #budgets = new Map<string, RetryBudget>();
+
+  of(service: string): RetryBudget {
+    let budget = this.#budgets.get(service);
+    if (budget === undefined) {
+      budget = new RetryBudget();
+      this.#budgets.set(service, budget);
+    }
+    return budget;
+  }
+}

@@ -112,10 +112,6 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
     this.#transport?.end();
   }
 
-  pause(): void {
-    this.#transport?.pause();
-  }
-
   resume(): void {
     this.#transport?.resume();
   }
@@ -124,10 +120,6 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   destroy(): void {
     this.#user = undefined;
     this.#transport?.destroy();
-  }
-
-  setKeepAlive(initialDelayMs: number): void {
-    this.#transport?.setKeepAlive(true, initialDelayMs);
   }
 
   #bytes(chunk: Buffer): boolean {

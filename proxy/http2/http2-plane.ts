@@ -4,7 +4,7 @@ import type { Metrics } from '../../src/base/metrics.ts';
 import type { AccessLog } from '../access-log.ts';
 import { sweepMs } from '../http/bounds.ts';
 import type { RequestMetrics } from '../http/request-metrics.ts';
-import { RetryBudget } from '../http/retry-budget.ts';
+import { RetryBudgets } from '../http/retry-budget.ts';
 import type { Account } from '../tcp/carried.ts';
 import type { Route } from '../tcp/route.ts';
 import { TraceIds } from '../trace-ids.ts';
@@ -25,7 +25,7 @@ export interface Http2PlaneOptions {
 export class Http2Plane {
   readonly #environment: Http2Environment;
   readonly #connections = new Set<Http2Connection>();
-  readonly #budgets = new Map<string, RetryBudget>();
+  readonly #budgets = new RetryBudgets();
   #cancelSweep: (() => void) | undefined;
   #leaving = false;
   #closed = false;
@@ -69,7 +69,7 @@ export class Http2Plane {
       account,
       scheme,
       owner,
-      budget: this.#budgetOf(route.service),
+      budget: this.#budgets.of(route.service),
       environment: this.#environment,
       ended: (which) => {
         this.#connections.delete(which);
@@ -101,15 +101,6 @@ export class Http2Plane {
     if (!announcesClient) return '';
     this.#owners += 1;
     return `client ${this.#owners}`;
-  }
-
-  #budgetOf(service: string): RetryBudget {
-    let budget = this.#budgets.get(service);
-    if (budget === undefined) {
-      budget = new RetryBudget();
-      this.#budgets.set(service, budget);
-    }
-    return budget;
   }
 
   #sweepLater(): void {
