@@ -5,6 +5,7 @@ import type { Dial } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
+import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
 import type { Link } from './link.ts';
 import type { LinkBackendDocument } from './link-document.ts';
 import type { LinkCells, LinkMetrics } from './link-metrics.ts';
@@ -36,6 +37,7 @@ export class LinkTarget {
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
+  #http = httpSettingsOf({});
   readonly suspects: Suspects;
   readonly #clock: Clock;
   readonly #lobby: Lobby;
@@ -58,7 +60,13 @@ export class LinkTarget {
     return this.#service;
   }
 
+  /** How requests to it are treated. */
+  get http(): HttpSettings {
+    return this.#http;
+  }
+
   update(service: Service | undefined): void {
+    if (service !== this.#service) this.#http = httpSettingsOf(service ?? {});
     this.#service = service;
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);

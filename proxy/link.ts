@@ -4,6 +4,7 @@ import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
+import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { Asked, DenialDocument } from './permission.ts';
@@ -84,6 +85,10 @@ export class Link implements Route {
   get speaksHttp2(): boolean {
     const protocol = this.target.service?.protocol;
     return protocol === 'http2' || protocol === 'grpc';
+  }
+
+  get http(): HttpSettings {
+    return this.target.http;
   }
 
   get announcesClient(): boolean {

@@ -46,6 +46,8 @@ interface Try {
 export class Exchange implements UpstreamUser, ResponseEvents {
   readonly #options: ExchangeOptions;
   readonly #client: Socket;
+  /** Where the present request goes. */
+  #route: Route;
   readonly #request = new BodyReader();
   readonly #response: Response;
   readonly #report: RequestReport;
@@ -84,8 +86,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#options = options;
     this.#client = options.client;
     const { client, environment, route, account, peer } = options;
+    this.#route = route;
     this.#response = new Response(client, environment, this);
-    this.#report = new RequestReport({ environment, service: route.service, consumer: account.consumer, client: peer });
+    this.#report = new RequestReport({ environment, consumer: account.consumer, client: peer });
   }
 
   get backendId(): string | undefined {
@@ -106,7 +109,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
   begin(chunk: Buffer, at: number): number {
-    const { environment, route, lines, budget } = this.#options;
+    const { environment, lines, budget } = this.#options;
+    const route = this.#route;
     const head = environment.requestHead;
     this.#reset(head);
     budget.add();
@@ -131,7 +135,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   #reset(head: Head): void {
     this.#running = true;
-    this.#report.begin(head);
+    this.#route = this.#options.route;
+    this.#report.begin(head, this.#route.service);
     this.#method = head.method;
     this.#keepAlive = head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes;
     this.#kept = undefined;
@@ -236,7 +241,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   // To the instance
 
   #attempt(): void {
-    const { route, environment } = this.#options;
+    const { environment } = this.#options;
+    const route = this.#route;
     this.#attempts ??= new Attempts(route, environment.clock);
     const next = this.#attempts.next();
     if (next === undefined) {
@@ -247,7 +253,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   #to({ backend, limitMs }: Try): void {
-    const { route, environment } = this.#options;
+    const { environment } = this.#options;
+    const route = this.#route;
     const nowMs = environment.clock.monotonicMs();
     backend.active += 1;
     this.#backend = backend;
@@ -295,7 +302,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (upstream === undefined || backend === undefined) return;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
-    const { route, environment, peer } = this.#options;
+    const { environment, peer } = this.#options;
+    const route = this.#route;
     route.connected(backend, environment.clock.monotonicMs() - this.#attemptMs);
     if (backend.dial.via === 'direct') {
       if (route.announcesClient) upstream.announce(peer);
@@ -341,7 +349,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   answered(status: number): boolean {
-    const { route, environment } = this.#options;
+    const { environment } = this.#options;
+    const route = this.#route;
     const backend = this.#backend;
     this.#answered = true;
     this.#report.status = status;
@@ -406,7 +415,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (this.#answered) {
       this.#report.problem = failure.problem;
       this.#dropUpstream();
-      this.#options.route.refused(failure.problem);
+      this.#route.refused(failure.problem);
       this.#breakOff();
     } else if (this.#wasStale(upstream)) {
       const backend = this.#backend;
@@ -431,12 +440,13 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (this.#kept === undefined && this.#keptBytes > 0) return false;
     if (!this.#options.budget.take()) return false;
     this.#report.retries += 1;
-    this.#options.environment.metrics.repeated(this.#options.route.service);
+    this.#options.environment.metrics.repeated(this.#route.service);
     return true;
   }
 
   #giveUp(failure: UpstreamFailure): void {
-    const { route, account } = this.#options;
+    const { account } = this.#options;
+    const route = this.#route;
     const backend = this.#backend;
     this.#dropUpstream();
     if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
@@ -454,7 +464,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#upstream = undefined;
     this.#response.forget();
     this.#backend = undefined;
-    if (backend !== undefined) this.#options.route.ended(backend);
+    if (backend !== undefined) this.#route.ended(backend);
     this.#afterFailure('attempt', failure.problem, backend && { backend, failure, status });
   }
 
@@ -464,7 +474,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     problem: string | undefined,
     failed?: { readonly backend: Backend; readonly failure: UpstreamFailure; readonly status: number },
   ): void {
-    const { route, environment } = this.#options;
+    const { environment } = this.#options;
+    const route = this.#route;
     const next = this.#attempts?.after(what) ?? { kind: 'over' };
     const wait = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
     const retried = next.kind === 'again' || wait !== undefined;
@@ -513,7 +524,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   #dropUpstream(failure?: UpstreamFailure): void {
-    const { route } = this.#options;
+    const route = this.#route;
     this.#upstream?.destroy();
     this.#upstream = undefined;
     const backend = this.#backend;
@@ -536,7 +547,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   #finish(keepAlive: boolean): void {
-    const { environment, route, over } = this.#options;
+    const { environment, over } = this.#options;
+    const route = this.#route;
     this.#running = false;
     this.#lastKeepsClient = undefined;
     this.#stopWaiting();

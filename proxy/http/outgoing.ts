@@ -1,9 +1,7 @@
 import type { Endpoint } from '../../src/model/address.ts';
+import type { Forwarding } from '../../src/model/service-settings.ts';
 import { fields } from './fields.ts';
 import { type Head, maxHeadBytes } from './head.ts';
-
-/** What is done with what a client says about whom it speaks for. */
-export type Forwarding = 'append' | 'set' | 'leave';
 
 /** What the head of a request is given on its way, the same for all requests of one client's connection. */
 export interface ClientLines {

@@ -10,7 +10,6 @@ const traceparent = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
 
 export interface ReportOptions {
   readonly environment: HttpEnvironment;
-  readonly service: string;
   readonly consumer: string;
   readonly client: Endpoint | undefined;
 }
@@ -26,6 +25,8 @@ export class RequestReport {
   /** Why it did not end in order. */
   problem: string | undefined;
   answeredBy: Backend | undefined;
+  /** Whose instances are asked. */
+  service = '';
   readonly #options: ReportOptions;
   #startedMs = 0;
   #line = { method: '', target: '', traceId: '' };
@@ -34,7 +35,8 @@ export class RequestReport {
     this.#options = options;
   }
 
-  begin(head: Head): void {
+  begin(head: Head, service: string): void {
+    this.service = service;
     const { clock, accessLog, traceIds } = this.#options.environment;
     this.#startedMs = clock.monotonicMs();
     this.status = 0;
@@ -60,9 +62,9 @@ export class RequestReport {
   };
 
   end(end: RequestEnd): void {
-    const { environment, service, consumer, client } = this.#options;
+    const { environment, consumer, client } = this.#options;
     const durationMs = environment.clock.monotonicMs() - this.#startedMs;
-    const { status, retries, answeredBy } = this;
+    const { status, retries, answeredBy, service } = this;
     environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
     environment.accessLog?.request({
       ...this.#line,

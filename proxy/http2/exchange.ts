@@ -58,6 +58,8 @@ export class Exchange implements SessionUser {
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
   #kept: Buffer[] | undefined = [];
   #keptBytes = 0;
+  /** Where it goes. */
+  #route: Route;
   #attempts: Attempts;
   #cancelTimer: (() => void) | undefined;
   #leaveLobby: (() => void) | undefined;
@@ -90,6 +92,7 @@ export class Exchange implements SessionUser {
   constructor(client: ServerHttp2Stream, options: ExchangeOptions) {
     this.#client = client;
     this.#options = options;
+    this.#route = options.route;
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
     this.#attempts = new Attempts(options.route, options.environment.clock);
@@ -107,7 +110,8 @@ export class Exchange implements SessionUser {
   // The request
 
   begin(headers: IncomingHttpHeaders): void {
-    const { route, budget, environment, marks } = this.#options;
+    const { budget, environment, marks } = this.#options;
+    const route = this.#route;
     const client = this.#client;
     client.on('error', () => undefined);
     client.on('aborted', () => this.#clientGone());
@@ -186,12 +190,13 @@ export class Exchange implements SessionUser {
 
   #attempt(): void {
     const next = this.#attempts.next();
-    if (next === undefined) this.#afterFailure('pick', this.#options.route.problemToPick);
+    if (next === undefined) this.#afterFailure('pick', this.#route.problemToPick);
     else this.#to(next.backend, next.limitMs);
   }
 
   #to(backend: Backend, limitMs: number): void {
-    const { environment, account, route } = this.#options;
+    const { environment, account } = this.#options;
+    const route = this.#route;
     backend.active += 1;
     this.#backend = backend;
     const isDirect = backend.dial.via === 'direct';
@@ -216,7 +221,8 @@ export class Exchange implements SessionUser {
   }
 
   #dial(backend: Backend, owner: string): InstanceSession | string {
-    const { environment, account, route, peer } = this.#options;
+    const { environment, account, peer } = this.#options;
+    const route = this.#route;
     const { tunnels, pool, traceIds } = environment;
     const { service, name } = backend.instance;
     const { consumer, declared } = account;
@@ -242,7 +248,7 @@ export class Exchange implements SessionUser {
     const backend = this.#backend;
     if (this.#session !== session || backend === undefined) return;
     this.#stopWaiting();
-    this.#options.route.connected(backend, this.#nowMs() - this.#attemptMs);
+    this.#route.connected(backend, this.#nowMs() - this.#attemptMs);
     this.#send(session);
   }
 
@@ -390,7 +396,7 @@ export class Exchange implements SessionUser {
   #judge(isError: boolean): void {
     if (this.#judged || this.#backend === undefined) return;
     this.#judged = true;
-    this.#options.route.answered(this.#backend, isError);
+    this.#route.answered(this.#backend, isError);
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {
@@ -425,11 +431,11 @@ export class Exchange implements SessionUser {
       this.#reset('broken', NGHTTP2_REFUSED_STREAM, failure.problem);
     } else if (this.#refusals > maxRefusals) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
-      this.#options.route.refused(undefined);
+      this.#route.refused(undefined);
       this.#fail({ kind: 'unavailable', reason: failure.problem });
     } else {
       if (this.#attempts.elapsedMs > connectAttemptMs) {
-        this.#attempts = new Attempts(this.#options.route, this.#options.environment.clock);
+        this.#attempts = new Attempts(this.#route, this.#options.environment.clock);
       }
       this.#countRetry();
       this.#failAttempt(failure);
@@ -459,11 +465,12 @@ export class Exchange implements SessionUser {
 
   #countRetry(): void {
     this.#retries += 1;
-    this.#options.environment.metrics.repeated(this.#options.route.service);
+    this.#options.environment.metrics.repeated(this.#route.service);
   }
 
   #giveUp(failure: UpstreamFailure): void {
-    const { route, account } = this.#options;
+    const { account } = this.#options;
+    const route = this.#route;
     const backend = this.#backend;
     this.#stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
@@ -488,7 +495,8 @@ export class Exchange implements SessionUser {
     failed?: { readonly backend: Backend; readonly failure: UpstreamFailure },
     kind: 'unavailable' | 'exhausted' = 'unavailable',
   ): void {
-    const { route, environment } = this.#options;
+    const { environment } = this.#options;
+    const route = this.#route;
     const next = this.#attempts.after(what);
     const leave = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
     const retried = next.kind === 'again' || leave !== undefined;
@@ -530,8 +538,8 @@ export class Exchange implements SessionUser {
     session?.release(this);
     if (backend === undefined) return;
     if (this.#responseDone) backend.total += 1;
-    this.#options.route.ended(backend);
-    if (failure !== undefined) this.#options.route.attemptFailed(backend, { ...failure, retried: false });
+    this.#route.ended(backend);
+    if (failure !== undefined) this.#route.attemptFailed(backend, { ...failure, retried: false });
   }
 
   // Ends
@@ -593,7 +601,7 @@ export class Exchange implements SessionUser {
 
   /** The client has half an answer: gRPC has a word for that, others are told by a reset. */
   #breakOff(failure: Failure): void {
-    this.#options.route.refused(failure.reason);
+    this.#route.refused(failure.reason);
     if (this.#request?.grpc !== true || this.#client.writableEnded) {
       this.#reset('broken', resetCodeOf(failure), failure.reason);
       return;
@@ -614,7 +622,8 @@ export class Exchange implements SessionUser {
   }
 
   #report(): void {
-    const { environment, route, account, peer } = this.#options;
+    const { environment, account, peer } = this.#options;
+    const route = this.#route;
     const { service } = route;
     const durationMs = this.#nowMs() - this.#startedMs;
     const backend = this.#answeredBy;

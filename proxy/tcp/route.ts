@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { HttpSettings } from '../http/settings.ts';
 import type { Asked } from '../permission.ts';
 
 /** What one listener has carried; plain numbers that the relay adds to. */
@@ -42,6 +43,8 @@ export interface Route {
   readonly cells: TrafficCells;
   /** The service's name. */
   readonly service: string;
+  /** How requests are treated, where they are told apart. */
+  readonly http: HttpSettings;
   /** How many instances could be dialled now. */
   readonly size: number;
   /** Whether instances are told the client's address before the first byte. */

@@ -3,7 +3,9 @@ export type { LinkDocument } from '../../proxy/link-document.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Instance, Protocol, Refusal, Status } from '../../src/model/instance.ts';
-import type { Balance, Preference, ProxyProtocol } from '../../src/model/service.ts';
+import type { Weights } from '../../src/model/routes.ts';
+import type { Balance } from '../../src/model/service.ts';
+import type { FurtherSettings } from '../../src/model/service-settings.ts';
 import type { PolicyStatusDocument } from './policy-documents.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
@@ -170,15 +172,14 @@ export interface HostDocument {
   readonly certificateLate?: true;
 }
 
-export interface ServiceDocument {
+/** A service with the settings that somebody chose. */
+export interface ServiceDocument extends FurtherSettings {
   readonly name: string;
   readonly port: number;
   readonly protocol: Protocol;
   readonly balance: Balance;
-  readonly prefer?: Preference;
-  /** How long connections are held while nothing answers. */
-  readonly parkMs?: number;
-  readonly proxyProtocol?: ProxyProtocol;
+  /** The split before the present one; absent where there was none. */
+  readonly formerSplit?: Weights;
   /** Null when none is claimed. */
   readonly vip: string | null;
   readonly instances: readonly InstanceDocument[];

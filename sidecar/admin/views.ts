@@ -6,7 +6,7 @@ import type { HealthDetails } from '../../src/health/runner.ts';
 import { type Dialler, dialOf, formatDial } from '../../src/model/dial.ts';
 import { type Instance, isUsableStatus, type Refusal } from '../../src/model/instance.ts';
 import type { RevokedHost } from '../../src/model/policy.ts';
-import { defaultPreference } from '../../src/model/service.ts';
+import { defaultPreference, furtherSettings } from '../../src/model/service-settings.ts';
 import type { HostCertificates } from '../host-certificates.ts';
 import type {
   ConditionDocument,
@@ -98,9 +98,11 @@ export function serviceDocument(service: Service, documentOf: DocumentOf): Servi
     port: service.port,
     protocol: service.protocol,
     balance: service.balance,
+    ...furtherSettings(service),
     prefer: service.prefer ?? defaultPreference,
     parkMs: service.parkMs ?? 0,
     proxyProtocol: service.proxyProtocol ?? 'off',
+    ...(service.formerSplit && { formerSplit: service.formerSplit }),
     vip: service.vip ?? null,
     instances,
     usable: service.usable.length,

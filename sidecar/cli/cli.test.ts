@@ -520,7 +520,7 @@ t.test('exit statuses, and one line that says what, where, why and what to do', 
     [['service', 'set', 'db', 'port'], 2, /^legate service set: "port" is not key=value; such as port=5432\n$/],
     [['service', 'set', 'db', 'port=1', 'port=2'], 2, /port is given twice/],
     [
-      ['service', 'set', 'db', 'port=54 32', 'balance=hash'],
+      ['service', 'set', 'db', 'port=54 32', 'balance=hsah'],
       2,
       /service.port: "54 32" is not a port .*; service.balance/,
     ],

@@ -1,5 +1,5 @@
 import { span } from '../../src/base/duration.ts';
-import type { Preference } from '../../src/model/service.ts';
+import type { Preference } from '../../src/model/service-settings.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import { candidatesOf, keptOut, leftOut } from './left-out.ts';
 import { type Detail, listed, type Step } from './step.ts';

@@ -2,6 +2,8 @@ import fc from 'fast-check';
 import t from 'tap';
 import { instanceRecord, parts } from '../../test/support/records.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
+import type { RouteRule } from '../model/routes.ts';
+import { type FurtherSettings, furtherFields } from '../model/service-settings.ts';
 import {
   checkedInstance,
   type Decoded,
@@ -82,6 +84,62 @@ t.test('each record comes back as it was', async (t) => {
     encodeInstance(instance),
     'the order of meta does not matter',
   );
+});
+
+t.test('every setting of a service comes back as it was, and a fault in one is told', (t) => {
+  const rule: RouteRule = {
+    match: { host: '*.example.com', path: '/v2', method: ['GET', 'HEAD'], header: { 'x-beta': '*' } },
+    service: 'api',
+    split: { canary: 5, stable: 95 },
+    sticky: 'cookie:side',
+    strip: '/v2',
+    add: '/api',
+    set: { 'x-from': 'legate' },
+    remove: ['cookie'],
+    response: { set: { server: 'x' }, remove: ['via'] },
+    mirror: { service: 'shadow', tag: 'canary', percent: 10 },
+  };
+  const further: FurtherSettings = {
+    prefer: 'any',
+    parkMs: 5,
+    proxyProtocol: 'v2',
+    hashOn: 'header:X-User',
+    timeoutMs: 1000,
+    tryTimeoutMs: 500,
+    retries: 0,
+    hedgeAfterMs: 10,
+    maxBodyBytes: 1024,
+    maxRequests: 7,
+    maxQueue: 8,
+    queueTimeoutMs: 9,
+    forwarding: 'set',
+    upgrade: 'off',
+    connect: 'on',
+    ejectSlow: 3,
+    split: { blue: 1 },
+    sticky: 'header:x-user',
+    splitGuard: 2,
+    routes: [rule, { match: { exact: '/old' }, redirect: { to: 'https://example.com/*', status: 301 } }],
+  };
+  t.same(Object.keys(further).sort(), [...furtherFields].sort(), 'all of them are tried');
+  const record = { name: 'db', port: 80, protocol: 'http', balance: 'hash', ...further, formerSplit: {} } as const;
+  t.same(decodeService(encodeService(record), 'db'), { ok: true, value: record });
+  const faults: [object, RegExp][] = [
+    [{ split: { a: 1.5 } }, /^split.a: "1.5" is not a whole number/],
+    [{ routes: [{ match: 1 }] }, /^routes\[0\].match: "1" is not a map/],
+    [{ retries: '2' }, /^retries: /],
+    [{ hashOn: 'cookie:' }, /^hashOn: /],
+    [{ maxBodyBytes: -1 }, /^maxBodyBytes: /],
+    [{ formerSplit: [] }, /^formerSplit: /],
+  ];
+  for (const [over, reason] of faults) {
+    t.match(decodeService(json({ v: 1, ...record, ...over }), 'db'), { ok: false, reason }, JSON.stringify(over));
+  }
+  const hostile = fc.record({ split: fc.jsonValue(), routes: fc.jsonValue(), formerSplit: fc.jsonValue() });
+  fc.assert(
+    fc.property(hostile, (over) => typeof decodeService(json({ v: 1, ...record, ...over }), 'db').ok === 'boolean'),
+  );
+  t.end();
 });
 
 t.test('faults have reasons that name the field', async (t) => {

@@ -4,17 +4,16 @@ import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
+import { readRoutes, readWeights } from '../model/routes.ts';
+import { balances, type DerivedField, derivedFields, type ServiceRecord } from '../model/service.ts';
 import {
-  balances,
-  type DerivedField,
-  derivedFields,
+  type FurtherField,
   type FurtherSettings,
+  furtherKinds,
   furtherSettings,
-  maxParkMs,
-  preferences,
-  proxyProtocols,
-  type ServiceRecord,
-} from '../model/service.ts';
+  pickFurther,
+  type SettingKind,
+} from '../model/service-settings.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
@@ -125,7 +124,7 @@ export function hostDocument(record: HostRecord): object {
 }
 
 export function serviceDocument(record: ServiceRecord): object {
-  const { name, port, protocol, balance, vip, derived, awaitedBy } = record;
+  const { name, port, protocol, balance, vip, formerSplit, derived, awaitedBy } = record;
   return {
     v: formatVersion,
     name,
@@ -134,6 +133,7 @@ export function serviceDocument(record: ServiceRecord): object {
     balance,
     ...furtherSettings(record),
     ...(vip !== undefined && { vip }),
+    ...(formerSplit !== undefined && { formerSplit }),
     ...(derived !== undefined && { derived }),
     ...(awaitedBy !== undefined && { awaitedBy }),
   };
@@ -226,6 +226,7 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
       balance: fields.oneOf('balance', balances),
       ...readFurther(fields),
       ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
+      ...(fields.has('formerSplit') && { formerSplit: readBy(fields, 'formerSplit', readWeights) }),
       ...(fields.has('derived') && { derived: readDerived(fields) }),
       ...(fields.has('awaitedBy') && { awaitedBy: fields.name('awaitedBy', hostIdFault) }),
     }),
@@ -239,11 +240,40 @@ function readDerived(fields: Fields): readonly DerivedField[] {
 }
 
 function readFurther(fields: Fields): FurtherSettings {
-  return {
-    ...(fields.has('prefer') && { prefer: fields.oneOf('prefer', preferences) }),
-    ...(fields.has('parkMs') && { parkMs: fields.integer('parkMs', 0, maxParkMs) }),
-    ...(fields.has('proxyProtocol') && { proxyProtocol: fields.oneOf('proxyProtocol', proxyProtocols) }),
-  };
+  return pickFurther((field) => (fields.has(field) ? readSetting(fields, field) : undefined));
+}
+
+function readSetting(fields: Fields, field: FurtherField): unknown {
+  const { form }: SettingKind = furtherKinds[field];
+  switch (form.kind) {
+    case 'choice':
+      return fields.oneOf(field, form.words);
+    case 'duration':
+      return fields.integer(field, form.minMs, form.maxMs);
+    case 'number':
+      return fields.integer(field, form.min, form.max);
+    case 'size':
+      return fields.integer(field, 0, form.max);
+    case 'text':
+      return fields.name(field, form.fault);
+    case 'weights':
+      return readBy(fields, field, readWeights);
+    case 'routes':
+      return readBy(fields, field, readRoutes);
+  }
+}
+
+/** Reads a field whose form the model knows; its first fault is the record's. */
+function readBy<T>(
+  fields: Fields,
+  name: string,
+  read: (value: unknown, path: string, fault: (path: string, message: string) => void) => T | undefined,
+): T {
+  const value = read(fields.raw(name), name, (path, message) => {
+    throw new FieldFault(truncate(`${printable(path)}: ${message}`, 300));
+  });
+  if (value === undefined) throw new FieldFault(`${name}: cannot be read`);
+  return value;
 }
 
 export function readVipClaim(document: unknown): Decoded<VipClaim> {

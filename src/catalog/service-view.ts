@@ -1,5 +1,6 @@
 import { type Instance, isUsableStatus, type Protocol, transportOf } from '../model/instance.ts';
-import { defaultBalance, furtherSettings, type ServiceRecord } from '../model/service.ts';
+import { defaultBalance, type ServiceRecord } from '../model/service.ts';
+import { furtherFields, furtherSettings, sameSetting } from '../model/service-settings.ts';
 import { changedList } from './members.ts';
 import type { Brake, Service } from './snapshot.ts';
 
@@ -83,9 +84,8 @@ export function viewService(
     before.instances === instances &&
     before.port === port &&
     before.balance === balance &&
-    before.prefer === record?.prefer &&
-    before.parkMs === record?.parkMs &&
-    before.proxyProtocol === record?.proxyProtocol &&
+    furtherFields.every((field) => sameSetting(before[field], record?.[field])) &&
+    sameSetting(before.formerSplit, record?.formerSplit) &&
     before.vip === vip.address &&
     sameList(before.faults, faults)
   ) {
@@ -97,6 +97,7 @@ export function viewService(
     protocol,
     balance,
     ...(record && furtherSettings(record)),
+    ...(record?.formerSplit && { formerSplit: record.formerSplit }),
     vip: vip.address,
     instances: Object.freeze(instances),
     usable: before !== undefined && sameList(before.usable, usable) ? before.usable : Object.freeze(usable),

@@ -1,7 +1,9 @@
 import { PersistentMap } from '../base/persistent-map.ts';
 import type { Host } from '../model/host.ts';
 import type { Instance, Protocol } from '../model/instance.ts';
-import type { Balance, FurtherSettings } from '../model/service.ts';
+import type { Weights } from '../model/routes.ts';
+import type { Balance } from '../model/service.ts';
+import type { FurtherSettings } from '../model/service-settings.ts';
 
 /**
  * This host's picture of hosts, services and instances. A snapshot and all that hangs off it is frozen; a new one shares
@@ -31,6 +33,8 @@ export interface Service extends FurtherSettings {
   readonly port: number;
   readonly protocol: Protocol;
   readonly balance: Balance;
+  /** The split before the present one. */
+  readonly formerSplit?: Weights;
   readonly vip: string | undefined;
   /** All of them, by id. */
   readonly instances: readonly Instance[];

@@ -3,25 +3,16 @@ import type { CheckSpec } from '../model/check.ts';
 import { type Protocol, protocols, type Reach } from '../model/instance.ts';
 import { instanceNameFault } from '../model/names.ts';
 import { externalTargetFault, policyLimits } from '../model/policy-document.ts';
-import {
-  type Balance,
-  balances,
-  type FurtherSettings,
-  maxParkMs,
-  preferences,
-  proxyProtocols,
-  serviceFields,
-  settingWord,
-  supportedBalances,
-} from '../model/service.ts';
+import { type Balance, balances, serviceFields, settingWord } from '../model/service.ts';
+import type { FurtherSettings } from '../model/service-settings.ts';
 import { checkType } from './check-type.ts';
 import { type Faults, joinPath, type Place } from './fault.ts';
 import { anyKey, FieldReader, mapFields, textMapType } from './fields.ts';
+import { furtherOf } from './further.ts';
 import type { Tree } from './tree.ts';
 import {
   addressType,
   choiceType,
-  durationType,
   endpointType,
   integerType,
   kindText,
@@ -215,17 +206,6 @@ function emptyValuesKept(tree: Tree): Tree {
   return { ...tree, entries };
 }
 
-function furtherOf(fields: FieldReader): FurtherSettings {
-  const prefer = fields.optional('prefer', choiceType(preferences))?.value;
-  const parkMs = fields.optional('park', durationType(0, maxParkMs))?.value;
-  const proxyProtocol = fields.optional('proxy_protocol', choiceType(proxyProtocols))?.value;
-  return {
-    ...(prefer !== undefined && { prefer }),
-    ...(parkMs !== undefined && { parkMs }),
-    ...(proxyProtocol !== undefined && { proxyProtocol }),
-  };
-}
-
 /** One entry of `services:`. */
 export function serviceDraft(name: string, tree: Tree, path: string, faults: Faults): ServiceDraft {
   const fields = new FieldReader(tree, path, faults, [...serviceFields.map(settingWord), 'external']);
@@ -239,7 +219,7 @@ export function serviceDraft(name: string, tree: Tree, path: string, faults: Fau
     path,
     port: fields.optional('port', portType)?.value,
     protocol,
-    balance: fields.optional('balance', choiceType(balances, supportedBalances))?.value,
+    balance: fields.optional('balance', choiceType(balances))?.value,
     further: furtherOf(fields),
     external: external?.value.map((target) => target.value),
   };

@@ -231,7 +231,7 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ],
     [
       'services: {a: {balance: hsah}}',
-      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, p2c-latency, random (hash is not yet in this version)',
+      '1:25: services.a.balance: "hsah" is not one of round-robin, least-connections, p2c-latency, random, hash; did you mean `hash`?',
     ],
     [
       'store: {kind: consul, endpoints: ["http://127.0.0.1:8500"], lease_ttl: 3s}',
@@ -262,11 +262,40 @@ t.test('each fault names its place, path, value and what was expected', async (t
       '1:67: store.prefix: "a//b" is not a prefix of keys',
     ],
     ['tls: {ca: /a, key: /b}', '1:11: tls.cert: is missing'],
-    ['network: {mode: flat}', '1:17: network.mode: "flat" is not yet in this version; leave it at "off"'],
     [
-      'services: {a: {balance: hash}}',
-      '1:25: services.a.balance: "hash" is not yet in this version; it has round-robin, least-connections, p2c-latency, random',
+      'services:\n  a: {max_body: 10MB, try_timeout: 1ms, hash_on: path, sticky: x}',
+      '2:17: services.a.max_body: "10MB" is not a size (such as 64KiB, 10MiB, 1GiB)',
+      '2:36: services.a.try_timeout: "1ms" is out of range (10ms to 24h)',
+      '2:50: services.a.hash_on: "path" must be "source", "header:NAME" or "cookie:NAME"',
+      '2:64: services.a.sticky: "x" must be "off", "cookie", "cookie:NAME" or "header:NAME"',
     ],
+    ['services: {a: {split: {x: -1}}}', '1:27: services.a.split.x: "-1" is not a whole number from 0 to 1000000'],
+    ['services: {a: {split: {x: 0}}}', '1:23: services.a.split: has no weight above 0: requests would go nowhere'],
+    ['services: {a: {routes: {}}}', '1:24: services.a.routes: a map is not a list'],
+    [
+      'services: {a: {routes: [{match: {pth: /x}}]}}',
+      '1:33: services.a.routes[0].match: unknown key `pth`; did you mean `path`?',
+    ],
+    [
+      'services:\n  a:\n    routes:\n      - {match: {host: "a b", method: get}, service: A, set: {Host: x}}\n      - {redirect: /x, add: y}',
+      '4:24: services.a.routes[0].match.host: "a b" is not a host (a name without port, or *.example.com)',
+      '4:39: services.a.routes[0].match.method: "get" is not a method (GET, POST …, in capitals)',
+      '4:54: services.a.routes[0].service: "A" has characters other than a-z, 0-9 and inner hyphens',
+      '4:62: services.a.routes[0].set: host is not to be changed: it says how the message is carried',
+      '5:9: services.a.routes[1]: a redirect goes nowhere else: add would have no effect beside it',
+      '5:29: services.a.routes[1].add: "y" is not a path such as /api',
+    ],
+    [
+      'services: {a: {routes: [{mirror: {percent: 0}, response: {set: {x: "\\u0001"}}}]}}',
+      '1:34: services.a.routes[0].mirror: names neither service nor tag',
+      '1:44: services.a.routes[0].mirror.percent: "0" is not a whole number from 1 to 100',
+      '1:68: services.a.routes[0].response.set.x: has characters other than visible ASCII',
+    ],
+    [
+      'services: {a: {routes: [{redirect: {to: "ftp://x/", status: 200}}]}}',
+      '1:61: services.a.routes[0].redirect.status: "200" is not a whole number from 300 to 399',
+    ],
+    ['network: {mode: flat}', '1:17: network.mode: "flat" is not yet in this version; leave it at "off"'],
     [
       'services: {a: {external: ["x:1", "x", "x:0"]}}',
       '1:34: services.a.external[1]: "x" is not host:port',

@@ -160,3 +160,30 @@ export function treeOfValue(value: unknown, at: Place, faults: Faults): Tree | u
     return undefined;
   }
 }
+
+/** The value of which this is the tree, its scalars as text. */
+export function plainValue(tree: Tree): unknown {
+  if (tree.kind === 'scalar') return tree.text;
+  if (tree.kind === 'null') return null;
+  if (tree.kind === 'list') return tree.items.map(plainValue);
+  // No prototype: a key `__proto__` is a key like any other.
+  const value: Record<string, unknown> = Object.create(null);
+  for (const entry of tree.entries) value[entry.key] = plainValue(entry.value);
+  return value;
+}
+
+/** Where the part was written that a path such as `[0].match.host` leads to, or the nearest one above it. */
+export function placeIn(tree: Tree, path: string): Place {
+  let at: Tree = tree;
+  for (const [, index, key] of path.matchAll(/\[(\d+)\]|\.?([^.[]+)/g)) {
+    const next: Tree | undefined =
+      at.kind === 'list'
+        ? at.items[Number(index)]
+        : at.kind === 'map'
+          ? at.entries.find((entry) => entry.key === key)?.value
+          : undefined;
+    if (next === undefined) break;
+    at = next;
+  }
+  return at.at;
+}

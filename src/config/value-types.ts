@@ -30,7 +30,7 @@ export interface Located<T> {
 type TextResult<T> = { readonly value: T } | { readonly fault: string; readonly hide?: boolean };
 
 /** A type that is one scalar. `read` gives the value or what is wrong, as the end of a sentence that begins with it. */
-function textType<T>(label: string, read: (text: string) => TextResult<T>, unit?: string): ValueType<T> {
+export function textType<T>(label: string, read: (text: string) => TextResult<T>, unit?: string): ValueType<T> {
   return {
     label,
     form: 'text',
@@ -125,17 +125,13 @@ export const workersType: ValueType<number> = textType('auto or number', (text) 
 export const portType = integerType('port', 1, 65535);
 
 /** One of `words`; those that are not in `supported` exist, but not in this version. */
-export function choiceType<const T extends string>(words: readonly T[], supported: readonly T[] = words): ValueType<T> {
-  return textType(supported.join(', '), (text) => {
+export function choiceType<const T extends string>(words: readonly T[]): ValueType<T> {
+  return textType(words.join(', '), (text) => {
     const word = words.find((candidate) => candidate === text);
-    if (word !== undefined && supported.includes(word)) return { value: word };
-    if (word !== undefined) return { fault: `is not yet in this version; it has ${supported.join(', ')}` };
-    const near = nearest(text.toLowerCase(), supported);
+    if (word !== undefined) return { value: word };
+    const near = nearest(text.toLowerCase(), words);
     const hint = near === undefined ? '' : `; did you mean \`${near}\`?`;
-    const later = words.filter((candidate) => !supported.includes(candidate));
-    const are = later.length === 1 ? 'is' : 'are';
-    const notYet = later.length === 0 ? '' : ` (${later.join(', ')} ${are} not yet in this version)`;
-    return { fault: `is not one of ${supported.join(', ')}${notYet}${hint}` };
+    return { fault: `is not one of ${words.join(', ')}${hint}` };
   });
 }
 

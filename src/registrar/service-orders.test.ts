@@ -225,6 +225,21 @@ t.test('set: what is given, at once; a service that is not there needs a port', 
   await t.rejects(b.done(b.orders.set('db', { port: 1 })), { code: 'E_STORE_AWAY' });
 });
 
+t.test('a split is set as a whole, and the one before is remembered', async (t) => {
+  const store = await opened();
+  const b = host(t, store, 1);
+  await b.clock.advance(0);
+  const first = await b.done(b.orders.set('web', { port: 80, protocol: 'http', split: { stable: 95, canary: 5 } }));
+  t.match(first, { split: { stable: 95, canary: 5 }, formerSplit: undefined });
+  const second = await b.done(b.orders.set('web', { split: { canary: 100 } }));
+  t.same([second.split, second.formerSplit], [{ canary: 100 }, { stable: 95, canary: 5 }]);
+  const since = store.writes.length;
+  t.equal(await b.done(b.orders.set('web', { split: { canary: 100 } })), second, 'the same again changes nothing');
+  t.equal(store.writes.length, since);
+  const third = await b.done(b.orders.set('web', { split: {}, routes: [{ match: { path: '/x' }, service: 'x' }] }));
+  t.same([third.split, third.formerSplit, third.routes?.length], [{}, { canary: 100 }, 1]);
+});
+
 t.test('a service that turns to datagrams gives its address back, and gets it again', async (t) => {
   const store = await opened();
   const b = host(t, store, 1);

@@ -17,6 +17,7 @@ import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
 import { type ServiceRecord, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
+import { sameSetting } from '../model/service-settings.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
 import { freshRecord, withSettings } from './service-record.ts';
@@ -72,7 +73,7 @@ export class ServiceOrders {
     const record = await this.#persist(name, () => this.#trySet(name, settings));
     this.#options.adopt(name);
     const isTaken = (service: Service | undefined): service is Service =>
-      service !== undefined && serviceFields.every((field) => service[field] === record[field]);
+      service !== undefined && serviceFields.every((field) => sameSetting(service[field], record[field]));
     const needsVip = this.#options.vip.on && transportOf(record.protocol) === 'tcp';
     // No address may be left, which is a condition of its own.
     const service = await this.#seen(name, (each) => isTaken(each) && (each.vip !== undefined || !needsVip));

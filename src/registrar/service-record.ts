@@ -3,12 +3,12 @@ import type { Instance } from '../model/instance.ts';
 import {
   defaultBalance,
   derivedFields,
-  furtherSettings,
   type ServiceField,
   type ServiceRecord,
   type ServiceSettings,
   serviceFields,
 } from '../model/service.ts';
+import { furtherSettings, sameSetting } from '../model/service-settings.ts';
 
 /** How a service's stored record comes to be and changes. Pure: an unchanged record is the same object. */
 
@@ -49,10 +49,12 @@ export function arrived(record: ServiceRecord): ServiceRecord {
 /** The record with these settings as chosen ones. */
 export function withSettings(record: ServiceRecord, settings: ServiceSettings): ServiceRecord {
   const given = serviceFields.filter((field) => settings[field] !== undefined);
-  if (given.every((field) => settings[field] === record[field] && !isDerived(record, field))) return record;
+  if (given.every((field) => sameSetting(settings[field], record[field]) && !isDerived(record, field))) return record;
   const { derived: before = [], ...rest } = arrived(record);
   const derived = before.filter((field) => settings[field] === undefined);
-  return { ...rest, ...settings, ...(derived.length > 0 && { derived }) };
+  const isNewSplit = settings.split !== undefined && !sameSetting(settings.split, record.split ?? {});
+  const formerSplit = isNewSplit && { formerSplit: record.split ?? {} };
+  return { ...rest, ...settings, ...formerSplit, ...(derived.length > 0 && { derived }) };
 }
 
 /** The record with those of the settings that nobody has chosen yet. */
@@ -71,7 +73,8 @@ export function followingInstances(record: ServiceRecord, instances: readonly In
 
 /** The settings that somebody else has chosen otherwise. */
 export function contradictions(record: ServiceRecord, settings: ServiceSettings): ServiceField[] {
-  const isOther = (field: ServiceField): boolean => record[field] !== undefined && settings[field] !== record[field];
+  const isOther = (field: ServiceField): boolean =>
+    record[field] !== undefined && !sameSetting(settings[field], record[field]);
   return serviceFields.filter((field) => settings[field] !== undefined && isOther(field));
 }
 

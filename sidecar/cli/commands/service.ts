@@ -1,9 +1,13 @@
-import { formatDuration } from '../../../src/base/duration.ts';
-import { LegateError } from '../../../src/base/errors.ts';
+import { readFileSync } from 'node:fs';
+import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
+import { Faults } from '../../../src/config/fault.ts';
 import { parseSettingsValue } from '../../../src/config/settings-value.ts';
+import { parseTree, plainValue } from '../../../src/config/tree.ts';
 import { nameFault } from '../../../src/model/names.ts';
+import type { Weights } from '../../../src/model/routes.ts';
 import { serviceFields, settingText, settingWord } from '../../../src/model/service.ts';
+import { furtherFields, furtherKinds, furtherText } from '../../../src/model/service-settings.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
@@ -59,8 +63,8 @@ export function addServiceCommands({ program, session, register }: CommandTools)
 }
 
 /** Reads the words `key=value` with the rules of the file, in whose names and units the API takes them. */
-function settingsOf(words: readonly string[]): Readonly<Record<string, string | number>> {
-  const values = new Map<string, string>();
+function settingsOf(words: readonly string[]): Readonly<Record<string, unknown>> {
+  const values = new Map<string, unknown>();
   for (const word of words) {
     const equals = word.indexOf('=');
     const key = word.slice(0, equals);
@@ -68,18 +72,46 @@ function settingsOf(words: readonly string[]): Readonly<Record<string, string | 
       throw new LegateError('E_USAGE', `"${printable(word)}" is not key=value`, { hint: 'such as port=5432' });
     }
     if (values.has(key)) throw new LegateError('E_USAGE', `${printable(key)} is given twice`);
-    values.set(key, word.slice(equals + 1));
+    const text = word.slice(equals + 1);
+    values.set(key, writtenAsYaml.has(key) ? structureOf(key, text) : text);
   }
   const result = parseSettingsValue(Object.fromEntries(values));
   if ('faults' in result) throw new LegateError('E_USAGE', result.faults.map((fault) => fault.text).join('; '));
   const { settings } = result;
   const chosen = serviceFields.filter((field) => settings[field] !== undefined);
   return Object.fromEntries(
-    chosen.map((field) => [
-      settingWord(field),
-      field === 'port' ? Number(settings.port) : settingText(field, settings),
-    ]),
+    chosen.map((field) => {
+      const value = settings[field];
+      const isText = typeof value !== 'object' && field !== 'port';
+      return [settingWord(field), isText ? settingText(field, settings) : value];
+    }),
   );
+}
+
+/** The settings that are maps or lists: written as YAML (JSON is some), or in a file whose name follows `@`. */
+const writtenAsYaml: ReadonlySet<string> = new Set([settingWord('split'), settingWord('routes')]);
+
+function structureOf(key: string, text: string): unknown {
+  const faults = new Faults();
+  const name = text.startsWith('@') ? text.slice(1) : key;
+  const source = text.startsWith('@') ? readSmallFile(name) : text;
+  const tree = parseTree(source, name, (line, column, order) => ({ text: `${name}:${line}:${column}`, order }), faults);
+  if (tree !== undefined && faults.count === 0) return plainValue(tree);
+  throw new LegateError(
+    'E_USAGE',
+    faults
+      .list()
+      .map((fault) => fault.text)
+      .join('; '),
+  );
+}
+
+function readSmallFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new LegateError('E_USAGE', `${printable(path)} cannot be read: ${describeError(error)}`);
+  }
 }
 
 function servicePath(name: string): string {
@@ -95,13 +127,29 @@ function done({ terminal: { style } }: Session, text: string): string {
 }
 
 function setText(document: ServiceDocument): string {
-  const { name, port, protocol, balance, prefer, parkMs = 0, proxyProtocol, vip } = clean(document);
+  const { name, port, protocol, balance, vip, ...settings } = clean(document);
   const words = [`port ${port}/${protocol}`, balance];
-  if (prefer === 'any') words.push('prefer any');
-  if (parkMs > 0) words.push(`park ${formatDuration(parkMs)}`);
-  if (proxyProtocol === 'v2') words.push('PROXY protocol v2');
+  for (const field of furtherFields) {
+    const value = settings[field];
+    if (value === undefined || isUsual.get(field) === value) continue;
+    if (field === 'routes') words.push(`${settings.routes?.length} routes`);
+    else if (field === 'split') words.push(`split ${splitText(settings.split ?? {})}`);
+    else words.push(`${furtherKinds[field].word} ${furtherText(field, value)}`);
+  }
   if (vip !== null) words.push(`at ${vip}`);
   return `${name} is set: ${words.join(', ')}`;
+}
+
+/** What the API says also where nobody chose it. */
+const isUsual = new Map<string, unknown>([
+  ['prefer', 'near'],
+  ['parkMs', 0],
+  ['proxyProtocol', 'off'],
+]);
+
+function splitText(weights: Weights): string {
+  const parts = Object.entries(weights).map(([tag, weight]) => `${tag}=${weight}`);
+  return parts.length === 0 ? 'none' : parts.join(' ');
 }
 
 function forgottenText(document: ForgottenDocument): string {
