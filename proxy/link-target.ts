@@ -6,6 +6,7 @@ import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
 import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
+import type { SplitSide } from './http/split-side.ts';
 import type { Link } from './link.ts';
 import type { LinkBackendDocument } from './link-document.ts';
 import type { LinkCells, LinkMetrics } from './link-metrics.ts';
@@ -34,6 +35,8 @@ export class LinkTarget {
   /** The metric of one consumer's connections. */
   readonly consumerCell: (consumer: string) => CounterCell;
   readonly links = new Set<Link>();
+  /** What the sides of its splits have carried, by tag. */
+  readonly sides = new Map<string, SplitSide>();
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
