@@ -178,13 +178,13 @@ export class Backends {
   /**
    * The next one to try, or undefined when each has been tried. Ejected ones come after all others, and those of suspect
    * hosts and tunnels last: they cost more than a refusal. Those without a tunnel are not tried. Among equally good ones the nearest come
-   * first, and among these the service's balance decides.
+   * first, and among these the service's balance decides, where it is `hash` by the key.
    */
-  pick(tried: readonly Backend[]): Backend | undefined {
+  pick(tried: readonly Backend[], key?: number): Backend | undefined {
     this.#refresh();
-    if (tried.length === 0) return this.#balancer.pick(this.#preferred);
+    if (tried.length === 0) return this.#balancer.pick(this.#preferred, key);
     const untried = this.#openable.filter((backend) => !tried.includes(backend));
-    return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))));
+    return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))), key);
   }
 
   /** This one, when it can be tried now. */

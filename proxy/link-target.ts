@@ -2,9 +2,11 @@ import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Dial } from '../src/model/dial.ts';
+import { defaultHashOn } from '../src/model/hash-on.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
+import { HashKey } from './http/hash-key.ts';
 import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
 import type { SplitSide } from './http/split-side.ts';
 import type { Link } from './link.ts';
@@ -41,6 +43,8 @@ export class LinkTarget {
   active = 0;
   #service: Service | undefined;
   #http = httpSettingsOf({});
+  /** Set while the service's balance is `hash`. */
+  #hashKey: HashKey | undefined;
   readonly suspects: Suspects;
   readonly #clock: Clock;
   readonly #lobby: Lobby;
@@ -71,8 +75,14 @@ export class LinkTarget {
   update(service: Service | undefined): void {
     if (service !== this.#service) this.#http = httpSettingsOf(service ?? {});
     this.#service = service;
+    if (service?.balance !== 'hash') this.#hashKey = undefined;
+    else this.#hashKey ??= new HashKey(defaultHashOn);
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  get hashKey(): HashKey | undefined {
+    return this.#hashKey;
   }
 
   /** What is dialled, or how far away hosts are, may have changed for every instance. */

@@ -4,6 +4,7 @@ import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
+import type { HashKey } from './http/hash-key.ts';
 import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
@@ -103,13 +104,17 @@ export class Link implements Route {
     return this.target.holdMs;
   }
 
+  get hashKey(): HashKey | undefined {
+    return this.target.hashKey;
+  }
+
   hold(resume: () => void): (() => void) | undefined {
     return this.target.hold(resume);
   }
 
-  pick(tried: readonly Backend[]): Backend | undefined {
+  pick(tried: readonly Backend[], key?: number): Backend | undefined {
     const { backends } = this.target;
-    return this.instance === undefined ? backends.pick(tried) : backends.only(this.instance.id, tried);
+    return this.instance === undefined ? backends.pick(tried, key) : backends.only(this.instance.id, tried);
   }
 
   hasOther(tried: readonly Backend[]): boolean {

@@ -78,7 +78,7 @@ t.test('set takes effect in a running link, forget removes what nobody needs', a
   const bad: readonly (readonly [string, unknown, number, RegExp])[] = [
     ['db', { port: 65536 }, 400, /service\.port/],
     ['db', { port: '54 32', blance: 'random' }, 400, /blance.*54 32/],
-    ['db', { balance: 'hash' }, 400, /not yet in this version/],
+    ['db', { balance: 'hashed' }, 400, /is not one of .*did you mean `hash`/],
     ['db', {}, 400, /nothing to set/],
     ['db', '[]', 400, /object/],
     ['db', { external: ['a:1'] }, 400, /configuration file/],

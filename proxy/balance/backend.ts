@@ -1,5 +1,6 @@
 import { type Dial, formatDial } from '../../src/model/dial.ts';
 import type { Instance } from '../../src/model/instance.ts';
+import { hashOfText, mixed } from './hashing.ts';
 import { Latency } from './p2c-latency.ts';
 
 /** How far away an instance is: on this host, in its zone, elsewhere. */
@@ -34,9 +35,12 @@ export class Backend {
   readonly latency = new Latency();
   /** The smooth weighted round-robin's credit. */
   credit = 0;
+  /** What its place in the order of a hashed key comes from: the same on every host. */
+  readonly seed: number;
 
   constructor(instance: Instance, dial: Dial, distance: Distance) {
     this.id = instance.id;
+    this.seed = mixed(hashOfText(instance.id));
     this.instance = instance;
     this.dial = dial;
     this.distance = distance;

@@ -60,6 +60,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #kept: Buffer[] | undefined;
   #keptBytes = 0;
   #attempts: Attempts | undefined;
+  /** What decides where it goes, where that is so; see `Route.pick`. */
+  #key: number | undefined;
   #backend: Backend | undefined;
   #upstream: HttpUpstream | undefined;
   #cancelTimer: (() => void) | undefined;
@@ -126,6 +128,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
+    this.#key = this.#route.hashKey?.ofHead(head, this.#options.peer);
     const changes = { lines, host: route.service, newId: this.#report.newId, upgrade };
     this.#head = environment.composer.request(head, changes);
     const used = this.#readBody(chunk, at);
@@ -243,7 +246,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #attempt(): void {
     const { environment } = this.#options;
     const route = this.#route;
-    this.#attempts ??= new Attempts(route, environment.clock);
+    this.#attempts ??= new Attempts(route, environment.clock, this.#key);
     const next = this.#attempts.next();
     if (next === undefined) {
       this.#afterFailure('pick', route.problemToPick);

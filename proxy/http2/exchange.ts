@@ -60,7 +60,9 @@ export class Exchange implements SessionUser {
   #keptBytes = 0;
   /** Where it goes. */
   #route: Route;
-  #attempts: Attempts;
+  /** What decides where it goes, where that is so; see `Route.pick`. */
+  #key: number | undefined;
+  #attempts: Attempts | undefined;
   #cancelTimer: (() => void) | undefined;
   #leaveLobby: (() => void) | undefined;
   #retries = 0;
@@ -95,7 +97,6 @@ export class Exchange implements SessionUser {
     this.#route = options.route;
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
-    this.#attempts = new Attempts(options.route, options.environment.clock);
     this.#requestDone = client.endAfterHeaders;
   }
 
@@ -134,6 +135,7 @@ export class Exchange implements SessionUser {
       this.#fail({ kind: 'method', reason: 'this method is not passed on' });
       return;
     }
+    this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
     if (!this.#requestDone) {
       client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
       client.on('trailers', (trailers) => {
@@ -188,7 +190,12 @@ export class Exchange implements SessionUser {
 
   // To an instance
 
+  #search(): Attempts {
+    return new Attempts(this.#route, this.#options.environment.clock, this.#key);
+  }
+
   #attempt(): void {
+    this.#attempts ??= this.#search();
     const next = this.#attempts.next();
     if (next === undefined) this.#afterFailure('pick', this.#route.problemToPick);
     else this.#to(next.backend, next.limitMs);
@@ -434,9 +441,7 @@ export class Exchange implements SessionUser {
       this.#route.refused(undefined);
       this.#fail({ kind: 'unavailable', reason: failure.problem });
     } else {
-      if (this.#attempts.elapsedMs > connectAttemptMs) {
-        this.#attempts = new Attempts(this.#route, this.#options.environment.clock);
-      }
+      if (this.#attempts !== undefined && this.#attempts.elapsedMs > connectAttemptMs) this.#attempts = this.#search();
       this.#countRetry();
       this.#failAttempt(failure);
     }
@@ -497,7 +502,7 @@ export class Exchange implements SessionUser {
   ): void {
     const { environment } = this.#options;
     const route = this.#route;
-    const next = this.#attempts.after(what);
+    const next = this.#attempts?.after(what) ?? { kind: 'over' };
     const leave = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
     const retried = next.kind === 'again' || leave !== undefined;
     if (failed !== undefined) route.attemptFailed(failed.backend, { ...failed.failure, retried });

@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { HashKey } from '../http/hash-key.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { Asked } from '../permission.ts';
 
@@ -53,7 +54,10 @@ export interface Route {
   readonly problemToPick: string | undefined;
   /** How long from its start a connection waits for something to connect to. */
   readonly holdMs: number;
-  pick(tried: readonly Backend[]): Backend | undefined;
+  /** How requests are told apart; undefined where that does not decide where they go. */
+  readonly hashKey: HashKey | undefined;
+  /** `key`: of the request or connection, made by `hashKey`. */
+  pick(tried: readonly Backend[], key?: number): Backend | undefined;
   hasOther(tried: readonly Backend[]): boolean;
   connected(backend: Backend, elapsedMs: number): void;
   /** A connect failure or a reset before the first byte. */
