@@ -1,5 +1,6 @@
 import type { Status } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
+import type { EjectionReason } from './outlier.ts';
 import type { DenialDocument } from './permission.ts';
 
 /** One place on this host where consumers reach a service, as the admin API shows it. Times are RFC 3339. */
@@ -66,10 +67,19 @@ export interface LinkBackendDocument {
   } | null;
   readonly active: number;
   readonly total: number;
-  /** Until when it is ejected for repeated failures; null when it is not. */
+  /** Until when it is ejected; null when it is not. */
   readonly ejectedUntil: string | null;
+  /** Why it is: it could not be connected to, answered with errors, or much slower than others; null when it is not. */
+  readonly ejectedFor: EjectionReason | null;
   /** How often it was ejected lately: each time is twice as long as the one before, up to 5 minutes. */
   readonly ejections: number;
   /** Whether its host did not answer just now, so that it is tried last. */
   readonly suspect: boolean;
+}
+
+/** Why an instance is avoided, for people; a sidecar of an earlier version does not say. */
+export function ejectionText(reason: EjectionReason | null | undefined): string {
+  if (reason === 'errors') return 'it kept answering with errors';
+  if (reason === 'slowness') return 'it answered much slower than the others';
+  return 'connecting to it kept failing';
 }

@@ -2,7 +2,7 @@ import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Dial } from '../src/model/dial.ts';
-import { defaultHashOn } from '../src/model/hash-on.ts';
+import { defaultHashOn, parseHashOn } from '../src/model/hash-on.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
@@ -43,8 +43,9 @@ export class LinkTarget {
   active = 0;
   #service: Service | undefined;
   #http = httpSettingsOf({});
-  /** Set while the service's balance is `hash`. */
+  /** Set while the service's balance is `hash`, and the setting that it was made of. */
   #hashKey: HashKey | undefined;
+  #hashOn: string | undefined;
   readonly suspects: Suspects;
   readonly #clock: Clock;
   readonly #lobby: Lobby;
@@ -75,10 +76,16 @@ export class LinkTarget {
   update(service: Service | undefined): void {
     if (service !== this.#service) this.#http = httpSettingsOf(service ?? {});
     this.#service = service;
-    if (service?.balance !== 'hash') this.#hashKey = undefined;
-    else this.#hashKey ??= new HashKey(defaultHashOn);
+    this.#setHashKey(service?.balance === 'hash' ? (service.hashOn ?? 'source') : undefined);
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  #setHashKey(hashOn: string | undefined): void {
+    if (hashOn === this.#hashOn) return;
+    this.#hashOn = hashOn;
+    // A newer version may know what this one does not.
+    this.#hashKey = hashOn === undefined ? undefined : new HashKey(parseHashOn(hashOn) ?? defaultHashOn);
   }
 
   get hashKey(): HashKey | undefined {
@@ -138,6 +145,7 @@ export class LinkTarget {
       total: backend.total,
       ejectedUntil:
         backend.ejectedUntilMs === undefined ? null : new Date(wallMs + backend.ejectedUntilMs).toISOString(),
+      ejectedFor: backend.ejectedUntilMs === undefined ? null : backend.ejectedFor,
       ejections: backend.ejections,
       suspect: this.suspects.untilMs(backend.instance.hostId) !== undefined,
     }));

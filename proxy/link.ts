@@ -137,8 +137,8 @@ export class Link implements Route {
     if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
   }
 
-  answered(backend: Backend, isError: boolean): void {
-    this.target.backends.answered(backend, isError);
+  answered(backend: Backend, isError: boolean, ms: number | undefined): void {
+    this.target.backends.answered(backend, isError, ms);
   }
 
   refused(problem?: string): void {

@@ -1,5 +1,7 @@
 import { type Dial, formatDial } from '../../src/model/dial.ts';
 import type { Instance } from '../../src/model/instance.ts';
+import type { EjectionReason } from '../outlier.ts';
+import type { AnswerTimes } from '../slowness.ts';
 import { hashOfText, mixed } from './hashing.ts';
 import { Latency } from './p2c-latency.ts';
 
@@ -27,6 +29,10 @@ export class Backend {
   errors = 0;
   /** Monotonic; undefined when it is not ejected. */
   ejectedUntilMs: number | undefined;
+  /** Why it was ejected last. */
+  ejectedFor: EjectionReason = 'failures';
+  /** How long its answers took in this window; undefined while nobody is ejected for that. */
+  times: AnswerTimes | undefined;
   /** Ejections that are not yet forgotten. */
   ejections = 0;
   /** Monotonic; since when it has made up for the last one, once that is over. */

@@ -362,8 +362,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#deadlineMs = nowMs + silentResponseMs;
     if (backend !== undefined) {
       // What is not implemented (501) is no sign of trouble.
-      route.answered(backend, status >= 500 && status !== 501);
-      backend.latency.observe(nowMs - this.#sentMs, nowMs);
+      const ms = nowMs - this.#sentMs;
+      route.answered(backend, status >= 500 && status !== 501, status < 400 ? ms : undefined);
+      backend.latency.observe(ms, nowMs);
     }
     return this.#keepAlive && this.#request.done;
   }

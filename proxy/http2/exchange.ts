@@ -75,6 +75,8 @@ export class Exchange implements SessionUser {
   #informational = 0;
   #answeredBy: Backend | undefined;
   #judged = false;
+  /** How long the head of the answer took. */
+  #answerMs = 0;
   /** What the client was told; 0 for nothing yet. */
   #status = 0;
   #responseDone = false;
@@ -336,10 +338,11 @@ export class Exchange implements SessionUser {
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
     this.#kept = undefined;
-    backend?.latency.observe(nowMs - this.#sentMs, nowMs);
+    this.#answerMs = nowMs - this.#sentMs;
+    backend?.latency.observe(this.#answerMs, nowMs);
     if (this.#request?.grpc !== true || this.#status !== 200) {
       // What is not implemented (501) is no sign of trouble.
-      this.#judge(this.#status >= 500 && this.#status !== 501);
+      this.#judge(this.#status >= 500 && this.#status !== 501, this.#status < 400);
     } else this.#judgeGrpc(headers);
     const options = isAll ? { endStream: true } : { waitForTrailers: true };
     if (!this.#tryToSay(() => this.#client.respond(passedOn(headers, true), options))) return;
@@ -397,13 +400,13 @@ export class Exchange implements SessionUser {
 
   #judgeGrpc(headers: IncomingHttpHeaders): void {
     const status = headers['grpc-status'];
-    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status));
+    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status), status === '0');
   }
 
-  #judge(isError: boolean): void {
+  #judge(isError: boolean, isGood = false): void {
     if (this.#judged || this.#backend === undefined) return;
     this.#judged = true;
-    this.#route.answered(this.#backend, isError);
+    this.#route.answered(this.#backend, isError, isGood ? this.#answerMs : undefined);
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {

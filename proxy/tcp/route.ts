@@ -62,8 +62,11 @@ export interface Route {
   connected(backend: Backend, elapsedMs: number): void;
   /** A connect failure or a reset before the first byte. */
   attemptFailed(backend: Backend, failure: AttemptFailure): void;
-  /** A request was answered; `isError`: with a fault of the instance's own. */
-  answered(backend: Backend, isError: boolean): void;
+  /**
+   * A request was answered; `isError`: with a fault of the instance's own; `ms`: after so long, where the answer is a good
+   * one: what fails at once must not make others look slow.
+   */
+  answered(backend: Backend, isError: boolean, ms: number | undefined): void;
   /** Calls back when there may be something to connect to; gives how to stop waiting, or undefined: too many wait. */
   hold(resume: () => void): (() => void) | undefined;
   /** The client was reset because nothing could be connected to; `problem` says why where no attempt has failed. */

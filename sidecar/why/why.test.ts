@@ -37,7 +37,12 @@ const target: TargetFacts = {
 };
 const own: InstanceFacts = {
   ...{ instance: local, own: true, usable: true, sinceMs: beforeMs, distance: 0 },
-  ...{ ejectedUntilMs: undefined, suspect: false, path: { kind: 'dial', address: '172.17.0.3', port: 5432 } },
+  ...{
+    ejectedUntilMs: undefined,
+    ejectedFor: undefined,
+    suspect: false,
+    path: { kind: 'dial', address: '172.17.0.3', port: 5432 },
+  },
 };
 const afar: InstanceFacts = { ...own, instance: remote, own: false, distance: 2, path: { kind: 'tunnel' } };
 const link: LinkDocument = {

@@ -1,3 +1,4 @@
+import { ejectionText } from '../../../proxy/link-document.ts';
 import type { DeclaredLinkDocument, LinkDocument, LinksDocument } from '../../admin/documents.ts';
 import { type Cell, renderTable } from '../table.ts';
 import type { View } from '../terminal.ts';
@@ -108,10 +109,10 @@ function troubles(link: LinkDocument, view: View): Cell[] {
     const waiting = plural(link.connections.held, 'connection waits', 'connections wait');
     lines.push({ text: `${style.note} ${waiting} for an instance`, colour: 'yellow' });
   }
-  for (const { id, address, ejectedUntil } of ejected(link, view)) {
+  for (const { id, address, ejectedUntil, ejectedFor } of ejected(link, view)) {
     const left = span(Date.parse(ejectedUntil ?? '') - view.nowMs);
     lines.push({
-      text: `${style.bad} ${id} at ${address} is avoided for ${left} more: it kept failing`,
+      text: `${style.bad} ${id} at ${address} is avoided for ${left} more: ${ejectionText(ejectedFor)}`,
       colour: 'yellow',
     });
   }
