@@ -20,7 +20,7 @@ function set(names: string, ejectSlow = 0) {
   const dial = (endpoint: Instance) => ({ via: 'direct', endpoint }) as const;
   const backends = new Backends({ clock, random: () => 0.5, ejections, suspects, dial, distance: () => 0 });
   const instances = [...names].map((name) => instanceOf({ name }));
-  const update = (factor: number): void => backends.update({ ...serviceOf(instances), ejectSlow: factor });
+  const update = (factor: number): void => backends.update(serviceOf(instances, { ejectSlow: factor }));
   update(ejectSlow);
   const byName = (name: string): Backend => {
     const found = backends.list().find(({ id }) => id === `here/${name}`);
@@ -200,8 +200,7 @@ async function slowBed(t: Test, protocol: Protocol, status: number): Promise<Bed
     }),
   );
   const instances = ports.map((port, index) => instanceOf({ name: `i${index}`, port, protocol }));
-  const setting = { ejectSlow: 4 };
-  return startBed(t, { services: [serviceOf(instances, { protocol, ...setting })], clock });
+  return startBed(t, { services: [serviceOf(instances, { protocol, ejectSlow: 4 })], clock });
 }
 
 async function askOften(t: Test, bed: Bed, protocol: Protocol): Promise<void> {

@@ -156,19 +156,18 @@ t.test('requests go by source where nothing else is chosen, and a change counts 
   const all = Array.from({ length: 8 }, (_, index) => ({ 'x-user': `user-${index}` }));
   t.equal(new Set(await gets(t, bed, all)).size, 1);
   const { instances } = bed.snapshots.value.services.get('db') ?? { instances: [] };
-  const setting = { hashOn: 'header:x-user' };
-  bed.set(serviceOf(instances, { protocol: 'http', balance: 'hash', ...setting }));
+  bed.set(serviceOf(instances, { protocol: 'http', balance: 'hash', hashOn: 'header:x-user' }));
   t.ok(new Set(await gets(t, bed, all)).size > 1);
-  bed.set(serviceOf(instances, { protocol: 'http', balance: 'hash', ...{ hashOn: 'moon' } }));
+  bed.set(serviceOf(instances, { protocol: 'http', balance: 'hash', hashOn: 'moon' }));
   t.equal(new Set(await gets(t, bed, all)).size, 1, 'a setting of a newer version is the default');
-  bed.set(serviceOf(instances, { protocol: 'http', balance: 'round-robin', ...setting }));
+  bed.set(serviceOf(instances, { protocol: 'http', balance: 'round-robin', hashOn: 'header:x-user' }));
   t.equal(new Set(await gets(t, bed, all)).size, 4);
 });
 
 t.test('connections go by source', async (t) => {
   const backends = await Promise.all(names.map((name) => startBackend(t, naming(name))));
   const instances = backends.map(({ port }, index) => instanceOf({ name: names[index] ?? '', port }));
-  const bed = await startBed(t, { services: [serviceOf(instances, { balance: 'hash', ...{ hashOn: 'header:x' } })] });
+  const bed = await startBed(t, { services: [serviceOf(instances, { balance: 'hash', hashOn: 'header:x' })] });
   const ask = async (from: string): Promise<string> => {
     await quiet(bed);
     const socket = connect({ port: bed.port, host: '127.0.0.1', localAddress: from, allowHalfOpen: true });
