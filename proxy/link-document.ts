@@ -79,7 +79,7 @@ export interface LinkBackendDocument {
 
 /** Why an instance is avoided, for people; a sidecar of an earlier version does not say. */
 export function ejectionText(reason: EjectionReason | null | undefined): string {
-  if (reason === 'errors') return 'it kept answering with errors';
-  if (reason === 'slowness') return 'it answered much slower than the others';
-  return 'connecting to it kept failing';
+  if (reason === 'errors') return 'it answers with errors';
+  if (reason === 'slowness') return 'it is much slower';
+  return 'connects kept failing';
 }
