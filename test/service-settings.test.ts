@@ -62,11 +62,11 @@ t.test('set takes effect in a running link, forget removes what nobody needs', a
   for (const [words, text] of [
     [
       'port=5433 protocol=http balance=least-connections prefer=any park=10s proxy_protocol=v2',
-      /5433\/http, least-connections, prefer any, park 10s, PROXY protocol v2/,
+      /5433\/http, least-connections, prefer any, park 10s, proxy_protocol v2/,
     ],
     [
       `port=${port} protocol=tcp balance=random prefer=near park=1500ms`,
-      /tcp, random, park 1500ms, PROXY protocol v2$/,
+      /tcp, random, park 1500ms, proxy_protocol v2$/,
     ],
     ['park=0 proxy_protocol=off', /tcp, random$/],
   ] as const) {

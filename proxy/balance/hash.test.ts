@@ -6,7 +6,7 @@ import { Backends } from '../backends.ts';
 import { instanceOf, otherHost, ownHost, serviceOf } from '../link-plane.fixture.ts';
 import { Suspects } from '../suspects.ts';
 import type { Backend, Distance } from './backend.ts';
-import { maxShareFactor } from './hash.ts';
+import { alwaysRoom, maxShareFactor } from './hash.ts';
 import { hashOfText } from './hashing.ts';
 
 type Weights = Readonly<Record<string, number>>;
@@ -161,7 +161,8 @@ t.test('nobody gets much more than his share of what runs, however the keys are'
       const backend = bed.backends.pick([], running % 10 === 0 ? keys[running] : hot);
       if (backend === undefined) return t.fail('nobody was found');
       backend.active += 1;
-      const bound = Math.ceil((maxShareFactor * running * backend.instance.weight) / sum);
+      const bound = Math.max(alwaysRoom, Math.ceil((maxShareFactor * running * backend.instance.weight) / sum));
+      if (running <= alwaysRoom && backend.id !== `here/${first}`) t.fail('little enough stays together');
       if (backend.active > bound) t.fail(`${backend.id} runs ${backend.active} of ${running}`);
     }
     const kept = bed.byName(first);

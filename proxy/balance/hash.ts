@@ -5,6 +5,8 @@ import { RoundRobin } from './round-robin.ts';
 
 /** So many times its fair share, by weight, of what runs now is the most that an instance is given more of. */
 export const maxShareFactor = 1.25;
+/** With fewer than so many an instance always has room: where little runs, shares are less than one. */
+export const alwaysRoom = 4;
 
 /**
  * The same instance for the same key, on every host of the mesh that has the same candidates. Each key has an order of its
@@ -37,7 +39,7 @@ export class Hash implements Balancer {
       bestWeight = weight;
     }
     const share = (maxShareFactor * running) / weights;
-    return best === undefined || best.active < share * bestWeight ? best : firstWithRoom(candidates, key, share);
+    return best === undefined || best.active < Math.max(alwaysRoom, share * bestWeight) ? best : firstWithRoom(candidates, key, share);
   }
 }
 
@@ -48,7 +50,7 @@ function firstWithRoom(candidates: readonly Backend[], key: number, share: numbe
   let bestWeight = 0;
   for (const backend of candidates) {
     const weight = backend.instance.weight || 1;
-    if (backend.active >= share * weight) continue;
+    if (backend.active >= Math.max(alwaysRoom, share * weight)) continue;
     const hash = mixed(key ^ backend.seed);
     if (best !== undefined && !outranks(hash, weight, bestHash, bestWeight)) continue;
     best = backend;
