@@ -168,6 +168,51 @@ t.test('HTTP/1.1 over TLS', async (t) => {
   t.strictSame(faults(bed), []);
 });
 
+t.test('another protocol after an upgrade', async (t) => {
+  const server = createServer();
+  server.on('upgrade', (_request, socket: Socket) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n');
+    socket.pipe(socket);
+  });
+  const { bed, port: door } = await house(t, { port: await served(t, server) });
+  const socket = await client(t, door, { allowHalfOpen: true });
+  socket.write(get('/', 'Connection: Upgrade\r\nUpgrade: echo\r\n'));
+  const [head] = (await once(socket, 'data')) as [Buffer];
+  t.match(head.toString(), /^HTTP\/1\.1 101 /);
+  const bytes = randomBytes(1_000_000);
+  const answer = outcome(socket);
+  socket.end(bytes);
+  const { data, how } = await answer;
+  t.equal(how, 'end');
+  t.ok(data.equals(bytes), 'all that was sent before the end comes back');
+  socket.destroy();
+  await waitFor('nothing is left', () => bed.plane.activeConnections() === 0);
+});
+
+t.test('instances are told the address of the client', async (t) => {
+  const heads: Buffer[] = [];
+  const { port } = await startBackend(t, (socket) => {
+    socket.on('data', (chunk: Buffer) => {
+      heads.push(chunk);
+      socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    });
+  });
+  const links = [{ service: 'db', listen: { address: '127.0.0.1', port: 0 }, tls: [web] }];
+  const instances = [instanceOf({ name: 'i0', port, protocol: 'http' })];
+  const bed = await startBed(t, { services: [serviceOf(instances, { protocol: 'http', proxyProtocol: 'v2' })], links });
+  const socket = await client(t, bed.port);
+  const answer = once(socket, 'data');
+  socket.write(get('/'));
+  await answer;
+  const all = Buffer.concat(heads);
+  t.equal(
+    all.toString('hex', 0, 16),
+    '0d0a0d0a000d0a515549540a2111000c',
+    'a header of the PROXY protocol, TCP over IPv4',
+  );
+  t.equal(all.readUInt16BE(24), socket.localPort, 'from the port that the client has');
+});
+
 t.test('an instance that dies in the middle of an answer is seen to', async (t) => {
   const { port, sockets } = await startBackend(t, (socket) => {
     socket.once('data', () => {
