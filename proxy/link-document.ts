@@ -13,6 +13,8 @@ export interface LinkDocument {
   readonly kind: 'vip' | 'alias' | 'listen';
   /** What consumers dial: `240.77.118.4:5432`. */
   readonly address: string;
+  /** The names of its certificates, and when the first of them ends; null where it is spoken to in the clear. */
+  readonly tls: { readonly names: readonly string[]; readonly notAfter: string | null } | null;
   /**
    * `open`; `refusing`: nothing usable behind it; `holding`: neither, and connections wait for it for a while (`park`);
    * `down`: it cannot listen, `problem` says why.

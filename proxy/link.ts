@@ -4,6 +4,7 @@ import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
+import type { Door } from './door/door.ts';
 import type { HashKey } from './http/hash-key.ts';
 import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
@@ -27,6 +28,8 @@ export interface LinkOptions {
   readonly onExhausted: (error: unknown) => void;
   /** Whom its connections stand for, whoever makes them; undefined: whoever makes them. */
   readonly consumer?: string | undefined;
+  /** What makes TLS of its connections. */
+  readonly createDoor?: ((link: Link) => Door) | undefined;
 }
 
 /** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
@@ -41,6 +44,7 @@ export class Link implements Route {
   readonly cells: TrafficCells;
   readonly consumer: string | undefined;
   readonly consumers: Consumers;
+  readonly door: Door | undefined;
   /** Why it cannot listen; null while it can. */
   problem: string | null = null;
   /** The link to the service's former VIP, which serves until this one can. */
@@ -64,6 +68,7 @@ export class Link implements Route {
     this.#clock = options.clock;
     this.#onExhausted = options.onExhausted;
     this.listener = options.createListener(this);
+    this.door = options.createDoor?.(this);
     this.target.links.add(this);
   }
 
@@ -212,6 +217,7 @@ export class Link implements Route {
 
   #state(): LinkDocument['state'] {
     if (this.listener.bound === undefined) return 'down';
+    if (this.door?.problem !== undefined) return 'refusing';
     if (this.size > 0) return 'open';
     return this.target.parks ? 'holding' : 'refusing';
   }
@@ -222,8 +228,9 @@ export class Link implements Route {
       service: this.target.name,
       kind: this.kind === 'instance' ? 'vip' : this.kind,
       address: this.dialled,
+      tls: this.door?.document ?? null,
       state: this.#state(),
-      problem: this.problem,
+      problem: this.problem ?? this.door?.problem ?? null,
       balance: this.target.service?.balance ?? defaultBalance,
       instances: this.target.service?.instances.length ?? 0,
       connections: { active, total, failed, retried, held: this.target.held },
@@ -239,6 +246,7 @@ export class Link implements Route {
   /** No further connections; those that run go on. */
   close(): Promise<void> {
     this.target.links.delete(this);
+    this.door?.close();
     return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
   }
 }

@@ -44,7 +44,8 @@ export class HttpConnection implements CarriedConnection {
       ...options,
       client: socket,
       peer: client,
-      lines: clientLines(client, options.scheme, 'append'),
+      // Over TLS come strangers, who are not believed about whom they speak for.
+      lines: clientLines(client, options.scheme, options.scheme === 'https' ? 'set' : 'append'),
       over: (keepAlive) => this.#exchangeOver(keepAlive),
     });
     socket.on('data', (chunk) => this.#onData(chunk));
@@ -76,6 +77,11 @@ export class HttpConnection implements CarriedConnection {
     this.#leaving = true;
     this.#exchange.lastOne();
     if (this.#phase === 'idle') this.#closeGently();
+  }
+
+  /** It is new, and its client could not know that there will be no further request: the first one is answered. */
+  leaveAfterOne(): void {
+    this.#leaving = true;
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
@@ -144,6 +150,7 @@ export class HttpConnection implements CarriedConnection {
     this.#ahead = undefined;
     this.#enter('exchange');
     const used = this.#exchange.begin(chunk, body);
+    if (this.#leaving) this.#exchange.lastOne();
     if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
     return true;
   }

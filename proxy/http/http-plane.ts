@@ -54,12 +54,18 @@ export class HttpPlane {
   }
 
   /** Takes over a paused socket. `ended` is called once, when it is closed. */
-  accept(socket: Socket, route: Route, account: Account, ended: (connection: HttpConnection) => void): HttpConnection {
+  accept(
+    socket: Socket,
+    route: Route,
+    account: Account,
+    ended: (connection: HttpConnection) => void,
+    scheme: 'http' | 'https' = 'http',
+  ): HttpConnection {
     const connection = new HttpConnection({
       socket,
       route,
       account,
-      scheme: 'http',
+      scheme,
       budget: this.#budgets.of(route.service),
       environment: this.#environment,
       ended: (which) => {
@@ -68,7 +74,7 @@ export class HttpPlane {
       },
     });
     this.#connections.add(connection);
-    if (this.#leaving) connection.leave();
+    if (this.#leaving) connection.leaveAfterOne();
     if (this.#cancelSweep === undefined) this.#sweepLater();
     return connection;
   }

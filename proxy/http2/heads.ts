@@ -38,6 +38,9 @@ const ofConnections: ReadonlySet<string> = new Set([
   'http2-settings',
 ]);
 
+/** What clients say about whom they speak for. */
+const said = ['forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host'] as const;
+
 export function isIdempotentMethod(method: string): boolean {
   return idempotent.has(method);
 }
@@ -74,7 +77,11 @@ export function requestHead(
   const kept = typeof given === 'string' ? traceparent.exec(given)?.[1] : undefined;
   const traceId = kept ?? newId();
   out.via = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
-  const forwarded = headers['x-forwarded-for'];
+  if (scheme === 'https') {
+    // Over TLS come strangers, who are not believed about whom they speak for.
+    for (const name of said) delete out[name];
+  }
+  const forwarded = out['x-forwarded-for'];
   out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
   out['x-forwarded-proto'] ??= scheme;
   out['x-request-id'] ??= traceId;

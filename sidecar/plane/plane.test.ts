@@ -297,6 +297,7 @@ t.test('documents of workers become one', async (t) => {
     service: 'db',
     kind: 'vip',
     address: '240.77.0.5:80',
+    tls: null,
     state: 'open',
     problem: null,
     balance: 'round-robin',

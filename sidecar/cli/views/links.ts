@@ -26,7 +26,8 @@ function placeLines(links: readonly LinkDocument[], view: View): string[] {
     cells: [
       { text: style.rich ? (symbols[stateOf(link)] ?? '') : '', colour: colours[stateOf(link)] },
       link.service,
-      link.address,
+      // A sidecar of an earlier version knows no TLS.
+      link.tls ? `https://${link.address}` : link.address,
       { text: link.state, colour: colours[stateOf(link)] },
       where(link),
       grouped(String(link.connections.active)),
