@@ -88,7 +88,10 @@ export class HttpConnection implements CarriedConnection {
     } else if (this.#phase === 'exchange') {
       if (this.#exchange.waitsForBody && elapsedMs >= bodyMs) this.#exchange.bodyTimedOut();
       else this.#exchange.tick(nowMs);
-    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) abort(this.#socket, true);
+    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) {
+      // No reset: the system goes on bringing what a slow client has yet to take of its last answer.
+      this.#socket.destroy();
+    }
   }
 
   #enter(phase: Phase): void {
@@ -138,13 +141,16 @@ export class HttpConnection implements CarriedConnection {
       return false;
     }
     if (body < 0) {
-      if (this.#phase === 'idle') this.#enter('head');
+      if (this.#clientEnded) this.#closeGently();
+      else if (this.#phase === 'idle') this.#enter('head');
       return false;
     }
     this.#ahead = undefined;
     this.#enter('exchange');
     const used = this.#exchange.begin(chunk, body);
     if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    // It said so while an earlier request ran: if this one is not all there, the rest will not come.
+    if (this.#clientEnded && this.#phase === 'exchange') this.#exchange.clientEnded();
     return true;
   }
 
