@@ -8,6 +8,8 @@ export const bodyMs = 60_000;
 export const responseMs = 60_000;
 /** How long nothing may come of a response's body that has begun, and of what a connection was upgraded to. */
 export const silentResponseMs = 3_600_000;
+/** As that, once the client has ended its side: some still wait for the rest, but most are gone. */
+export const endedClientMs = 10_000;
 /** How long a client may go on sending after its last answer before it is cut (RFC 9112 section 9.6). */
 export const lingerMs = 2000;
 /** How often connections are asked whether their time is up: what these limits are precise to. */

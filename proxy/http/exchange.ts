@@ -8,7 +8,7 @@ import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
 import { type OwnAnswer, ownAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
-import { freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
+import { endedClientMs, freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { fields } from './fields.ts';
@@ -201,9 +201,23 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#upstream?.end();
       if (this.#upstreamHasEnded) this.#finishWhenTaken(false);
     } else if (!this.#request.done) {
-      this.abort();
-      abort(this.#client, true);
-    }
+      this.#giveClientUp();
+    } else if (this.#answered) this.#deadlineMs = this.#nowMs() + endedClientMs;
+  }
+
+  /** How long nothing may come of what has begun. */
+  get #silenceMs(): number {
+    if (!this.#answered) return responseMs;
+    return this.#clientHasEnded && !this.#raw ? endedClientMs : silentResponseMs;
+  }
+
+  #nowMs(): number {
+    return this.#options.environment.clock.monotonicMs();
+  }
+
+  #giveClientUp(): void {
+    this.abort();
+    abort(this.#client, true);
   }
 
   /** The client is gone. */
@@ -225,10 +239,14 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   tick(nowMs: number): void {
     if (this.#moved) {
       this.#moved = false;
-      this.#deadlineMs = nowMs + (this.#answered ? silentResponseMs : responseMs);
+      this.#deadlineMs = nowMs + this.#silenceMs;
     }
     if (nowMs < this.#deadlineMs || (!this.#answered && !this.#request.done)) return;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
+    if (this.#lastKeepsClient !== undefined || (this.#answered && this.#clientHasEnded && !this.#raw)) {
+      this.#giveClientUp();
+      return;
+    }
     const problem = this.#answered ? 'the response does not go on' : `no response within ${responseMs / 1000} s`;
     this.upstreamFailed({ problem, blame: 'instance' }, true);
   }
@@ -347,7 +365,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#report.status = status;
     this.#report.answeredBy = backend;
     const nowMs = environment.clock.monotonicMs();
-    this.#deadlineMs = nowMs + silentResponseMs;
+    this.#deadlineMs = nowMs + this.#silenceMs;
     if (backend !== undefined) {
       // What is not implemented (501) is no sign of trouble.
       route.answered(backend, status >= 500 && status !== 501);
