@@ -43,7 +43,13 @@ class Load {
   async #run(address: string, port: number, at: number): Promise<void> {
     let socket: Socket | undefined;
     for (let turn = at; !this.#stopped; turn += 1) {
-      socket ??= await dial(address, port);
+      const dialled = socket ?? (await dial(address, port));
+      if (typeof dialled === 'string') {
+        this.#failed('connecting', dialled);
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        continue;
+      }
+      socket = dialled;
       const isPost = turn % 2 === 0;
       const body = isPost ? 'x'.repeat(turn % 100) : '';
       const length = isPost ? `Content-Length: ${body.length}\r\n` : '';
@@ -54,10 +60,7 @@ class Load {
       );
       this.count += 1;
       if (problem === undefined) this.answeredBy.set(by, (this.answeredBy.get(by) ?? 0) + 1);
-      else {
-        const key = `${this.during}: ${isPost ? 'POST' : 'GET'}: ${problem}`;
-        this.failures.set(key, (this.failures.get(key) ?? 0) + 1);
-      }
+      else this.#failed(isPost ? 'POST' : 'GET', problem);
       if (!keeps || socket.destroyed || socket.readableEnded) {
         socket.destroy();
         socket = undefined;
@@ -66,14 +69,23 @@ class Load {
     }
     socket?.destroy();
   }
+
+  #failed(what: string, problem: string): void {
+    const key = `${this.during}: ${what}: ${problem}`;
+    this.failures.set(key, (this.failures.get(key) ?? 0) + 1);
+  }
 }
 
-async function dial(address: string, port: number): Promise<Socket> {
+/** A connected socket, or why there is none. */
+async function dial(address: string, port: number): Promise<Socket | string> {
   const socket = connect(port, address);
   socket.setNoDelay(true);
-  socket.on('error', () => undefined);
+  let problem = '';
+  socket.on('error', (error: NodeJS.ErrnoException) => {
+    problem = error.code ?? error.message;
+  });
   await new Promise((resolve) => socket.once('connect', resolve).once('close', resolve));
-  return socket;
+  return problem === '' ? socket : problem;
 }
 
 interface Told {
@@ -108,10 +120,6 @@ function ask(socket: Socket, request: string, bodySize: number): Promise<Told> {
       done({ problem: `${error.code} after ${text.length} bytes` });
     const onClose = (): void => done({ problem: `closed after ${text.length} bytes` });
     const timer = setTimeout(() => done({ problem: 'no answer in 10 s' }), 10_000);
-    if (socket.destroyed) {
-      done({ problem: 'not connected' });
-      return;
-    }
     socket.on('data', onData).on('error', onError).on('close', onClose);
     socket.write(request);
   });

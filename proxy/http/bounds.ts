@@ -2,6 +2,8 @@
 export const headMs = 15_000;
 /** How long a client's connection may be idle between requests, and before the first. */
 export const idleClientMs = 75_000;
+/** As that, once this process takes no further requests but the one that may be on its way, which is told to be the last. */
+export const leavingClientMs = 1000;
 /** How long nothing may come of a request's body that has begun. */
 export const bodyMs = 60_000;
 /** From the request to the head of its response, unless the service says otherwise. */

@@ -3,7 +3,7 @@ import type { CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
 import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
 import { ownAnswer } from './answers.ts';
-import { bodyMs, headMs, idleClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
+import { bodyMs, headMs, idleClientMs, leavingClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 import { clientLines } from './outgoing.ts';
@@ -71,18 +71,21 @@ export class HttpConnection implements CarriedConnection {
     abort(this.#socket, true);
   }
 
-  /** No further requests: an idle connection is closed, a busy one after its answer. */
+  /**
+   * No further requests: the next answer says that it is the last. A connection is closed without that only when nothing
+   * has come for a moment: a request that is on its way to a closed one fails, and some may not be repeated.
+   */
   leave(): void {
     this.#leaving = true;
     this.#exchange.lastOne();
-    if (this.#phase === 'idle') this.#closeGently();
+    this.tick(this.#options.environment.clock.monotonicMs());
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
     const elapsedMs = nowMs - this.#sinceMs;
     if (this.#phase === 'idle') {
-      if (elapsedMs >= idleClientMs) this.#closeGently();
+      if (elapsedMs >= (this.#leaving ? leavingClientMs : idleClientMs)) this.#closeGently();
     } else if (this.#phase === 'head') {
       if (elapsedMs >= headMs) this.#refuse(new HttpFault('request-line', 'a head that does not come to its end', 408));
     } else if (this.#phase === 'exchange') {
@@ -157,7 +160,7 @@ export class HttpConnection implements CarriedConnection {
   /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
   #exchangeOver(keepAlive: boolean): void {
     if (this.#phase !== 'exchange') return;
-    if (!keepAlive || this.#leaving || (this.#clientEnded && this.#ahead === undefined)) {
+    if (!keepAlive || (this.#clientEnded && this.#ahead === undefined)) {
       this.#closeGently();
       return;
     }

@@ -52,6 +52,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #running = false;
   #method: Method = methods.get;
   #keepAlive = false;
+  #isLast = false;
   /** The head as it leaves. */
   #head: Buffer = nothing;
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
@@ -97,8 +98,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     return this.#running && !this.#raw && !this.#request.done && !this.#client.isPaused();
   }
 
-  /** No other request follows this one. */
+  /** No other request follows this one, or, if its answer has begun or there is none, the next one. */
   lastOne(): void {
+    this.#isLast = true;
     if (!this.#answered) this.#keepAlive = false;
   }
 
@@ -133,7 +135,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#running = true;
     this.#report.begin(head);
     this.#method = head.method;
-    this.#keepAlive = head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes;
+    this.#keepAlive = !this.#isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
     this.#kept = undefined;
     this.#keptBytes = 0;
     this.#attempts = undefined;
