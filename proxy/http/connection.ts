@@ -3,7 +3,7 @@ import type { CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
 import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
 import { ownAnswer } from './answers.ts';
-import { bodyMs, headMs, idleClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
+import { bodyMs, headMs, idleClientMs, leavingClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 import { clientLines } from './outgoing.ts';
@@ -72,11 +72,14 @@ export class HttpConnection implements CarriedConnection {
     abort(this.#socket, true);
   }
 
-  /** No further requests: an idle connection is closed, a busy one after its answer. */
+  /**
+   * No further requests: the next answer says that it is the last. A connection is closed without that only when nothing
+   * has come for a moment: a request that is on its way to a closed one fails, and some may not be repeated.
+   */
   leave(): void {
     this.#leaving = true;
     this.#exchange.lastOne();
-    if (this.#phase === 'idle') this.#closeGently();
+    this.tick(this.#options.environment.clock.monotonicMs());
   }
 
   /** It is new, and its client could not know that there will be no further request: the first one is answered. */
@@ -88,13 +91,16 @@ export class HttpConnection implements CarriedConnection {
   tick(nowMs: number): void {
     const elapsedMs = nowMs - this.#sinceMs;
     if (this.#phase === 'idle') {
-      if (elapsedMs >= idleClientMs) this.#closeGently();
+      if (elapsedMs >= (this.#leaving ? leavingClientMs : idleClientMs)) this.#closeGently();
     } else if (this.#phase === 'head') {
       if (elapsedMs >= headMs) this.#refuse(new HttpFault('request-line', 'a head that does not come to its end', 408));
     } else if (this.#phase === 'exchange') {
       if (this.#exchange.waitsForBody && elapsedMs >= bodyMs) this.#exchange.bodyTimedOut();
       else this.#exchange.tick(nowMs);
-    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) abort(this.#socket, true);
+    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) {
+      // No reset: the system goes on bringing what a slow client has yet to take of its last answer.
+      this.#socket.destroy();
+    }
   }
 
   #enter(phase: Phase): void {
@@ -144,7 +150,8 @@ export class HttpConnection implements CarriedConnection {
       return false;
     }
     if (body < 0) {
-      if (this.#phase === 'idle') this.#enter('head');
+      if (this.#clientEnded) this.#closeGently();
+      else if (this.#phase === 'idle') this.#enter('head');
       return false;
     }
     this.#ahead = undefined;
@@ -152,13 +159,15 @@ export class HttpConnection implements CarriedConnection {
     const used = this.#exchange.begin(chunk, body);
     if (this.#leaving) this.#exchange.lastOne();
     if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    // It said so while an earlier request ran: if this one is not all there, the rest will not come.
+    if (this.#clientEnded && this.#phase === 'exchange') this.#exchange.clientEnded();
     return true;
   }
 
   /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
   #exchangeOver(keepAlive: boolean): void {
     if (this.#phase !== 'exchange') return;
-    if (!keepAlive || this.#leaving || (this.#clientEnded && this.#ahead === undefined)) {
+    if (!keepAlive || (this.#clientEnded && this.#ahead === undefined)) {
       this.#closeGently();
       return;
     }

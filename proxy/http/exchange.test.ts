@@ -418,7 +418,18 @@ t.test('a sidecar that leaves lets requests end, and takes no further ones', asy
   const busyEnds = outcome(busy);
   busy.write(get('/slow'));
   await waitFor('the request to arrive', () => bed.plane.activeConnections({ instance: 'here/i0' }) === 1);
+  const between = dial(t, bed.port);
+  const betweenEnds = outcome(between);
+  between.write(get());
+  await new Promise((resolve) => between.once('data', resolve));
   const drained = bed.plane.drain(10_000);
+  between.write(get());
+  t.match(
+    (await betweenEnds).data.toString(),
+    /^(?:(?!Connection).)*quick.*Connection: close\r\n.*quick$/s,
+    'a request on its way is the last',
+  );
+  between.destroy();
   t.equal((await idleEnds).how, 'end', 'a connection that waits for a request is closed');
   idle.destroy();
   answer();

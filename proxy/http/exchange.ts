@@ -8,7 +8,7 @@ import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
 import { type OwnAnswer, ownAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
-import { freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
+import { endedClientMs, freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { fields } from './fields.ts';
@@ -54,6 +54,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #running = false;
   #method: Method = methods.get;
   #keepAlive = false;
+  #isLast = false;
   /** The head as it leaves. */
   #head: Buffer = nothing;
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
@@ -102,8 +103,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     return this.#running && !this.#raw && !this.#request.done && !this.#client.isPaused();
   }
 
-  /** No other request follows this one. */
+  /** No other request follows this one, or, if its answer has begun or there is none, the next one. */
   lastOne(): void {
+    this.#isLast = true;
     if (!this.#answered) this.#keepAlive = false;
   }
 
@@ -141,7 +143,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#route = this.#options.route;
     this.#report.begin(head, this.#route.service);
     this.#method = head.method;
-    this.#keepAlive = head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes;
+    this.#keepAlive = !this.#isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
     this.#kept = undefined;
     this.#keptBytes = 0;
     this.#attempts = undefined;
@@ -209,9 +211,23 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#upstream?.end();
       if (this.#upstreamHasEnded) this.#finishWhenTaken(false);
     } else if (!this.#request.done) {
-      this.abort();
-      abort(this.#client, true);
-    }
+      this.#giveClientUp();
+    } else if (this.#answered) this.#deadlineMs = this.#nowMs() + endedClientMs;
+  }
+
+  /** How long nothing may come of what has begun. */
+  get #silenceMs(): number {
+    if (!this.#answered) return responseMs;
+    return this.#clientHasEnded && !this.#raw ? endedClientMs : silentResponseMs;
+  }
+
+  #nowMs(): number {
+    return this.#options.environment.clock.monotonicMs();
+  }
+
+  #giveClientUp(): void {
+    this.abort();
+    abort(this.#client, true);
   }
 
   /** The client is gone. */
@@ -233,10 +249,14 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   tick(nowMs: number): void {
     if (this.#moved) {
       this.#moved = false;
-      this.#deadlineMs = nowMs + (this.#answered ? silentResponseMs : responseMs);
+      this.#deadlineMs = nowMs + this.#silenceMs;
     }
     if (nowMs < this.#deadlineMs || (!this.#answered && !this.#request.done)) return;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
+    if (this.#lastKeepsClient !== undefined || (this.#answered && this.#clientHasEnded && !this.#raw)) {
+      this.#giveClientUp();
+      return;
+    }
     const problem = this.#answered ? 'the response does not go on' : `no response within ${responseMs / 1000} s`;
     this.upstreamFailed({ problem, blame: 'instance' }, true);
   }
@@ -359,7 +379,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#report.status = status;
     this.#report.answeredBy = backend;
     const nowMs = environment.clock.monotonicMs();
-    this.#deadlineMs = nowMs + silentResponseMs;
+    this.#deadlineMs = nowMs + this.#silenceMs;
     if (backend !== undefined) {
       // What is not implemented (501) is no sign of trouble.
       const ms = nowMs - this.#sentMs;

@@ -32,7 +32,7 @@ export class TestDocker {
   }
 
   /**
-   * Imports an image that holds busybox, `serve` and `spoof` (see serve.c, spoof.c), and `ask` (see ask.c), which is built against musl as
+   * Imports an image that holds busybox, `serve`, `http` and `spoof` (see serve.c, http.c, spoof.c), and `ask` (see ask.c), which is built against musl as
    * `ask-musl` and against glibc, with its library, as `ask-glibc`. `socket`: another engine than the machine's own.
    */
   static async open(t: Teardown, socket?: string): Promise<TestDocker> {
@@ -43,7 +43,7 @@ export class TestDocker {
     for (const tool of tools) await must('ln', '-s', 'busybox', join(root, 'bin', tool));
     const source = (name: string): string => join(checkout, 'test', 'support', name);
     await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'ask-musl'), source('ask.c'));
-    for (const tool of ['serve', 'spoof']) {
+    for (const tool of ['serve', 'spoof', 'http']) {
       await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', tool), source(`${tool}.c`));
     }
     await must('gcc', '-O1', '-o', join(root, 'bin', 'ask-glibc'), source('ask.c'));
