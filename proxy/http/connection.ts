@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
 import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
@@ -30,6 +31,8 @@ export class HttpConnection implements CarriedConnection {
   #sinceMs: number;
   /** What came and was not yet read. */
   #ahead: Buffer | undefined;
+  /** Whether what is ahead lies in the buffer that all clients' bytes are read into. */
+  #borrowed = false;
   #reading = false;
   #clientEnded = false;
   #leaving = false;
@@ -48,7 +51,7 @@ export class HttpConnection implements CarriedConnection {
       lines: clientLines(client, options.scheme, options.scheme === 'https' ? 'set' : 'append'),
       over: (keepAlive) => this.#exchangeOver(keepAlive),
     });
-    socket.on('data', (chunk) => this.#onData(chunk));
+    environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
     socket.on('drain', () => this.#exchange.clientDrained());
     socket.on('error', () => undefined);
@@ -114,11 +117,15 @@ export class HttpConnection implements CarriedConnection {
     cells.received.value += chunk.length;
     if (this.#phase === 'exchange') {
       if (this.#exchange.waitsForBody) this.#sinceMs = this.#options.environment.clock.monotonicMs();
-      const used = this.#exchange.requestBytes(chunk);
-      if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+      const own = Buffer.from(chunk);
+      const used = this.#exchange.requestBytes(own);
+      if (used < own.length) this.#keepAhead(own.subarray(used));
     } else if (this.#phase === 'idle' || this.#phase === 'head') {
+      this.#borrowed = this.#ahead === undefined;
       this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
       this.#readAhead();
+      if (this.#ahead === chunk) this.#ahead = Buffer.from(chunk);
+      this.#borrowed = false;
     }
   }
 
@@ -156,12 +163,21 @@ export class HttpConnection implements CarriedConnection {
     }
     this.#ahead = undefined;
     this.#enter('exchange');
-    const used = this.#exchange.begin(chunk, body);
+    const own = this.#borrowed && body < chunk.length ? this.#own(chunk) : chunk;
+    const used = this.#exchange.begin(own, body);
     if (this.#leaving) this.#exchange.lastOne();
-    if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    if (used < own.length) this.#keepAhead(own.subarray(used));
     // It said so while an earlier request ran: if this one is not all there, the rest will not come.
     if (this.#clientEnded && this.#phase === 'exchange') this.#exchange.clientEnded();
     return true;
+  }
+
+  /** A copy of what the head was just read from, for what follows the head is kept; the head lies in the same place. */
+  #own(chunk: Buffer): Buffer {
+    const own = Buffer.from(chunk);
+    this.#options.environment.requestHead.buffer = own;
+    this.#borrowed = false;
+    return own;
   }
 
   /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
@@ -172,8 +188,16 @@ export class HttpConnection implements CarriedConnection {
       return;
     }
     this.#enter('idle');
-    if (this.#socket.isPaused()) this.#socket.resume();
+    const { accepts } = this.#options.environment;
+    if (this.#ahead === undefined && accepts.holding) this.#hold(accepts);
+    else if (this.#socket.isPaused()) this.#socket.resume();
     if (this.#ahead !== undefined) this.#readAhead();
+  }
+
+  /** It was served; the next request is not read until a burst of new connections is in. */
+  #hold(accepts: AcceptGate): void {
+    this.#socket.pause();
+    accepts.hold(() => this.#socket.resume());
   }
 
   #refuse(fault: HttpFault): void {

@@ -82,7 +82,12 @@ export class RelayCrowd {
     this.handshakes = new Handshakes({ clock, metrics, onIdle: () => this.#settled() });
     this.#gate = new AcceptGate(() => clock.monotonicMs());
     this.#endReviews = options.permission.onChange(() => this.#review());
-    this.#http = new HttpPlane({ ...options, accessLog: options.accessLog, buffers: this.#buffers });
+    this.#http = new HttpPlane({
+      ...options,
+      accessLog: options.accessLog,
+      accepts: this.#gate,
+      buffers: this.#buffers,
+    });
     const { requestMetrics } = this.#http;
     this.#http2 = new Http2Plane({ ...options, accessLog: options.accessLog, requestMetrics });
     this.#environment = {

@@ -16,7 +16,7 @@ import { tcpBench } from './tcp.ts';
 import { tunnelBench } from './tunnel.ts';
 
 const benches: readonly Bench[] = [tcpBench, httpBench, dnsBench, lifecycleBench, scaleBench, meshBench, tunnelBench];
-const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] [--whole N] (these for tunnel)`;
+const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] (these for http and tunnel) [--whole N] (for tunnel)`;
 
 interface Outcome {
   readonly bench: string;
