@@ -13,6 +13,9 @@ const service = (agent: Agent, name: string): Promise<ServiceDocument> =>
 const settled = (agent: Agent): Promise<unknown> =>
   waitFor('the store', async () => (await statusOf(agent)).store.snapshot.origin === 'store');
 
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('settings of the file reach a service that exists, and what somebody chose is told', async (t) => {
   const { port } = await sayingServer(t, 'db');
   const instances = [{ service: 'db', address: '127.0.0.1', port }];
