@@ -8,7 +8,8 @@ import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 import { clientLines } from './outgoing.ts';
 
-export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'over'> {
+export interface HttpConnectionOptions
+  extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'takeAhead' | 'over'> {
   /** A paused socket, with `allowHalfOpen`. */
   readonly socket: Socket;
   readonly scheme: 'http' | 'https';
@@ -45,6 +46,11 @@ export class HttpConnection implements CarriedConnection {
       client: socket,
       peer: client,
       lines: clientLines(client, options.scheme, 'append'),
+      takeAhead: () => {
+        const ahead = this.#ahead;
+        this.#ahead = undefined;
+        return ahead;
+      },
       over: (keepAlive) => this.#exchangeOver(keepAlive),
     });
     socket.on('data', (chunk) => this.#onData(chunk));
