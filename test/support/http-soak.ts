@@ -155,6 +155,8 @@ class Soak {
     this.connections += 1;
     const socket = connect({ port: this.#port, host: '127.0.0.1', localAddress: `127.0.1.${1 + this.#roll(16)}` });
     const heard = new Heard(socket);
+    // The runtime never says that one is closed which was reset while it connected.
+    await heard.connected;
     if (kind === 'upgrade') {
       this.requests += 1;
       socket.write('GET /up HTTP/1.1\r\nHost: db\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nwords');
@@ -203,6 +205,7 @@ class Soak {
 /** What a client hears. */
 class Heard {
   readonly closed: Promise<void>;
+  readonly connected: Promise<void>;
   isOver = false;
   #text = '';
   #wake: (() => void) | undefined;
@@ -213,6 +216,7 @@ class Heard {
       this.#text += chunk.toString('latin1');
       this.#wake?.();
     });
+    this.connected = new Promise((resolve) => socket.once('connect', resolve).once('close', () => resolve()));
     this.closed = new Promise((resolve) => {
       socket.on('close', () => {
         this.isOver = true;
