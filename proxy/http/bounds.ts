@@ -26,3 +26,5 @@ export const maxJoinedBytes = 8192;
 export const maxRetries = 2;
 /** How long ago a kept connection may have been used by a request that may not be repeated. */
 export const freshMs = 1000;
+/** Bytes that an Ethernet carries in one piece, whatever is around them. */
+export const maxSegmentBytes = 1200;

@@ -9,7 +9,8 @@ import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 import { clientLines } from './outgoing.ts';
 
-export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'over'> {
+export interface HttpConnectionOptions
+  extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'takeAhead' | 'over'> {
   /** A paused socket, with `allowHalfOpen`. */
   readonly socket: Socket;
   readonly scheme: 'http' | 'https';
@@ -49,6 +50,11 @@ export class HttpConnection implements CarriedConnection {
       peer: client,
       // Over TLS come strangers, who are not believed about whom they speak for.
       lines: clientLines(client, options.scheme, options.scheme === 'https' ? 'set' : 'append'),
+      takeAhead: () => {
+        const ahead = this.#ahead;
+        this.#ahead = undefined;
+        return ahead;
+      },
       over: (keepAlive) => this.#exchangeOver(keepAlive),
     });
     environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));

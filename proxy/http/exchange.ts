@@ -8,7 +8,7 @@ import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
 import { type OwnAnswer, ownAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
-import { endedClientMs, freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
+import { endedClientMs, freshMs, maxRetries, maxSegmentBytes, responseMs, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { fields } from './fields.ts';
@@ -28,6 +28,8 @@ export interface ExchangeOptions {
   readonly account: Account;
   readonly budget: RetryBudget;
   readonly environment: HttpEnvironment;
+  /** Takes what the client has sent behind its request, once the connection is another protocol's. */
+  readonly takeAhead: () => Buffer | undefined;
   /** The answer has left this process, or the client is gone; whether the connection may carry another request. */
   readonly over: (keepAlive: boolean) => void;
 }
@@ -406,6 +408,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#raw = true;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
     this.#forgetRequest();
+    const ahead = this.#options.takeAhead();
+    if (this.#client.isPaused()) this.#client.resume();
+    if (ahead !== undefined) this.#rawFromClient(ahead);
     if (this.#clientHasEnded) this.#upstream?.end();
   }
 
@@ -441,7 +446,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#dropUpstream();
       this.#route.refused(failure.problem);
       this.#breakOff();
-    } else if (this.#wasStale(upstream)) {
+    } else if (this.#wasStale(upstream, failure)) {
       const backend = this.#backend;
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
@@ -453,9 +458,12 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   /** Whether the instance closed a connection that was kept, before it had heard of this request: nothing has failed. */
-  #wasStale(upstream: HttpUpstream): boolean {
+  #wasStale(upstream: HttpUpstream, { closedBefore }: UpstreamFailure): boolean {
     if (upstream.requests < 2 || this.#response.begun) return false;
-    return isIdempotent(this.#method) && (this.#kept !== undefined || this.#keptBytes === 0);
+    if (this.#kept === undefined && this.#keptBytes > 0) return false;
+    // Of what is one segment nothing was read, when the whole of it met a closed socket.
+    const isUnread = closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
+    return isIdempotent(this.#method) || isUnread;
   }
 
   /** Whether another instance may be asked what one has perhaps heard already: RFC 9110 section 9.2.2. */
