@@ -18,6 +18,8 @@ export interface CarriedConnection {
 export interface Account extends Asked {
   /** The host whose sidecar asked for it; undefined for this host's own consumers. */
   readonly peer: string | undefined;
+  /** Whether the consumer declares a link to another service, which a route may lead to. */
+  declares(service: string): boolean;
   begin(): void;
   end(): void;
   /** Policy cut it. */
