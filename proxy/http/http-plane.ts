@@ -15,6 +15,7 @@ import { HeadComposer } from './outgoing.ts';
 import { HttpPool } from './pool.ts';
 import { RequestMetrics } from './request-metrics.ts';
 import { RetryBudgets } from './retry-budget.ts';
+import { HeadView } from './routing/head-view.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
@@ -34,13 +35,15 @@ export class HttpPlane {
 
   constructor({ clock, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
     const pool = new HttpPool();
+    const requestHead = new Head();
     this.#environment = {
       clock,
       buffers,
       tunnels,
       pool,
       traceIds: new TraceIds(),
-      requestHead: new Head(),
+      requestHead,
+      view: new HeadView(requestHead),
       responseHead: new Head(),
       composer: new HeadComposer(),
       metrics: new RequestMetrics(metrics, () => pool.size),

@@ -34,7 +34,7 @@ export interface Http2ConnectionOptions {
   readonly budget: RetryBudget;
   readonly environment: Http2Environment;
   /** Those who share connections to instances that are reached directly, or are told for whom they are. */
-  readonly owner: string;
+  readonly ownerFor: (route: Route) => string;
   /** Called once, when the client's socket is closed. */
   readonly ended: (connection: Http2Connection) => void;
 }
