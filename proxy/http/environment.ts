@@ -8,6 +8,7 @@ import type { HeadComposer } from './outgoing.ts';
 import type { HttpPool } from './pool.ts';
 import type { RequestMetrics } from './request-metrics.ts';
 import type { HeadView } from './routing/head-view.ts';
+import type { Mirrors } from './routing/mirrors.ts';
 
 /** What all HTTP connections of a process share. */
 export interface HttpEnvironment {
@@ -25,4 +26,5 @@ export interface HttpEnvironment {
   readonly metrics: RequestMetrics;
   /** Undefined where requests are not logged. */
   readonly accessLog: AccessLog | undefined;
+  readonly mirrors: Mirrors;
 }

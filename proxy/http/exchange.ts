@@ -18,7 +18,9 @@ import { endOf } from './request-metrics.ts';
 import { RequestReport } from './request-report.ts';
 import { Response, type ResponseEvents } from './response.ts';
 import type { RetryBudget } from './retry-budget.ts';
+import type { Lane } from './routing/lane.ts';
 import { Choice, type LinkRouting } from './routing/link-routing.ts';
+import type { Copy } from './routing/mirrors.ts';
 import { HttpUpstream, type UpstreamFailure, type UpstreamUser } from './upstream.ts';
 
 export interface ExchangeOptions {
@@ -63,6 +65,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
   #kept: Buffer[] | undefined;
   #keptBytes = 0;
+  /** For whom a route wants it copied, while its body comes. */
+  #copy: Copy | undefined;
   #attempts: Attempts | undefined;
   #backend: Backend | undefined;
   #upstream: HttpUpstream | undefined;
@@ -109,6 +113,11 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (!this.#answered) this.#keepAlive = false;
   }
 
+  /** Why it may not go on, now that policy has changed. */
+  denial(): string | undefined {
+    return this.#running ? this.#choice?.lane?.denial(this.#options.account) : undefined;
+  }
+
   // The request
 
   /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
@@ -135,11 +144,33 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const { target, rule } = this.#choice ?? { target: undefined, rule: undefined };
     const edits = rule?.request;
     this.#head = environment.composer.request(head, { lines, host, newId, upgrade, target, edits });
+    const mirror = upgrade ? undefined : this.#choice?.mirror;
+    if (mirror !== undefined) this.#beginCopy(mirror, head.contentLength);
     const used = this.#readBody(chunk, at);
     if (!this.#running) return used;
     if (ownAnswer === undefined) this.#attempt();
     else this.#answer(ownAnswer);
+    if (this.#copy !== undefined) this.#sendCopy();
     return used;
+  }
+
+  #beginCopy(lane: Lane, contentLength: number | undefined): void {
+    const { account, peer, environment } = this.#options;
+    this.#copy = environment.mirrors.begin({
+      lane,
+      method: this.#method,
+      head: this.#head,
+      contentLength,
+      account,
+      peer,
+    });
+  }
+
+  /** The copy goes once the request is whole, and never before it. */
+  #sendCopy(): void {
+    if (!this.#request.done) return;
+    this.#copy?.send();
+    this.#copy = undefined;
   }
 
   /** Where the routes of the link lead this request; gives what to answer it with where that is nowhere. */
@@ -186,7 +217,10 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#rawFromClient(chunk);
       return chunk.length;
     }
-    return this.#request.done || !this.#running ? 0 : this.#readBody(chunk, 0);
+    if (this.#request.done || !this.#running) return 0;
+    const used = this.#readBody(chunk, 0);
+    if (this.#copy !== undefined) this.#sendCopy();
+    return used;
   }
 
   #readBody(chunk: Buffer, at: number): number {
@@ -204,6 +238,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   readonly #onRequestBody = (buffer: Buffer, start: number, end: number): void => {
     const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
+    this.#copy?.add(piece);
     const upstream = this.#upstream;
     const isOpen = upstream?.open ?? false;
     if (this.#keptBytes <= maxReplayBytes || !isOpen) {
@@ -574,6 +609,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   #forgetRequest(): void {
     this.#head = nothing;
+    this.#copy?.drop();
+    this.#copy = undefined;
     this.#kept = undefined;
     this.#response.forget();
   }

@@ -16,6 +16,7 @@ import { HttpPool } from './pool.ts';
 import { RequestMetrics } from './request-metrics.ts';
 import { RetryBudgets } from './retry-budget.ts';
 import { HeadView } from './routing/head-view.ts';
+import { Mirrors } from './routing/mirrors.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
@@ -36,7 +37,7 @@ export class HttpPlane {
   constructor({ clock, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
     const pool = new HttpPool();
     const requestHead = new Head();
-    this.#environment = {
+    const environment = {
       clock,
       buffers,
       tunnels,
@@ -49,6 +50,7 @@ export class HttpPlane {
       metrics: new RequestMetrics(metrics, () => pool.size),
       accessLog,
     };
+    this.#environment = { ...environment, mirrors: new Mirrors(environment, metrics) };
   }
 
   /** What is counted of requests, of all versions of the protocol. */

@@ -29,7 +29,7 @@ export interface ResponseEvents {
  * HttpFault when it cannot be read in one way only.
  */
 export class Response {
-  readonly #client: Socket;
+  readonly #client: Pick<Socket, 'cork' | 'uncork'>;
   readonly #environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>;
   readonly #events: ResponseEvents;
   readonly #body = new BodyReader();
@@ -44,7 +44,11 @@ export class Response {
   #keepsClient = false;
   #keepsInstance = false;
 
-  constructor(client: Socket, environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>, events: ResponseEvents) {
+  constructor(
+    client: Pick<Socket, 'cork' | 'uncork'>,
+    environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>,
+    events: ResponseEvents,
+  ) {
     this.#client = client;
     this.#environment = environment;
     this.#events = events;

@@ -113,6 +113,10 @@ export class Http2Connection implements CarriedConnection {
     this.#socket.setKeepAlive(true, keepAliveMs);
   }
 
+  review(): void {
+    for (const exchange of [...this.#exchanges]) exchange.review();
+  }
+
   /** Tells each of its requests why, closes it to further ones, and resets it when the client has had time to read that. */
   cut(denied?: string): void {
     if (this.#session === undefined || this.#session.destroyed || this.#exchanges.size === 0) {

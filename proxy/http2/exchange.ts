@@ -112,6 +112,12 @@ export class Exchange implements SessionUser {
     return this.#options.environment.clock.monotonicMs();
   }
 
+  /** Policy has changed. */
+  review(): void {
+    const denial = this.#choice?.lane?.denial(this.#options.account);
+    if (denial !== undefined) this.end({ kind: 'denied', reason: denial });
+  }
+
   // The request
 
   begin(headers: IncomingHttpHeaders): void {

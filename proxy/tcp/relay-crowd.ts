@@ -135,7 +135,10 @@ export class RelayCrowd {
     for (const [connection, account] of [...this.#connections]) {
       const { peer } = account;
       const decision = peer === undefined ? permission.permits(account) : permission.permitsFrom(peer, account);
-      if (decision.allowed) continue;
+      if (decision.allowed) {
+        connection.review?.();
+        continue;
+      }
       const denial = permission.denied(account, decision, peer);
       account.denied(denial);
       connection.cut(denial.message);

@@ -1,11 +1,21 @@
 import type { Backend } from '../../balance/backend.ts';
 import type { Link } from '../../link.ts';
 import type { LinkTarget } from '../../link-target.ts';
-import type { Asked } from '../../permission.ts';
+import type { Asked, Permission } from '../../permission.ts';
+import type { Account } from '../../tcp/carried.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from '../../tcp/route.ts';
 import type { RequestEnd } from '../request-metrics.ts';
 import type { HttpSettings } from '../settings.ts';
 import type { Side, Sides } from './sides.ts';
+
+export interface LaneOptions {
+  readonly link: Link;
+  readonly target: LinkTarget;
+  readonly permission: Permission;
+  readonly sides: Sides | undefined;
+  /** One of them; undefined while none of them has a usable instance. */
+  readonly side: Side | undefined;
+}
 
 /** Where some requests of a link go: a service, which need not be the link's own, and perhaps a side of its split. */
 export class Lane implements Route {
@@ -15,13 +25,14 @@ export class Lane implements Route {
   readonly routing = undefined;
   readonly target: LinkTarget;
   readonly #link: Link;
+  readonly #permission: Permission;
   readonly #sides: Sides | undefined;
   readonly #side: Side | undefined;
 
-  /** `side` is one of `sides`; undefined while none of them has a usable instance. */
-  constructor(link: Link, target: LinkTarget, sides: Sides | undefined, side: Side | undefined) {
+  constructor({ link, target, permission, sides, side }: LaneOptions) {
     this.#link = link;
     this.target = target;
+    this.#permission = permission;
     this.#sides = sides;
     this.#side = side;
     // Bytes are those of the client's connection.
@@ -92,6 +103,30 @@ export class Lane implements Route {
 
   ended(backend: Backend): void {
     this.target.backends.ended(backend);
+  }
+
+  /**
+   * Why the consumer may not come here, which is then counted and logged; undefined where it may. A route gives nobody a
+   * right: where it leads to another service, policy is asked about that one too.
+   */
+  denial(account: Account): string | undefined {
+    if (this.target === this.#link.target) return undefined;
+    const asked = this.#asked(account);
+    const decision = this.#permission.permits(asked);
+    if (decision.allowed) return undefined;
+    const denial = this.#permission.denied(asked, decision);
+    this.#link.denied(denial);
+    return denial.message;
+  }
+
+  /** Whether it may, without a word about it. */
+  admits(account: Account): boolean {
+    return this.target === this.#link.target || this.#permission.permits(this.#asked(account)).allowed;
+  }
+
+  #asked(account: Account): Asked {
+    const { service } = this;
+    return { consumer: account.consumer, service, declared: account.declares(service) };
   }
 
   /** What a client is told to say from now on that was answered by this instance; undefined: nothing. */

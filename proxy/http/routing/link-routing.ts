@@ -76,32 +76,16 @@ export class LinkRouting {
       return;
     }
     const target = rule?.target ?? this.of.target;
-    if (target !== this.of.target) {
-      choice.refusal = this.#refusal(target, account, version);
-      if (choice.refusal !== undefined) return;
-    }
     const sides = rule?.sides ?? target.split;
     const sticky = rule === undefined ? target.http.sticky : rule.sticky;
-    choice.lane = this.#lane(target, sides, sides && sideOf(sides, sticky, view, choice));
+    const lane = this.#lane(target, sides, sides && sideOf(sides, sticky, view, choice));
+    if (target !== this.of.target) {
+      choice.refusal = refusalOf(lane, account, version);
+      if (choice.refusal !== undefined) return;
+    }
+    choice.lane = lane;
     choice.target = rule?.targetOf(view);
     if (rule?.mirror !== undefined) choice.mirror = this.#mirror(rule.mirror, account, version);
-  }
-
-  #refusal(target: LinkTarget, account: Account, version: HttpVersion): Refusal | undefined {
-    const { permission } = this.of;
-    const asked = askedOf(target, account);
-    const decision = permission.permits(asked);
-    if (!decision.allowed) {
-      const denial = permission.denied(asked, decision);
-      this.#link.denied(denial);
-      return { kind: 'denied', reason: denial.message };
-    }
-    const { name, service } = target;
-    if (service === undefined) {
-      return { kind: 'unavailable', reason: `a route leads to ${name}, which nobody offers` };
-    }
-    if (target.version === version) return undefined;
-    return { kind: 'lost', reason: `a route leads to ${name}, which speaks ${service.protocol} and not ${version}` };
   }
 
   #mirror(mirror: MirrorTo, account: Account, version: HttpVersion): Lane | undefined {
@@ -109,27 +93,31 @@ export class LinkRouting {
     if (mirror.credit < 100) return undefined;
     mirror.credit -= 100;
     const { target, sides } = mirror;
-    if (target.version !== version) return undefined;
-    if (target !== this.of.target && !this.of.permission.permits(askedOf(target, account)).allowed) return undefined;
     const side = sides?.next();
     // Copies go to no other than who is to have them.
-    return sides !== undefined && side === undefined ? undefined : this.#lane(target, sides, side);
+    if (target.version !== version || (sides !== undefined && side === undefined)) return undefined;
+    const lane = this.#lane(target, sides, side);
+    return lane.admits(account) ? lane : undefined;
   }
 
   #lane(target: LinkTarget, sides: Sides | undefined, side: Side | undefined): Lane {
     const key = side ?? sides ?? target;
     let lane = this.#lanes.get(key);
     if (lane === undefined) {
-      lane = new Lane(this.#link, target, sides, side);
+      lane = new Lane({ link: this.#link, target, permission: this.of.permission, sides, side });
       this.#lanes.set(key, lane);
     }
     return lane;
   }
 }
 
-function askedOf(target: LinkTarget, account: Account) {
-  const { consumer } = account;
-  return { consumer, service: target.name, declared: account.declares(target.name) };
+function refusalOf(lane: Lane, account: Account, version: HttpVersion): Refusal | undefined {
+  const denial = lane.denial(account);
+  if (denial !== undefined) return { kind: 'denied', reason: denial };
+  const { name, service } = lane.target;
+  if (service === undefined) return { kind: 'unavailable', reason: `a route leads to ${name}, which nobody offers` };
+  if (lane.target.version === version) return undefined;
+  return { kind: 'lost', reason: `a route leads to ${name}, which speaks ${service.protocol} and not ${version}` };
 }
 
 function sideOf(sides: Sides, sticky: Sticky | undefined, view: RequestView, choice: Choice): Side | undefined {
