@@ -403,7 +403,7 @@ export class LinkPlane {
     const fault = target.routing?.fault;
     if (fault === undefined) conditions.clear(id);
     else if (this.#snapshot.origin !== 'none') {
-      conditions.raise(id, 'warning', fault, 'requests that it is for are refused: let it lead elsewhere');
+      conditions.raise(id, 'warning', fault.message, fault.hint);
     }
   }
 

@@ -83,7 +83,7 @@ t.test('services that are not there, or speak otherwise', async (t) => {
   t.equal(await bed.metric('legate_link_connect_failures_total{service="db"}'), 0);
   t.ok((await bed.metric('legate_link_connect_failures_total{service="api"}')) > 0);
   bed.set(http('db', [own.as('db')]));
-  t.same(bed.conditions.list(), [], 'nobody leads there any more');
+  await waitFor('nobody leads there any more', () => bed.conditions.list().length === 0);
 });
 
 t.test('a route gives nobody a right', async (t) => {
@@ -378,6 +378,7 @@ t.test('over HTTP/2', async (t) => {
   t.match(await ask('/old/x?y'), { ':status': 307, location: '/new/x?y', 'content-length': '0', body: '' });
   t.match(await ask('/gone'), { ':status': 503, body: /gone, which nobody offers/ });
   t.match(await ask('/x/..'), { ':status': 400 });
+  t.match(bed.conditions.list()[0]?.message, /leads to gone, which nobody offers/);
   const counts: Record<string, number> = {};
   let cookie = '';
   for (let turn = 0; turn < 8; turn += 1) {
@@ -396,6 +397,9 @@ t.test('over HTTP/2', async (t) => {
   t.equal(await bed.metric('legate_http_requests_total{service="api",instance="here/api",end="2xx"}'), 2);
   policy.set(policyOf({ intents: intents('deny * api') }));
   t.match(await ask('/api'), { ':status': 403, body: /forbids host to call api/ });
+  bed.set(serviceOf(instances, { protocol: 'http2', routes: [{ match: {}, mirror: { tag: 'green' } }] }), api);
+  const told = /has a mirror, which services of protocol http2 cannot have yet/;
+  await waitFor('the mirror', () => told.test(bed.conditions.list()[0]?.message ?? ''));
 });
 
 t.test('another service on another host is reached over its tunnel, as whoever asks', async (t) => {

@@ -61,6 +61,7 @@ export class ServiceRouting {
   readonly permission: Permission;
   /** The other services that rules lead to. */
   readonly others: ReadonlySet<LinkTarget>;
+  readonly #hasMirror: boolean;
 
   constructor({ target, rules, resolve, random, permission }: ServiceRoutingOptions) {
     const ready = rules.map((rule) => new RouteTo(rule, target, resolve, random));
@@ -68,18 +69,22 @@ export class ServiceRouting {
     this.target = target;
     this.rules = new Rules(ready);
     this.permission = permission;
+    this.#hasMirror = ready.some((rule) => rule.mirror !== undefined);
     this.others = new Set(targets.filter((each) => each !== target));
   }
 
   /** What is wrong with where its rules lead, for people; undefined: nothing. */
-  get fault(): string | undefined {
-    const { name, version } = this.target;
+  get fault(): { readonly message: string; readonly hint: string } | undefined {
+    const { name, version, service } = this.target;
+    const hint = 'requests that it is for are refused: let it lead elsewhere';
     for (const other of this.others) {
-      if (other.service === undefined) return `a route of ${name} leads to ${other.name}, which nobody offers`;
-      if (other.version !== version) {
-        return `a route of ${name} leads to ${other.name}, which speaks ${other.service.protocol}, and not ${this.target.service?.protocol}`;
-      }
+      const leads = `a route of ${name} leads to ${other.name}`;
+      if (other.service === undefined) return { message: `${leads}, which nobody offers`, hint };
+      if (other.version === version) continue;
+      return { message: `${leads}, which speaks ${other.service.protocol}, and not ${service?.protocol}`, hint };
     }
-    return undefined;
+    if (version !== 'h2' || !this.#hasMirror) return undefined;
+    const message = `a route of ${name} has a mirror, which services of protocol ${service?.protocol} cannot have yet`;
+    return { message, hint: 'take it out: nothing is copied' };
   }
 }

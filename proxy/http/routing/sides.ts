@@ -58,7 +58,9 @@ export class Side {
 export class Sides {
   readonly #from: Choosable;
   readonly #sides: readonly Side[];
-  /** Those that get requests at present. */
+  /** The best ones of all sides with a weight. */
+  #best: readonly Backend[] = [];
+  /** The sides that get requests at present. */
   #open: readonly Side[] = [];
   #sum = 0;
   #arrangement = -1;
@@ -133,6 +135,7 @@ export class Sides {
   hasOther(tried: readonly Backend[]): boolean {
     this.#refresh();
     if (this.#open.length === 0) return this.#from.hasOther(tried);
+    for (const backend of this.#best) if (!tried.includes(backend)) return true;
     return this.#from.bestOf((backend) => this.#isWeighted(backend) && !tried.includes(backend)).length > 0;
   }
 
@@ -145,6 +148,7 @@ export class Sides {
     if (arrangement === this.#arrangement) return;
     this.#arrangement = arrangement;
     const best = this.#from.bestOf((backend) => this.#isWeighted(backend));
+    this.#best = best;
     this.#open = this.#sides.filter((side) => {
       side.members = side.weight > 0 ? this.#from.nearest(best.filter((backend) => side.has(backend))) : [];
       return side.members.length > 0;
