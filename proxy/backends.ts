@@ -72,6 +72,8 @@ export class Backends {
   #slowFactor = 0;
   /** Monotonic; when slowness is judged next. */
   #windowEndsMs = Number.POSITIVE_INFINITY;
+  /** Counts how often that was decided anew. */
+  #arrangements = 0;
 
   constructor(options: BackendsOptions) {
     this.#options = options;
@@ -198,6 +200,28 @@ export class Backends {
     this.#refresh();
     const backend = this.#byId.get(id);
     return backend !== undefined && !tried.includes(backend) && this.#openable.includes(backend) ? backend : undefined;
+  }
+
+  /** Changes whenever others are to be chosen from. */
+  get arrangement(): number {
+    this.#refresh();
+    return this.#arrangements;
+  }
+
+  /** The best ones to try of those that `takes` says, as `pick` would have them, but for how near they are. */
+  bestOf(takes: (backend: Backend) => boolean): readonly Backend[] {
+    this.#refresh();
+    return heaviest(this.#best(this.#openable.filter(takes)));
+  }
+
+  /** The nearest of them, where that counts. */
+  nearest(backends: readonly Backend[]): readonly Backend[] {
+    return this.#nearest(backends);
+  }
+
+  /** One of these, by the service's balance. */
+  balance(backends: readonly Backend[], key?: number): Backend | undefined {
+    return this.#balancer.pick(backends, key);
   }
 
   /** Whether it is usable and can be dialled. */
@@ -328,6 +352,7 @@ export class Backends {
 
   #arrange(): void {
     const { suspects, tunnels } = this.#options;
+    this.#arrangements += 1;
     this.#suspectsVersion = suspects.version;
     this.#tunnelsVersion = tunnels?.version ?? 0;
     const [first] = this.#usable;

@@ -39,7 +39,9 @@ export class Hash implements Balancer {
       bestWeight = weight;
     }
     const share = (maxShareFactor * running) / weights;
-    return best === undefined || best.active < Math.max(alwaysRoom, share * bestWeight) ? best : firstWithRoom(candidates, key, share);
+    return best === undefined || best.active < Math.max(alwaysRoom, share * bestWeight)
+      ? best
+      : firstWithRoom(candidates, key, share);
   }
 }
 

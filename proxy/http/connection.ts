@@ -81,6 +81,11 @@ export class HttpConnection implements CarriedConnection {
     abort(this.#socket, true);
   }
 
+  review(): void {
+    const denial = this.#exchange.denial();
+    if (denial !== undefined) this.cut(denial);
+  }
+
   /**
    * No further requests: the next answer says that it is the last. A connection is closed without that only when nothing
    * has come for a moment: a request that is on its way to a closed one fails, and some may not be repeated.

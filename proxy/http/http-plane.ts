@@ -17,6 +17,8 @@ import { HeadComposer } from './outgoing.ts';
 import { HttpPool } from './pool.ts';
 import { RequestMetrics } from './request-metrics.ts';
 import { RetryBudgets } from './retry-budget.ts';
+import { HeadView } from './routing/head-view.ts';
+import { Mirrors } from './routing/mirrors.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
@@ -37,7 +39,8 @@ export class HttpPlane {
 
   constructor({ clock, accepts, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
     const pool = new HttpPool();
-    this.#environment = {
+    const requestHead = new Head();
+    const environment = {
       clock,
       accepts,
       buffers,
@@ -45,12 +48,14 @@ export class HttpPlane {
       tunnels,
       pool,
       traceIds: new TraceIds(),
-      requestHead: new Head(),
+      requestHead,
+      view: new HeadView(requestHead),
       responseHead: new Head(),
       composer: new HeadComposer(),
       metrics: new RequestMetrics(metrics, () => pool.size),
       accessLog,
     };
+    this.#environment = { ...environment, mirrors: new Mirrors(environment, metrics) };
   }
 
   /** What is counted of requests, of all versions of the protocol. */
@@ -93,6 +98,7 @@ export class HttpPlane {
   close(): void {
     this.#cancelSweep?.();
     this.#cancelSweep = undefined;
+    this.#environment.mirrors.close();
     this.#environment.pool.close();
   }
 

@@ -2,6 +2,7 @@ import type { Endpoint } from '../../src/model/address.ts';
 import type { Forwarding } from '../../src/model/service-settings.ts';
 import { fields } from './fields.ts';
 import type { Head } from './head.ts';
+import type { HeaderEdits } from './routing/header-edits.ts';
 
 /** What the head of a request is given on its way, the same for all requests of one client's connection. */
 export interface ClientLines {
@@ -53,6 +54,9 @@ export interface RequestChanges {
   readonly newId: () => string;
   /** Whether the connection may become another protocol's. */
   readonly upgrade: boolean;
+  /** What a route makes of the target and of the fields; undefined: they stay. */
+  readonly target: string | undefined;
+  readonly edits: HeaderEdits | undefined;
 }
 
 /**
@@ -66,10 +70,14 @@ export class HeadComposer {
 
   /** The request for an instance: RFC 9110 section 7.6. */
   request(head: Head, changes: RequestChanges): Buffer {
-    const { lines } = changes;
+    const { lines, target, edits } = changes;
     const from = head.buffer;
-    this.#begin(head.end - head.start + changes.host.length + lines.address.length);
-    if (head.pathStart === head.targetStart && head.targetStart === head.methodEnd + 1) {
+    const added = (target?.length ?? 0) + (edits?.lines.length ?? 0);
+    this.#begin(head.end - head.start + changes.host.length + lines.address.length + added);
+    if (target !== undefined) {
+      this.#copy(from, head.start, head.methodEnd + 1);
+      this.#text(target);
+    } else if (head.pathStart === head.targetStart && head.targetStart === head.methodEnd + 1) {
       this.#copy(from, head.start, head.targetEnd);
     } else {
       this.#copy(from, head.start, head.methodEnd + 1);
@@ -118,14 +126,23 @@ export class HeadComposer {
         }
       }
       if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      if (stays && edits !== undefined) stays = !edits.takes(head, index);
       run = this.#step(head, from, index, stays, run);
     }
     this.#endRun(head, from, run);
     if (head.hostAt < 0) this.#text(`Host: ${changes.host}\r\n`);
-    if (lines.forwarding !== 'leave' && head.forwardedForAt < 0 && !hasProto) this.#put(lines.all);
+    if (edits !== undefined) {
+      // What a route sets or removes is not written again.
+      if (!edits.touches('via')) this.#put(lines.via);
+      hasProto ||= edits.touches('x-forwarded-proto');
+      hasId ||= edits.touches('x-request-id');
+      hasTrace ||= edits.touches('traceparent');
+      this.#put(edits.lines);
+      if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto, edits);
+    } else if (lines.forwarding !== 'leave' && head.forwardedForAt < 0 && !hasProto) this.#put(lines.all);
     else {
       this.#put(lines.via);
-      if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto);
+      if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto, undefined);
     }
     if (!hasId || !hasTrace) {
       const id = changes.newId();
@@ -138,15 +155,21 @@ export class HeadComposer {
     return this.#take();
   }
 
-  /** The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it. */
+  /**
+   * The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it; `cookie`: the
+   * value of a `Set-Cookie` of our own.
+   */
   response(
     head: Head,
     connection: 'close' | 'keep-alive' | 'upgrade' | undefined,
     dropsChunking: boolean,
     body: Buffer | undefined,
+    edits?: HeaderEdits,
+    cookie?: string,
   ): Buffer {
     const from = head.buffer;
-    this.#begin(head.end - head.start + (body?.length ?? 0));
+    const added = (edits?.lines.length ?? 0) + (cookie?.length ?? 0);
+    this.#begin(head.end - head.start + (body?.length ?? 0) + added);
     // The status and its reason; the version is ours.
     this.#put(status);
     const firstLine = head.count > 0 ? (head.spans[0] ?? 0) : head.end - 2;
@@ -173,9 +196,12 @@ export class HeadComposer {
         }
       }
       if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      if (stays && edits !== undefined) stays = !edits.takes(head, index);
       run = this.#step(head, from, index, stays, run);
     }
     this.#endRun(head, from, run);
+    if (edits !== undefined) this.#put(edits.lines);
+    if (cookie !== undefined) this.#text(`Set-Cookie: ${cookie}\r\n`);
     if (connection === 'close') this.#put(closeLine);
     else if (connection === 'keep-alive') this.#put(keepAliveLine);
     else if (connection === 'upgrade') this.#put(upgradeLine);
@@ -185,8 +211,10 @@ export class HeadComposer {
   }
 
   /** Who the client is, where it came through others as well. */
-  #client(head: Head, from: Buffer, lines: ClientLines, hasProto: boolean): void {
-    if (head.forwardedForAt < 0 || lines.forwarding === 'set') this.#put(lines.forwardedFor);
+  #client(head: Head, from: Buffer, lines: ClientLines, hasProto: boolean, edits: HeaderEdits | undefined): void {
+    if (edits?.touches('x-forwarded-for') === true) {
+      // It is the route's.
+    } else if (head.forwardedForAt < 0 || lines.forwarding === 'set') this.#put(lines.forwardedFor);
     else {
       const slot = 4 * head.forwardedForAt;
       this.#text(forwardedForName);

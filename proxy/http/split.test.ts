@@ -57,7 +57,8 @@ function readRequest(bytes: Buffer, cuts: readonly number[]): Reading {
       isInBody = true;
       body.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
       const lines = clientLines({ address: '127.0.0.1', port: 1 }, 'http', 'append');
-      passed += composer.request(head, { lines, host: 'db', newId: () => 'id', upgrade: head.upgrades });
+      const own = { lines, host: 'db', newId: () => 'id', target: undefined, edits: undefined };
+      passed += composer.request(head, { ...own, upgrade: head.upgrades });
       if (body.done) end = 'whole';
       return !body.done && readBody(chunk, from);
     });
