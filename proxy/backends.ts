@@ -67,6 +67,8 @@ export class Backends {
   /** Whether a usable one is reached through a tunnel, and whether some are nearer than others. */
   #tunnelledHosts: ReadonlySet<string> = noHosts;
   #hasTiers = false;
+  /** Counts how often that was decided anew. */
+  #arrangements = 0;
 
   constructor(options: BackendsOptions) {
     this.#options = options;
@@ -194,6 +196,28 @@ export class Backends {
     return backend !== undefined && !tried.includes(backend) && this.#openable.includes(backend) ? backend : undefined;
   }
 
+  /** Changes whenever others are to be chosen from. */
+  get arrangement(): number {
+    this.#refresh();
+    return this.#arrangements;
+  }
+
+  /** The best ones to try of those that `takes` says, as `pick` would have them, but for how near they are. */
+  bestOf(takes: (backend: Backend) => boolean): readonly Backend[] {
+    this.#refresh();
+    return heaviest(this.#best(this.#openable.filter(takes)));
+  }
+
+  /** The nearest of them, where that counts. */
+  nearest(backends: readonly Backend[]): readonly Backend[] {
+    return this.#nearest(backends);
+  }
+
+  /** One of these, by the service's balance. */
+  balance(backends: readonly Backend[]): Backend | undefined {
+    return this.#balancer.pick(backends);
+  }
+
   /** Whether it is usable and can be dialled. */
   has(id: string): boolean {
     return this.#byId.has(id);
@@ -294,6 +318,7 @@ export class Backends {
 
   #arrange(): void {
     const { suspects, tunnels } = this.#options;
+    this.#arrangements += 1;
     this.#suspectsVersion = suspects.version;
     this.#tunnelsVersion = tunnels?.version ?? 0;
     const [first] = this.#usable;

@@ -1,4 +1,5 @@
 import type { CounterCell } from '../src/base/metrics.ts';
+import type { DeclaredLink } from '../src/model/link.ts';
 import type { Link } from './link.ts';
 import type { LinkConsumerDocument } from './link-document.ts';
 import type { Asked, DenialDocument } from './permission.ts';
@@ -14,23 +15,40 @@ export interface ConsumerTraffic {
   readonly cell: CounterCell;
 }
 
+/** What is asked by those who come over a link, with all links that they declare. */
+export interface LinkAsked extends Asked {
+  readonly links?: readonly DeclaredLink[];
+}
+
 /** The account of connections over a link. */
 export class LinkAccount implements Account {
   readonly consumer: string;
   readonly service: string;
   readonly declared: boolean;
   readonly peer = undefined;
+  readonly #links: readonly DeclaredLink[];
   readonly #counted: ConsumerTraffic;
 
-  constructor({ consumer, service, declared }: Asked, counted: ConsumerTraffic) {
+  constructor({ consumer, service, declared, links = [] }: LinkAsked, counted: ConsumerTraffic) {
     this.consumer = consumer;
     this.service = service;
     this.declared = declared;
+    this.#links = links;
     this.#counted = counted;
   }
 
   get link(): Link {
     return this.#counted.link;
+  }
+
+  declares(service: string): boolean {
+    return this.#links.some((link) => link.service === service);
+  }
+
+  /** Whether it stands for those who declare these links. */
+  has(links: readonly DeclaredLink[] = []): boolean {
+    if (links === this.#links) return true;
+    return links.length === this.#links.length && links.every(({ service }) => this.declares(service));
   }
 
   begin(): void {
@@ -78,10 +96,10 @@ export class Consumers {
     return traffic;
   }
 
-  account(asked: Asked): LinkAccount {
+  account(asked: LinkAsked): LinkAccount {
     const key = asked.declared ? `+${asked.consumer}` : asked.consumer;
     let account = this.#accounts.get(key);
-    if (account === undefined) {
+    if (account?.has(asked.links) !== true) {
       account = new LinkAccount(asked, this.of(asked.consumer));
       if (this.#accounts.size < 2 * Consumers.maxNames) this.#accounts.set(key, account);
     }

@@ -80,6 +80,12 @@ export class LinkMetrics {
     );
   }
 
+  /** Requests to one side of a service's split. */
+  split(service: string, tag: string, end: string): CounterCell {
+    const help = 'Requests to services with a split, by the tag of whose instances answered and by how they ended.';
+    return this.#metrics.counter('legate_http_split_requests_total', help, { service, tag, end });
+  }
+
   cells(service: string): LinkCells {
     const counter = (what: string, help: string): CounterCell =>
       this.#metrics.counter(`legate_link_${what}_total`, help, { service });

@@ -105,6 +105,7 @@ export class LinkPlane {
   readonly #metrics: LinkMetrics;
   readonly #publisher: LinkPublisher;
   readonly #suspects: Suspects;
+  readonly #permission: Permission;
   readonly #crowd: RelayCrowd;
   readonly #lobby: Lobby;
   readonly #acceptor: Acceptor;
@@ -134,6 +135,7 @@ export class LinkPlane {
     });
     this.#lobby = new Lobby(this.#metrics.lobbyFull);
     const permission = options.permission ?? new Permission({ ...options, policy: new Latest(undefined) });
+    this.#permission = permission;
     const { hostId } = options.self;
     const snapshot = (): Snapshot => options.snapshots.value;
     const nameOf = (id: string): string | undefined => snapshot().hosts.get(id)?.name;
@@ -359,7 +361,18 @@ export class LinkPlane {
     const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
     target?.update(service);
     if (target !== undefined) this.#wants?.set(name, this.#tunnelledHosts(target));
-    if (known?.address === vip) return undefined;
+    const link = known?.address === vip ? undefined : this.#move(name, known, target, vip);
+    if (target !== undefined) this.#takeRoutes(target);
+    return link;
+  }
+
+  /** The service has another virtual address, or none any more; gives the link to it. */
+  #move(
+    name: string,
+    known: Link | undefined,
+    target: LinkTarget | undefined,
+    vip: string | undefined,
+  ): Link | undefined {
     if (vip === undefined || target === undefined) {
       this.#vips.delete(name);
       if (known !== undefined) this.#retired.push(known);
@@ -369,6 +382,44 @@ export class LinkPlane {
     if (known !== undefined) link.predecessor = known;
     this.#vips.set(name, link);
     return link;
+  }
+
+  /** Takes over where a service's routes lead: what they name is kept as long as they name it. */
+  #takeRoutes(target: LinkTarget): void {
+    const before = target.routing?.others;
+    const isUsed = target.links.size > 0 || target.active > 0;
+    target.route(isUsed ? (name) => this.#resolve(name) : undefined, this.#permission);
+    const now = target.routing?.others;
+    if (now !== before) {
+      for (const other of now ?? []) other.referrers.add(target);
+      for (const other of before ?? []) {
+        if (now?.has(other) === true) continue;
+        other.referrers.delete(target);
+        this.#forgetUnused(other);
+      }
+    }
+    this.#checkRoutes(target);
+    for (const referrer of target.referrers) this.#checkRoutes(referrer);
+  }
+
+  /** What a route leads to, which need not be linked to, or exist. */
+  #resolve(name: string): LinkTarget {
+    const known = this.#targets.get(name);
+    if (known !== undefined) return known;
+    const target = this.#target(name);
+    target.update(this.#snapshot.services.get(name));
+    this.#wants?.set(name, this.#tunnelledHosts(target));
+    return target;
+  }
+
+  #checkRoutes(target: LinkTarget): void {
+    const { conditions } = this.#options;
+    const id = `link.route.${target.name}`;
+    const fault = target.routing?.fault;
+    if (fault === undefined) conditions.clear(id);
+    else if (this.#snapshot.origin !== 'none') {
+      conditions.raise(id, 'warning', fault, 'requests that it is for are refused: let it lead elsewhere');
+    }
   }
 
   #target(name: string): LinkTarget {
@@ -514,7 +565,9 @@ export class LinkPlane {
   }
 
   #forgetUnused(target: LinkTarget): void {
-    if (target.links.size > 0 || target.active > 0) return;
+    if (target.links.size > 0 || target.active > 0 || this.#targets.get(target.name) !== target) return;
+    this.#takeRoutes(target);
+    if (target.referrers.size > 0) return;
     this.#targets.delete(target.name);
     this.#wants?.set(target.name, new Set());
   }

@@ -3,14 +3,21 @@ import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Dial } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
+import type { RouteRule } from '../src/model/routes.ts';
+import { sameSetting } from '../src/model/service-settings.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
+import type { HttpVersion } from './http/routing/link-routing.ts';
+import { ServiceRouting } from './http/routing/service-routing.ts';
+import { Sides } from './http/routing/sides.ts';
+import { SplitCounts } from './http/routing/split-counts.ts';
 import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
 import type { SplitSide } from './http/split-side.ts';
 import type { Link } from './link.ts';
 import type { LinkBackendDocument } from './link-document.ts';
 import type { LinkCells, LinkMetrics } from './link-metrics.ts';
 import type { Lobby } from './lobby.ts';
+import type { Permission } from './permission.ts';
 import type { Suspects } from './suspects.ts';
 import { tunnelWaitMs } from './tcp/relay-bounds.ts';
 
@@ -26,6 +33,8 @@ export interface LinkTargetOptions {
   readonly tunnels: TunnelStates | undefined;
 }
 
+const noRules: readonly RouteRule[] = [];
+
 /** A service that this host has links to: its instances with their state, shared by all of its links. */
 export class LinkTarget {
   readonly name: string;
@@ -35,13 +44,20 @@ export class LinkTarget {
   /** The metric of one consumer's connections. */
   readonly consumerCell: (consumer: string) => CounterCell;
   readonly links = new Set<Link>();
-  /** What the sides of its splits have carried, by tag. */
-  readonly sides = new Map<string, SplitSide>();
+  readonly splitCounts: SplitCounts;
+  /** Services with links here whose routes lead to this one. */
+  readonly referrers = new Set<LinkTarget>();
+  /** Its own split; undefined where requests are not divided. */
+  split: Sides | undefined;
+  /** Where requests that come over its links go; undefined: to its instances, without regard to their tags. */
+  routing: ServiceRouting | undefined;
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
   #http = httpSettingsOf({});
+  #rules = noRules;
   readonly suspects: Suspects;
+  readonly #random: () => number;
   readonly #clock: Clock;
   readonly #lobby: Lobby;
   readonly #tunnels: TunnelStates | undefined;
@@ -54,6 +70,8 @@ export class LinkTarget {
     this.backends = new Backends({ clock, random, ejections: this.cells.ejections, suspects, dial, distance, tunnels });
     this.suspects = suspects;
     this.#lobby = lobby;
+    this.splitCounts = new SplitCounts((tag, end) => metrics.split(name, tag, end));
+    this.#random = random;
     this.#tunnels = tunnels;
     this.#clock = clock;
   }
@@ -69,10 +87,41 @@ export class LinkTarget {
   }
 
   update(service: Service | undefined): void {
-    if (service !== this.#service) this.#http = httpSettingsOf(service ?? {});
+    if (service !== this.#service) {
+      const { split } = this.#http;
+      this.#http = httpSettingsOf(service ?? {});
+      if (!sameSetting(split, this.#http.split)) {
+        this.split = this.#http.split && new Sides(this.#http.split, this.backends, this.#random);
+      }
+    }
     this.#service = service;
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  /** What the sides of its splits have carried, by tag. */
+  get sides(): ReadonlyMap<string, SplitSide> {
+    return this.splitCounts.sides;
+  }
+
+  /** In which HTTP its instances are spoken to; undefined where it is something else. */
+  get version(): HttpVersion | undefined {
+    const protocol = this.#service?.protocol;
+    if (protocol === 'http') return 'http/1.1';
+    return protocol === 'http2' || protocol === 'grpc' ? 'h2' : undefined;
+  }
+
+  /**
+   * Takes over where requests of its links go. `resolve` gives what another service is reached through; without it there
+   * are no links that requests could come over.
+   */
+  route(resolve: ((service: string) => LinkTarget) | undefined, permission: Permission): void {
+    const rules = this.#service?.routes ?? noRules;
+    if (resolve === undefined || (rules.length === 0 && this.split === undefined)) this.routing = undefined;
+    else if (this.routing === undefined || !sameSetting(rules, this.#rules)) {
+      this.routing = new ServiceRouting({ target: this, rules, resolve, random: this.#random, permission });
+    }
+    this.#rules = rules;
   }
 
   /** What is dialled, or how far away hosts are, may have changed for every instance. */

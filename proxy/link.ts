@@ -1,9 +1,11 @@
 import type { Clock } from '../src/base/clock.ts';
 import { formatEndpoint } from '../src/model/address.ts';
 import { consumerName, type Identity } from '../src/model/caller.ts';
+import type { DeclaredLink } from '../src/model/link.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
-import { Consumers } from './consumers.ts';
+import { Consumers, type LinkAsked } from './consumers.ts';
+import { LinkRouting } from './http/routing/link-routing.ts';
 import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
@@ -46,6 +48,7 @@ export class Link implements Route {
   predecessor: Link | undefined;
   readonly #clock: Clock;
   readonly #onExhausted: (error: unknown) => void;
+  #routing: LinkRouting | undefined;
   #lastError: LinkDocument['lastError'] = null;
   readonly #rates = new Rates();
   #denied = 0;
@@ -91,6 +94,14 @@ export class Link implements Route {
     return this.target.http;
   }
 
+  /** Routes and splits are the service's: who asks for one instance gets it. */
+  get routing(): LinkRouting | undefined {
+    const { routing } = this.target;
+    if (routing === undefined || this.instance !== undefined) return undefined;
+    if (this.#routing?.of !== routing) this.#routing = new LinkRouting(this, routing);
+    return this.#routing;
+  }
+
   get announcesClient(): boolean {
     return this.target.service?.proxyProtocol === 'v2';
   }
@@ -122,28 +133,29 @@ export class Link implements Route {
     this.target.connectSeconds.observe(elapsedMs / 1000);
   }
 
-  attemptFailed(backend: Backend, { problem, blame, retried }: AttemptFailure): void {
-    this.target.cells.failures.value += 1;
+  /** Here and below `target` is the service whose instances were asked, which a route of this one may have led to. */
+  attemptFailed(backend: Backend, { problem, blame, retried }: AttemptFailure, target = this.target): void {
+    target.cells.failures.value += 1;
     if (retried) {
       this.traffic.retried += 1;
-      this.target.cells.retries.value += 1;
+      target.cells.retries.value += 1;
     }
     this.#told(`${backend.id} ${at(backend)}: ${problem}`);
-    if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
+    if (blame !== 'way') target.backends.failed(backend, blame === 'host');
   }
 
   answered(backend: Backend, isError: boolean): void {
     this.target.backends.answered(backend, isError);
   }
 
-  refused(problem?: string): void {
+  refused(problem?: string, target = this.target): void {
     this.traffic.failed += 1;
-    this.target.cells.refused.value += 1;
+    target.cells.refused.value += 1;
     if (problem !== undefined) this.#told(problem);
   }
 
-  refusedByHost({ instance: { host } }: Backend, { consumer }: Asked, problem: string): void {
-    this.target.cells.denied.value += 1;
+  refusedByHost({ instance: { host } }: Backend, { consumer }: Asked, problem: string, target = this.target): void {
+    target.cells.denied.value += 1;
     const at = new Date(this.#clock.nowMs()).toISOString();
     this.denied({ at, consumer, by: 'host', host, intent: null, message: `${host} does not let it in: ${problem}` });
   }
@@ -182,10 +194,11 @@ export class Link implements Route {
   }
 
   /** What policy is asked about a connection of this identity. */
-  asks(identity: Identity): Asked {
+  asks(identity: Identity): LinkAsked {
     const service = this.target.name;
-    const declared = identity.kind === 'container' && identity.caller.links.some((link) => link.service === service);
-    return { consumer: consumerName(identity), service, declared };
+    const links = identity.kind === 'container' ? identity.caller.links : noLinks;
+    const declared = links.some((link) => link.service === service);
+    return { consumer: consumerName(identity), service, declared, links };
   }
 
   /** Whether those who connect find anybody, or are held until they do. */
@@ -237,6 +250,8 @@ export class Link implements Route {
     return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
   }
 }
+
+const noLinks: readonly DeclaredLink[] = [];
 
 /** Where a backend was tried, for people. */
 function at({ dial, place }: Backend): string {

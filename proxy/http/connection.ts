@@ -71,6 +71,11 @@ export class HttpConnection implements CarriedConnection {
     abort(this.#socket, true);
   }
 
+  review(): void {
+    const denial = this.#exchange.denial();
+    if (denial !== undefined) this.cut(denial);
+  }
+
   /** No further requests: an idle connection is closed, a busy one after its answer. */
   leave(): void {
     this.#leaving = true;

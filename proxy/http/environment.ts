@@ -7,6 +7,8 @@ import type { Head } from './head.ts';
 import type { HeadComposer } from './outgoing.ts';
 import type { HttpPool } from './pool.ts';
 import type { RequestMetrics } from './request-metrics.ts';
+import type { HeadView } from './routing/head-view.ts';
+import type { Mirrors } from './routing/mirrors.ts';
 
 /** What all HTTP connections of a process share. */
 export interface HttpEnvironment {
@@ -17,9 +19,12 @@ export interface HttpEnvironment {
   readonly traceIds: TraceIds;
   /** Heads are read and written within one turn: one of each is enough. */
   readonly requestHead: Head;
+  /** Looks at `requestHead`. */
+  readonly view: HeadView;
   readonly responseHead: Head;
   readonly composer: HeadComposer;
   readonly metrics: RequestMetrics;
   /** Undefined where requests are not logged. */
   readonly accessLog: AccessLog | undefined;
+  readonly mirrors: Mirrors;
 }

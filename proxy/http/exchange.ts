@@ -6,7 +6,7 @@ import type { Account } from '../tcp/carried.ts';
 import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
-import { type OwnAnswer, ownAnswer } from './answers.ts';
+import { type OwnAnswer, ownAnswer, refusalAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
 import { freshMs, maxRetries, responseMs, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
@@ -18,11 +18,15 @@ import { endOf } from './request-metrics.ts';
 import { RequestReport } from './request-report.ts';
 import { Response, type ResponseEvents } from './response.ts';
 import type { RetryBudget } from './retry-budget.ts';
+import type { Lane } from './routing/lane.ts';
+import { Choice, type LinkRouting } from './routing/link-routing.ts';
+import type { Copy } from './routing/mirrors.ts';
 import { HttpUpstream, type UpstreamFailure, type UpstreamUser } from './upstream.ts';
 
 export interface ExchangeOptions {
   readonly client: Socket;
   readonly peer: Endpoint | undefined;
+  readonly scheme: 'http' | 'https';
   readonly lines: ClientLines;
   readonly route: Route;
   readonly account: Account;
@@ -48,6 +52,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   readonly #client: Socket;
   /** Where the present request goes. */
   #route: Route;
+  /** What routes make of it; undefined as long as its link has had none. */
+  #choice: Choice | undefined;
   readonly #request = new BodyReader();
   readonly #response: Response;
   readonly #report: RequestReport;
@@ -59,6 +65,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
   #kept: Buffer[] | undefined;
   #keptBytes = 0;
+  /** For whom a route wants it copied, while its body comes. */
+  #copy: Copy | undefined;
   #attempts: Attempts | undefined;
   #backend: Backend | undefined;
   #upstream: HttpUpstream | undefined;
@@ -105,12 +113,16 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (!this.#answered) this.#keepAlive = false;
   }
 
+  /** Why it may not go on, now that policy has changed. */
+  denial(): string | undefined {
+    return this.#running ? this.#choice?.lane?.denial(this.#options.account) : undefined;
+  }
+
   // The request
 
   /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
   begin(chunk: Buffer, at: number): number {
-    const { environment, lines, budget } = this.#options;
-    const route = this.#route;
+    const { environment, lines, budget, route: link } = this.#options;
     const head = environment.requestHead;
     this.#reset(head);
     budget.add();
@@ -126,16 +138,67 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
-    const changes = { lines, host: route.service, newId: this.#report.newId, upgrade };
-    this.#head = environment.composer.request(head, changes);
+    const ownAnswer = link.routing === undefined ? undefined : this.#choose(link.routing);
+    const { newId } = this.#report;
+    const host = this.#route.service;
+    const { target, rule } = this.#choice ?? { target: undefined, rule: undefined };
+    const edits = rule?.request;
+    this.#head = environment.composer.request(head, { lines, host, newId, upgrade, target, edits });
+    const mirror = upgrade ? undefined : this.#choice?.mirror;
+    if (mirror !== undefined) this.#beginCopy(mirror, head.contentLength);
     const used = this.#readBody(chunk, at);
-    if (this.#running) this.#attempt();
+    if (!this.#running) return used;
+    if (ownAnswer === undefined) this.#attempt();
+    else this.#answer(ownAnswer);
+    if (this.#copy !== undefined) this.#sendCopy();
     return used;
+  }
+
+  #beginCopy(lane: Lane, contentLength: number | undefined): void {
+    const { account, peer, environment } = this.#options;
+    this.#copy = environment.mirrors.begin({
+      lane,
+      method: this.#method,
+      head: this.#head,
+      contentLength,
+      account,
+      peer,
+    });
+  }
+
+  /** The copy goes once the request is whole, and never before it. */
+  #sendCopy(): void {
+    if (!this.#request.done) return;
+    this.#copy?.send();
+    this.#copy = undefined;
+  }
+
+  /** Where the routes of the link lead this request; gives what to answer it with where that is nowhere. */
+  #choose(routing: LinkRouting): OwnAnswer | undefined {
+    const { environment, account } = this.#options;
+    const choice = this.#choice ?? new Choice();
+    try {
+      routing.choose(environment.view.reset(), account, 'http/1.1', choice);
+    } catch (error) {
+      if (!(error instanceof HttpFault)) throw error;
+      environment.metrics.refused(error.kind);
+      return { status: error.status, reason: error.message };
+    }
+    this.#choice = choice;
+    const { lane, redirect, refusal } = choice;
+    if (redirect !== undefined) return { ...redirect, reason: 'a route redirects it' };
+    if (refusal !== undefined) return refusalAnswer(refusal);
+    if (lane === undefined) return undefined;
+    this.#route = lane;
+    this.#report.service = lane.service;
+    this.#report.lane = lane;
+    return undefined;
   }
 
   #reset(head: Head): void {
     this.#running = true;
     this.#route = this.#options.route;
+    this.#choice?.reset();
     this.#report.begin(head, this.#route.service);
     this.#method = head.method;
     this.#keepAlive = head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes;
@@ -154,7 +217,10 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#rawFromClient(chunk);
       return chunk.length;
     }
-    return this.#request.done || !this.#running ? 0 : this.#readBody(chunk, 0);
+    if (this.#request.done || !this.#running) return 0;
+    const used = this.#readBody(chunk, 0);
+    if (this.#copy !== undefined) this.#sendCopy();
+    return used;
   }
 
   #readBody(chunk: Buffer, at: number): number {
@@ -172,6 +238,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   readonly #onRequestBody = (buffer: Buffer, start: number, end: number): void => {
     const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
+    this.#copy?.add(piece);
     const upstream = this.#upstream;
     const isOpen = upstream?.open ?? false;
     if (this.#keptBytes <= maxReplayBytes || !isOpen) {
@@ -286,7 +353,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const { environment, account, peer } = this.#options;
     const { tunnels, buffers, pool, traceIds } = environment;
     const { service, name } = backend.instance;
-    const { consumer, declared } = account;
+    const { consumer } = account;
+    const declared = service === account.service ? account.declared : account.declares(service);
     const client = peer ?? { address: '0.0.0.0', port: 0 };
     const way =
       tunnels === undefined
@@ -355,6 +423,11 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#answered = true;
     this.#report.status = status;
     this.#report.answeredBy = backend;
+    const choice = this.#choice;
+    if (choice !== undefined) {
+      this.#response.edits = choice.rule?.response;
+      this.#response.cookie = choice.setCookie(backend, this.#options.scheme === 'https');
+    }
     const nowMs = environment.clock.monotonicMs();
     this.#deadlineMs = nowMs + silentResponseMs;
     if (backend !== undefined) {
@@ -536,6 +609,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   #forgetRequest(): void {
     this.#head = nothing;
+    this.#copy?.drop();
+    this.#copy = undefined;
     this.#kept = undefined;
     this.#response.forget();
   }

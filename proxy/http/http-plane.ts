@@ -15,6 +15,8 @@ import { HeadComposer } from './outgoing.ts';
 import { HttpPool } from './pool.ts';
 import { RequestMetrics } from './request-metrics.ts';
 import { RetryBudgets } from './retry-budget.ts';
+import { HeadView } from './routing/head-view.ts';
+import { Mirrors } from './routing/mirrors.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
@@ -34,18 +36,21 @@ export class HttpPlane {
 
   constructor({ clock, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
     const pool = new HttpPool();
-    this.#environment = {
+    const requestHead = new Head();
+    const environment = {
       clock,
       buffers,
       tunnels,
       pool,
       traceIds: new TraceIds(),
-      requestHead: new Head(),
+      requestHead,
+      view: new HeadView(requestHead),
       responseHead: new Head(),
       composer: new HeadComposer(),
       metrics: new RequestMetrics(metrics, () => pool.size),
       accessLog,
     };
+    this.#environment = { ...environment, mirrors: new Mirrors(environment, metrics) };
   }
 
   /** What is counted of requests, of all versions of the protocol. */

@@ -2,6 +2,7 @@ import type { Endpoint } from '../../src/model/address.ts';
 import type { Forwarding } from '../../src/model/service-settings.ts';
 import { fields } from './fields.ts';
 import { type Head, maxHeadBytes } from './head.ts';
+import type { HeaderEdits } from './routing/header-edits.ts';
 
 /** What the head of a request is given on its way, the same for all requests of one client's connection. */
 export interface ClientLines {
@@ -48,6 +49,9 @@ export interface RequestChanges {
   readonly newId: () => string;
   /** Whether the connection may become another protocol's. */
   readonly upgrade: boolean;
+  /** What a route makes of the target and of the fields; undefined: they stay. */
+  readonly target: string | undefined;
+  readonly edits: HeaderEdits | undefined;
 }
 
 /**
@@ -63,10 +67,12 @@ export class HeadComposer {
     this.#at = 0;
     const from = head.buffer;
     this.#copy(from, head.start, head.methodEnd + 1);
-    if (head.pathStart === head.targetEnd || from[head.pathStart] === 0x3f) this.#put(slash);
-    this.#copy(from, head.pathStart, head.targetEnd);
+    if (changes.target === undefined) {
+      if (head.pathStart === head.targetEnd || from[head.pathStart] === 0x3f) this.#put(slash);
+      this.#copy(from, head.pathStart, head.targetEnd);
+    } else this.#text(changes.target);
     this.#put(version);
-    const { lines } = changes;
+    const { lines, edits } = changes;
     let hasProto = false;
     let hasId = false;
     let hasTrace = false;
@@ -108,12 +114,21 @@ export class HeadComposer {
         }
       }
       if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      if (stays && edits !== undefined) stays = !edits.takes(head, index);
       run = this.#step(head, from, index, stays, run);
     }
     this.#endRun(head, from, run);
     if (head.hostAt < 0) this.#text(`Host: ${changes.host}\r\n`);
-    this.#put(lines.via);
-    if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto);
+    if (edits === undefined) this.#put(lines.via);
+    else {
+      // What a route sets or removes is not written again.
+      if (!edits.touches('via')) this.#put(lines.via);
+      hasProto ||= edits.touches('x-forwarded-proto');
+      hasId ||= edits.touches('x-request-id');
+      hasTrace ||= edits.touches('traceparent');
+      this.#put(edits.lines);
+    }
+    if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto, edits);
     if (!hasId || !hasTrace) {
       const id = changes.newId();
       if (!hasId) this.#text(`X-Request-Id: ${id}\r\n`);
@@ -125,12 +140,17 @@ export class HeadComposer {
     return this.#take(undefined);
   }
 
-  /** The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it. */
+  /**
+   * The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it; `cookie`: the
+   * value of a `Set-Cookie` of our own.
+   */
   response(
     head: Head,
     connection: 'close' | 'keep-alive' | 'upgrade' | undefined,
     dropsChunking: boolean,
     body: Buffer | undefined,
+    edits?: HeaderEdits,
+    cookie?: string,
   ): Buffer {
     this.#at = 0;
     const from = head.buffer;
@@ -160,9 +180,12 @@ export class HeadComposer {
         }
       }
       if (stays && head.namedCount > 0) stays = !head.isNamed(index);
+      if (stays && edits !== undefined) stays = !edits.takes(head, index);
       run = this.#step(head, from, index, stays, run);
     }
     this.#endRun(head, from, run);
+    if (edits !== undefined) this.#put(edits.lines);
+    if (cookie !== undefined) this.#text(`Set-Cookie: ${cookie}\r\n`);
     if (connection === 'close') this.#put(closeLine);
     else if (connection === 'keep-alive') this.#put(keepAliveLine);
     else if (connection === 'upgrade') this.#put(upgradeLine);
@@ -171,8 +194,10 @@ export class HeadComposer {
   }
 
   /** Who the client is, where it came through others as well. */
-  #client(head: Head, from: Buffer, lines: ClientLines, hasProto: boolean): void {
-    if (head.forwardedForAt < 0 || lines.forwarding === 'set') this.#put(lines.forwardedFor);
+  #client(head: Head, from: Buffer, lines: ClientLines, hasProto: boolean, edits: HeaderEdits | undefined): void {
+    if (edits?.touches('x-forwarded-for') === true) {
+      // It is the route's.
+    } else if (head.forwardedForAt < 0 || lines.forwarding === 'set') this.#put(lines.forwardedFor);
     else {
       const slot = 4 * head.forwardedForAt;
       this.#text(forwardedForName);

@@ -4,6 +4,7 @@ import type { HttpEnvironment } from './environment.ts';
 import { fields } from './fields.ts';
 import type { Head } from './head.ts';
 import type { RequestEnd } from './request-metrics.ts';
+import type { Lane } from './routing/lane.ts';
 
 /** W3C Trace Context, section 3.2. */
 const traceparent = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/;
@@ -27,6 +28,8 @@ export class RequestReport {
   answeredBy: Backend | undefined;
   /** Whose instances are asked. */
   service = '';
+  /** Where a route or a split has led it; undefined where it went to the link's own service as it is. */
+  lane: Lane | undefined;
   readonly #options: ReportOptions;
   #startedMs = 0;
   #line = { method: '', target: '', traceId: '' };
@@ -37,6 +40,7 @@ export class RequestReport {
 
   begin(head: Head, service: string): void {
     this.service = service;
+    this.lane = undefined;
     const { clock, accessLog, traceIds } = this.#options.environment;
     this.#startedMs = clock.monotonicMs();
     this.status = 0;
@@ -66,6 +70,7 @@ export class RequestReport {
     const durationMs = environment.clock.monotonicMs() - this.#startedMs;
     const { status, retries, answeredBy, service } = this;
     environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
+    this.lane?.finished(answeredBy, end, end === '5xx' || end === 'broken', durationMs / 1000);
     environment.accessLog?.request({
       ...this.#line,
       client,

@@ -4,6 +4,7 @@ import { maxInformational, maxJoinedBytes } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { type Head, type Method, methods } from './head.ts';
+import type { HeaderEdits } from './routing/header-edits.ts';
 
 /** What the request was, as far as its answer depends on it. */
 export interface Asked {
@@ -28,10 +29,13 @@ export interface ResponseEvents {
  * HttpFault when it cannot be read in one way only.
  */
 export class Response {
-  readonly #client: Socket;
+  readonly #client: Pick<Socket, 'cork' | 'uncork'>;
   readonly #environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>;
   readonly #events: ResponseEvents;
   readonly #body = new BodyReader();
+  /** What a route does to the final head, and a cookie of our own; to be set in `answered`. */
+  edits: HeaderEdits | undefined;
+  cookie: string | undefined;
   #asked: Asked = { method: methods.get, minor: 1, upgrade: false };
   /** The part of the head that has come. */
   #partial: Buffer | undefined;
@@ -40,7 +44,11 @@ export class Response {
   #keepsClient = false;
   #keepsInstance = false;
 
-  constructor(client: Socket, environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>, events: ResponseEvents) {
+  constructor(
+    client: Pick<Socket, 'cork' | 'uncork'>,
+    environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>,
+    events: ResponseEvents,
+  ) {
     this.#client = client;
     this.#environment = environment;
     this.#events = events;
@@ -49,6 +57,8 @@ export class Response {
   /** For the answer to another request, or to the same one by another instance. */
   begin(asked: Asked): void {
     this.#asked = asked;
+    this.edits = undefined;
+    this.cookie = undefined;
     this.#answered = false;
     this.forget();
   }
@@ -114,12 +124,12 @@ export class Response {
       const pieces: Buffer[] = [];
       const used = this.#body.read(chunk, end, (buffer, start, stop) => pieces.push(buffer.subarray(start, stop)));
       const body = pieces.length > 1 ? Buffer.concat(pieces) : pieces[0];
-      this.#events.toClient(composer.response(head, connection, dropsChunking, body));
+      this.#events.toClient(composer.response(head, connection, dropsChunking, body, this.edits, this.cookie));
       this.#afterBody(used, chunk.length);
       return;
     }
     this.#client.cork();
-    this.#events.toClient(composer.response(head, connection, dropsChunking, undefined));
+    this.#events.toClient(composer.response(head, connection, dropsChunking, undefined, this.edits, this.cookie));
     this.#readBody(chunk, end);
     this.#client.uncork();
   }
@@ -128,7 +138,8 @@ export class Response {
     if (!this.#asked.upgrade) throw new HttpFault('status-line', 'an upgrade that nobody asked for');
     this.#answered = true;
     this.#events.answered(head.status);
-    this.#events.toClient(this.#environment.composer.response(head, 'upgrade', false, undefined));
+    const { composer } = this.#environment;
+    this.#events.toClient(composer.response(head, 'upgrade', false, undefined, this.edits, this.cookie));
     if (end < chunk.length) this.#events.toClient(Buffer.from(chunk.subarray(end)));
     this.#events.upgraded();
   }

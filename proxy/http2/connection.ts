@@ -34,7 +34,7 @@ export interface Http2ConnectionOptions {
   readonly budget: RetryBudget;
   readonly environment: Http2Environment;
   /** Those who share connections to instances that are reached directly, or are told for whom they are. */
-  readonly owner: string;
+  readonly ownerFor: (route: Route) => string;
   /** Called once, when the client's socket is closed. */
   readonly ended: (connection: Http2Connection) => void;
 }
@@ -111,6 +111,10 @@ export class Http2Connection implements CarriedConnection {
 
   keepAlive(): void {
     this.#socket.setKeepAlive(true, keepAliveMs);
+  }
+
+  review(): void {
+    for (const exchange of [...this.#exchanges]) exchange.review();
   }
 
   /** Tells each of its requests why, closes it to further ones, and resets it when the client has had time to read that. */

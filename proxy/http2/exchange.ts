@@ -12,6 +12,7 @@ import { bodyMs, lingerMs, maxInformational, maxRetries, responseMs, silentRespo
 import { HttpFault } from '../http/fault.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
+import { Choice } from '../http/routing/link-routing.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import { Attempts } from '../tcp/attempts.ts';
 import type { Account } from '../tcp/carried.ts';
@@ -21,6 +22,7 @@ import { maxRefusals } from './bounds.ts';
 import type { Http2Environment } from './environment.ts';
 import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
+import { HeadersView } from './headers-view.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
 import { InstanceSession, type SessionUser } from './instance-session.ts';
 
@@ -34,7 +36,7 @@ export interface ExchangeOptions {
   readonly peer: Endpoint | undefined;
   readonly marks: ClientMarks;
   /** Those who share connections to instances that are reached directly, or are told for whom they are. */
-  readonly owner: string;
+  readonly ownerFor: (route: Route) => string;
   /** Bytes of an answer have gone to the client. */
   readonly carried: () => void;
   /** Nothing is left of it. `reset`: the client took it back. */
@@ -60,6 +62,8 @@ export class Exchange implements SessionUser {
   #keptBytes = 0;
   /** Where it goes. */
   #route: Route;
+  /** What routes make of it; undefined where its link has none. */
+  #choice: Choice | undefined;
   #attempts: Attempts;
   #cancelTimer: (() => void) | undefined;
   #leaveLobby: (() => void) | undefined;
@@ -73,6 +77,7 @@ export class Exchange implements SessionUser {
   #informational = 0;
   #answeredBy: Backend | undefined;
   #judged = false;
+  #isFault = false;
   /** What the client was told; 0 for nothing yet. */
   #status = 0;
   #responseDone = false;
@@ -107,11 +112,17 @@ export class Exchange implements SessionUser {
     return this.#options.environment.clock.monotonicMs();
   }
 
+  /** Policy has changed. */
+  review(): void {
+    const denial = this.#choice?.lane?.denial(this.#options.account);
+    if (denial !== undefined) this.end({ kind: 'denied', reason: denial });
+  }
+
   // The request
 
   begin(headers: IncomingHttpHeaders): void {
     const { budget, environment, marks } = this.#options;
-    const route = this.#route;
+    const { route } = this.#options;
     const client = this.#client;
     client.on('error', () => undefined);
     client.on('aborted', () => this.#clientGone());
@@ -121,6 +132,10 @@ export class Exchange implements SessionUser {
     budget.add();
     try {
       this.#request = requestHead(headers, marks, route.service, () => environment.traceIds.next());
+      if (route.routing !== undefined) {
+        this.#choice = new Choice();
+        route.routing.choose(new HeadersView(headers), this.#options.account, 'h2', this.#choice);
+      }
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       environment.metrics.refused(error.kind);
@@ -141,7 +156,23 @@ export class Exchange implements SessionUser {
       });
       client.on('end', () => this.#clientEnded());
     }
-    this.#attempt();
+    if (this.#choice === undefined || this.#follow(this.#choice, this.#request)) this.#attempt();
+  }
+
+  /** Goes where routes lead it; false: that is nowhere, and it is answered. */
+  #follow({ lane, rule, target, redirect, refusal }: Choice, { headers }: RequestHead): boolean {
+    if (redirect !== undefined) this.#redirect(redirect);
+    else if (refusal !== undefined) this.#fail(refusal);
+    else {
+      if (lane !== undefined) {
+        this.#route = lane;
+        this.#attempts = new Attempts(lane, this.#options.environment.clock);
+      }
+      if (target !== undefined) headers[':path'] = target;
+      rule?.request?.apply(headers);
+      return true;
+    }
+    return false;
   }
 
   #fromClient(chunk: Buffer): void {
@@ -200,7 +231,7 @@ export class Exchange implements SessionUser {
     backend.active += 1;
     this.#backend = backend;
     const isDirect = backend.dial.via === 'direct';
-    const owner = isDirect || route.announcesClient ? this.#options.owner : account.consumer;
+    const owner = isDirect || route.announcesClient ? this.#options.ownerFor(route) : account.consumer;
     const session = environment.pool.take(backend, owner) ?? this.#dial(backend, owner);
     if (session === 'full') {
       this.#failAttempt({ problem: 'all streams of all connections to it are taken', blame: 'way' }, 'exhausted');
@@ -225,7 +256,8 @@ export class Exchange implements SessionUser {
     const route = this.#route;
     const { tunnels, pool, traceIds } = environment;
     const { service, name } = backend.instance;
-    const { consumer, declared } = account;
+    const { consumer } = account;
+    const declared = service === account.service ? account.declared : account.declares(service);
     const client = peer ?? { address: '0.0.0.0', port: 0 };
     const head = { consumer, declared, service, instance: name, client, traceId: traceIds.next() };
     const session = InstanceSession.dial(
@@ -335,7 +367,9 @@ export class Exchange implements SessionUser {
       this.#judge(this.#status >= 500 && this.#status !== 501);
     } else this.#judgeGrpc(headers);
     const options = isAll ? { endStream: true } : { waitForTrailers: true };
-    if (!this.#tryToSay(() => this.#client.respond(passedOn(headers, true), options))) return;
+    const said = passedOn(headers, true);
+    if (this.#choice !== undefined) this.#edit(said, this.#choice);
+    if (!this.#tryToSay(() => this.#client.respond(said, options))) return;
     if (isAll) {
       this.#responseDone = true;
       this.#saidAll = true;
@@ -343,6 +377,14 @@ export class Exchange implements SessionUser {
     instance.on('data', (chunk: Buffer) => {
       if (this.#instance === instance && this.#outcome === 'open') this.#fromInstance(instance, chunk);
     });
+  }
+
+  #edit(headers: OutgoingHttpHeaders, choice: Choice): void {
+    choice.rule?.response?.apply(headers);
+    const cookie = choice.setCookie(this.#answeredBy, this.#options.marks.scheme === 'https');
+    if (cookie === undefined) return;
+    const given = headers['set-cookie'];
+    headers['set-cookie'] = [...(given === undefined ? [] : [given].flat().map(String)), cookie];
   }
 
   #fromInstance(instance: ClientHttp2Stream, chunk: Buffer): void {
@@ -396,6 +438,7 @@ export class Exchange implements SessionUser {
   #judge(isError: boolean): void {
     if (this.#judged || this.#backend === undefined) return;
     this.#judged = true;
+    this.#isFault = isError;
     this.#route.answered(this.#backend, isError);
   }
 
@@ -582,12 +625,22 @@ export class Exchange implements SessionUser {
     }
   }
 
+  #redirect({ status, location }: { readonly status: number; readonly location: string }): void {
+    this.#status = status;
+    this.#problem = 'a route redirects it';
+    this.#answerWith({ ':status': status, location, 'content-length': '0' }, '');
+  }
+
   /** Answers in the instance's stead. */
   #fail(failure: Failure): void {
     const grpc = this.#request?.grpc ?? false;
     const { headers, body } = ownAnswer(failure, grpc);
     this.#status = Number(headers[':status']);
     this.#problem = failure.reason;
+    this.#answerWith(headers, body);
+  }
+
+  #answerWith(headers: OutgoingHttpHeaders, body: string): void {
     this.#kept = undefined;
     const client = this.#client;
     if (client.destroyed || client.closed || client.headersSent) return;
@@ -630,6 +683,8 @@ export class Exchange implements SessionUser {
     const isWhole = this.#outcome === 'whole' || (this.#outcome !== 'broken' && this.#responseDone);
     const end: RequestEnd = isWhole ? endOf(this.#status) : this.#outcome === 'broken' ? 'broken' : 'client gone';
     environment.metrics.ended(service, backend, end, durationMs / 1000);
+    const isError = this.#isFault || end === '5xx' || end === 'broken';
+    this.#choice?.lane?.finished(backend, end, isError && end !== 'client gone', durationMs / 1000);
     environment.accessLog?.request({
       method: this.#request?.method ?? '',
       target: this.#request?.path ?? '',

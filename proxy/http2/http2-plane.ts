@@ -62,18 +62,23 @@ export class Http2Plane {
     ended: (connection: Http2Connection) => void,
     scheme: 'http' | 'https' = 'http',
   ): Http2Connection {
-    const owner = this.#ownerFor(route);
+    // Where instances are told who the client is, nobody else may use its connections.
+    let own = '';
+    const ownerFor = ({ announcesClient }: Route): string => {
+      if (announcesClient && own === '') own = this.#newOwner();
+      return announcesClient ? own : '';
+    };
     const connection = new Http2Connection({
       socket,
       route,
       account,
       scheme,
-      owner,
+      ownerFor,
       budget: this.#budgets.of(route.service),
       environment: this.#environment,
       ended: (which) => {
         this.#connections.delete(which);
-        if (owner !== '') this.#environment.pool.closeOf(owner);
+        if (own !== '') this.#environment.pool.closeOf(own);
         ended(which);
       },
     });
@@ -96,9 +101,7 @@ export class Http2Plane {
     this.#environment.pool.close();
   }
 
-  /** Where instances are told who the client is, nobody else may use its connections. */
-  #ownerFor({ announcesClient }: Route): string {
-    if (!announcesClient) return '';
+  #newOwner(): string {
     this.#owners += 1;
     return `client ${this.#owners}`;
   }

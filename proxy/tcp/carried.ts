@@ -4,6 +4,8 @@ import type { Asked, DenialDocument } from '../permission.ts';
 export interface CarriedConnection {
   /** Begins to connect. */
   start(): void;
+  /** Policy has changed: ends what goes on to another service that the consumer may not call any more. */
+  review?(): void;
   /** Resets both sides. `denied`: why policy does not allow it any more; undefined when this sidecar stops. */
   cut(denied?: string): void;
   /** Lets the kernel look now and then whether the ends on this host still exist. */
@@ -18,6 +20,8 @@ export interface CarriedConnection {
 export interface Account extends Asked {
   /** The host whose sidecar asked for it; undefined for this host's own consumers. */
   readonly peer: string | undefined;
+  /** Whether the consumer declares a link to another service, which a route may lead to. */
+  declares(service: string): boolean;
   begin(): void;
   end(): void;
   /** Policy cut it. */

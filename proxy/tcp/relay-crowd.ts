@@ -5,10 +5,11 @@ import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
 import type { AccessEntry, AccessLog } from '../access-log.ts';
+import type { LinkAsked } from '../consumers.ts';
 import { HttpPlane } from '../http/http-plane.ts';
 import { Http2Plane } from '../http2/http2-plane.ts';
 import type { Link } from '../link.ts';
-import type { Asked, Permission } from '../permission.ts';
+import type { Permission } from '../permission.ts';
 import { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import { AcceptGate } from './accept-gate.ts';
@@ -116,7 +117,7 @@ export class RelayCrowd {
     } else this.#permit(client, link, link.asks(identity), entry);
   }
 
-  #permit(client: Socket, link: Link, asked: Asked, entry: Entry): void {
+  #permit(client: Socket, link: Link, asked: LinkAsked, entry: Entry): void {
     if (entry !== undefined) entry.consumer = asked.consumer;
     const decision = this.#options.permission.permits(asked);
     if (decision.allowed) this.#carry(client, link, link.consumers.account(asked), entry);
@@ -134,7 +135,10 @@ export class RelayCrowd {
     for (const [connection, account] of [...this.#connections]) {
       const { peer } = account;
       const decision = peer === undefined ? permission.permits(account) : permission.permitsFrom(peer, account);
-      if (decision.allowed) continue;
+      if (decision.allowed) {
+        connection.review?.();
+        continue;
+      }
       const denial = permission.denied(account, decision, peer);
       account.denied(denial);
       connection.cut(denial.message);

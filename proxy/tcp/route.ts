@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { LinkRouting } from '../http/routing/link-routing.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { Asked } from '../permission.ts';
 
@@ -45,6 +46,8 @@ export interface Route {
   readonly service: string;
   /** How requests are treated, where they are told apart. */
   readonly http: HttpSettings;
+  /** What chooses where each request goes; undefined where all go here. */
+  readonly routing: LinkRouting | undefined;
   /** How many instances could be dialled now. */
   readonly size: number;
   /** Whether instances are told the client's address before the first byte. */

@@ -166,6 +166,11 @@ class PeerAccount implements Account {
     );
   }
 
+  /** Its own host has followed the routes. */
+  declares(_service: string): boolean {
+    return false;
+  }
+
   begin(): void {
     this.#total.value += 1;
   }
