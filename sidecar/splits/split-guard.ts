@@ -57,7 +57,7 @@ export class SplitGuard {
   constructor(options: SplitGuardOptions) {
     this.#options = options;
     this.#takenBack = options.metrics.counter(
-      'legate_split_taken_back_total',
+      'legate_http_sides_taken_back_total',
       "Sides of splits that this host's guard has taken back to 0.",
     );
     this.#follow(options.snapshots.value);
