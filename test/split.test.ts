@@ -98,7 +98,11 @@ t.test('a failing canary is taken back by the host that sees it', { timeout: 110
     },
     slow,
   );
-  t.match(shown, { host: 'web-2', takenBack: null, sides: [{ tag: 'canary', usable: 1, errors: 0, errorRate: 0 }, {}] });
+  t.match(shown, {
+    host: 'web-2',
+    takenBack: null,
+    sides: [{ tag: 'canary', usable: 1, errors: 0, errorRate: 0 }, {}],
+  });
   t.ok(shown.sides.every(({ latencyMs }) => latencyMs !== null && latencyMs >= 0));
 
   canary.fails = true;

@@ -9,7 +9,8 @@
  * never found failing itself. Where fewer than `leastCompared` requests went there, nothing is known to compare with.
  */
 export const guardRule = {
-  leastErrors: 10,
+  /** As many in a row have an instance left out for a while (`Outlier.failuresToEject`), so that more may be long in coming. */
+  leastErrors: 5,
   leastGap: 0.05,
   leastCompared: 20,
   chance: 1e-6,
