@@ -87,6 +87,7 @@ export class HttpPlane {
   close(): void {
     this.#cancelSweep?.();
     this.#cancelSweep = undefined;
+    this.#environment.mirrors.close();
     this.#environment.pool.close();
   }
 

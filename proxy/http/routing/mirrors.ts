@@ -39,7 +39,7 @@ export interface CopyOf {
 export class Mirrors {
   readonly #environment: Omit<HttpEnvironment, 'mirrors'>;
   readonly #metrics: Metrics;
-  #running = 0;
+  readonly #running = new Set<Copy>();
 
   constructor(environment: Omit<HttpEnvironment, 'mirrors'>, metrics: Metrics) {
     this.#environment = environment;
@@ -49,16 +49,21 @@ export class Mirrors {
   /** Makes room for a copy; undefined where there is none. */
   begin(of: CopyOf): Copy | undefined {
     const { service } = of.lane;
-    if (this.#running >= maxCopies) this.#count(service, 'busy');
+    if (this.#running.size >= maxCopies) this.#count(service, 'busy');
     else if ((of.contentLength ?? 0) > maxReplayBytes) this.#count(service, 'too large');
     else {
-      this.#running += 1;
-      return new Copy(of, this.#environment, (end) => {
-        this.#running -= 1;
+      const copy = new Copy(of, this.#environment, (end) => {
+        this.#running.delete(copy);
         if (end !== undefined) this.#count(service, end);
       });
+      this.#running.add(copy);
+      return copy;
     }
     return undefined;
+  }
+
+  close(): void {
+    for (const copy of [...this.#running]) copy.drop();
   }
 
   #count(service: string, end: string): void {

@@ -35,7 +35,7 @@ export class Rule {
     this.redirect = rule.redirect;
     this.request = HeaderEdits.of(rule);
     this.response = HeaderEdits.of(rule.response);
-    this.usesPaths = path !== undefined || exact !== undefined || this.#strip !== undefined;
+    this.usesPaths = [path, exact, rule.strip, rule.add].some((each) => each !== undefined);
   }
 
   /** `path`: how the view's is read. */
