@@ -197,3 +197,20 @@ t.test('--watch keeps rates current, within the width', async (t) => {
   t.match(second, /^ canary +5 +5 % .* 5\.3\/s +1\.6\/s +30\.8 % +12\.4 ms +failing/);
   for (const line of [columns, first, second]) t.ok((line ?? '').length <= 80);
 });
+
+t.test('legate services says how a service is split, as far as there is room', async (t) => {
+  const [first] = canned.services.services.filter(({ name }) => name === 'cache');
+  const splits: [over: object, state: RegExp][] = [
+    [{ split: { canary: 5, stable: 95 } }, / all passing; split canary 5 %$/],
+    [{ split: { blue: 1 } }, / all passing; split blue 100 %$/],
+    [{ split: { canary: 0, stable: 95 }, takenBack: 'canary' }, / all passing; canary taken back$/],
+    [{ split: {} }, / all passing$/],
+    [{ split: Object.fromEntries([...'abcdefghij'].map((tag) => [`side-${tag}`, 1])) }, /; split side-b 10 %.*\.\.$/],
+  ];
+  for (const [over, state] of splits) {
+    const { address } = await fakeAdmin(t, () => ({ json: { services: [{ ...first, ...over }], refused: [] } }));
+    const fake = fakeSession({ tty: true, columns: 100, env: { NO_COLOR: '1' } });
+    t.equal(await runCommandLine(['services', '--admin', address], fake.session), 0);
+    t.match(fake.stdout.text.split('\n')[1], state);
+  }
+});
