@@ -26,7 +26,12 @@ export interface AccessLogOptions {
   readonly hostId: string;
   /** The name of another host; undefined when it is not known. */
   readonly nameOf: (hostId: string) => string | undefined;
+  /** One line is written of so many, of those about what did not fail. */
+  readonly sample: number;
 }
+
+/** From this status on an answer says that something has failed. */
+const serverError = 500;
 
 /** What is known of a connection when it comes. */
 interface Begun {
@@ -36,6 +41,14 @@ interface Begun {
   readonly traceId?: string;
   /** On the receiving side: the host whose sidecar asked. */
   readonly peer?: string;
+}
+
+/**
+ * For how many a line stands that is about what went well: undefined for one that is left out. The trace id decides, so
+ * that both hosts of a connection write their line or neither does.
+ */
+function standsFor(traceId: string, sample: number): number | undefined {
+  return Number.parseInt(traceId.slice(-8), 16) % sample === 0 ? sample : undefined;
 }
 
 /** One line for each connection at its end, on the side of its consumer and, through a tunnel, on that of its instance. */
@@ -49,8 +62,12 @@ export class AccessLog {
 
   /** One line for each request of an HTTP link, at its end. */
   request(line: RequestLine): void {
-    const { log, hostId, nameOf } = this.#options;
+    const { log, hostId, nameOf, sample } = this.#options;
     const { instance, client } = line;
+    const isWhole = line.end !== 'broken' && line.end !== 'client gone';
+    const isFailure = !isWhole || line.reason !== undefined || line.status >= serverError || line.status === 0;
+    const count = isFailure ? 1 : standsFor(line.traceId, sample);
+    if (count === undefined) return;
     const peer = instance === undefined || instance.hostId === hostId ? undefined : instance.hostId;
     const name = peer === undefined ? undefined : nameOf(peer);
     log.info('request', {
@@ -72,6 +89,7 @@ export class AccessLog {
       'link.retries': line.retries,
       'link.end': line.end,
       'link.reason': line.reason && printable(truncate(line.reason, maxReasonLength)),
+      sampled: count > 1 ? count : undefined,
     });
   }
 
@@ -173,7 +191,10 @@ export class AccessEntry {
 
   /** To be called once, when all is over. */
   write(): void {
-    const { log, clock, nameOf } = this.#options;
+    const { log, clock, nameOf, sample } = this.#options;
+    const isFailure = this.#broken !== undefined || this.#reason !== undefined;
+    const count = isFailure ? 1 : standsFor(this.traceId, sample);
+    if (count === undefined) return;
     const { client, service, peer } = this.#begun;
     const name = this.#peer === undefined ? undefined : nameOf(this.#peer);
     log.info('connection', {
@@ -192,6 +213,7 @@ export class AccessEntry {
       'link.retries': this.retries,
       'link.end': this.#broken ?? this.#closedFirst ?? 'client closed',
       'link.reason': this.#reason && printable(truncate(this.#reason, maxReasonLength)),
+      sampled: count > 1 ? count : undefined,
     });
   }
 }

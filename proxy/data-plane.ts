@@ -1,6 +1,7 @@
 import type { Endpoint } from '../src/model/address.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { ConnectionFilter } from './link-plane.ts';
+import type { SidesOfProcess } from './side-document.ts';
 import type { Probe, ProbeResult } from './tunnel/probe.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 
@@ -13,6 +14,8 @@ export interface DataPlane {
   start(): Promise<void>;
   /** All links of this host, by service. */
   links(): Promise<readonly LinkDocument[]>;
+  /** What sides of splits have carried, by process. */
+  sides(): Promise<readonly SidesOfProcess[]>;
   /** One for each other host that links have asked for, or that has connected to this one. */
   tunnels(): Promise<readonly TunnelDocument[]>;
   /** Connects to an instance of another host through its tunnel, and hangs up at once. Never rejects. */

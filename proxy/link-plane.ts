@@ -31,6 +31,7 @@ import { LinkTarget } from './link-target.ts';
 import { Lobby } from './lobby.ts';
 import { Permission } from './permission.ts';
 import { Rates } from './rates.ts';
+import type { SideDocument } from './side-document.ts';
 import { Suspects } from './suspects.ts';
 import { CallerGate } from './tcp/caller-gate.ts';
 import { connectionLimit } from './tcp/limits.ts';
@@ -65,8 +66,8 @@ export interface LinkPlaneOptions {
   readonly random?: () => number;
   /** Who has which address; without it only the host is told from others. */
   readonly callers?: Callers;
-  /** Whether each connection is logged at its end. */
-  readonly accessLog?: boolean;
+  /** Whether connections are logged at their end: one of so many, and those that failed; 0, the default: none. */
+  readonly accessLog?: number;
   /** Who may call whom; without it everybody may. */
   readonly permission?: Permission;
   /** Which addresses are the host's own and which are containers'. */
@@ -139,7 +140,8 @@ export class LinkPlane {
     const { hostId } = options.self;
     const snapshot = (): Snapshot => options.snapshots.value;
     const nameOf = (id: string): string | undefined => snapshot().hosts.get(id)?.name;
-    const accessLog = options.accessLog ? new AccessLog({ ...options, hostId, nameOf }) : undefined;
+    const { accessLog: sample = 0 } = options;
+    const accessLog = sample > 0 ? new AccessLog({ ...options, hostId, nameOf, sample }) : undefined;
     this.#crowd = new RelayCrowd({
       clock,
       conditions,
@@ -253,6 +255,19 @@ export class LinkPlane {
       .filter((link) => link.instance === undefined)
       .map((link) => link.document())
       .sort((a, b) => compare(a.service, b.service) || rank(a) - rank(b) || compare(a.address, b.address));
+  }
+
+  /** What sides of splits have carried. */
+  sides(): SideDocument[] {
+    return [...this.#targets.values()].flatMap(({ name, sides }) =>
+      [...sides.values()].map(({ tag, requests, errors, seconds }) => ({
+        service: name,
+        tag,
+        requests,
+        errors,
+        seconds,
+      })),
+    );
   }
 
   /** Where this host's configured listener for the service listens: what its name means where there are no VIPs. */

@@ -24,7 +24,7 @@ export interface PlaneOptions {
   readonly credentials: Credentials;
   readonly services: readonly Service[];
   readonly log?: Log;
-  readonly accessLog?: boolean;
+  readonly accessLog?: number;
   readonly policy?: Latest<Policy | undefined>;
 }
 

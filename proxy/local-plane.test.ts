@@ -183,7 +183,7 @@ t.test('both hosts log each connection at its end, with the same trace id', asyn
     const policy = new Latest<Policy | undefined>(undefined);
     const { log, lines } = recordingLog('connection');
     const credentials = await authority.issue(self.hostId);
-    const made = planeOf({ self, all, services, credentials, policy, log, accessLog: true });
+    const made = planeOf({ self, all, services, credentials, policy, log, accessLog: 1 });
     t.teardown(() => made.plane.close());
     await made.plane.start();
     return { ...made, policy, lines };

@@ -8,6 +8,7 @@ import type { DataPlane } from './data-plane.ts';
 import type { LinkDocument } from './link-document.ts';
 import { type ConnectionFilter, LinkPlane, type LinkPlaneOptions } from './link-plane.ts';
 import { Permission } from './permission.ts';
+import type { SidesOfProcess } from './side-document.ts';
 import { type Probe, type ProbeResult, probeThrough } from './tunnel/probe.ts';
 import type { TunnelDocument } from './tunnel/tunnel-document.ts';
 import { TunnelPlane } from './tunnel/tunnel-plane.ts';
@@ -57,6 +58,10 @@ export class LocalDataPlane implements DataPlane {
 
   links(): Promise<readonly LinkDocument[]> {
     return Promise.resolve(this.#links.links());
+  }
+
+  sides(): Promise<readonly SidesOfProcess[]> {
+    return Promise.resolve([{ from: 'here', sides: this.#links.sides() }]);
   }
 
   tunnels(): Promise<readonly TunnelDocument[]> {

@@ -67,6 +67,10 @@ import { PolicyKeeper } from './policy-keeper.ts';
 import { PolicyOrders, policyStatus } from './policy-orders.ts';
 import { type ReloadFaults, ReloadReport } from './reload-report.ts';
 import { watchRights } from './rights-watch.ts';
+import { HeldBack } from './splits/held-back.ts';
+import { splitDocument } from './splits/split-document.ts';
+import { SplitGuard } from './splits/split-guard.ts';
+import { watchTakenBack } from './splits/taken-back-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
@@ -281,6 +285,10 @@ export async function startSidecar(
     );
     await joined();
 
+    // Sides of splits that this host's guard has taken back, for links alone.
+    const held = new HeldBack(catalog.snapshots);
+    closers.push(() => held.close(), watchTakenBack(held.snapshots, conditions));
+
     // Names and links, which see nothing but the catalog's snapshots and who calls.
     const names = new NameServer({
       ...common,
@@ -311,7 +319,7 @@ export async function startSidecar(
     closers.push(() => (handingOver ? undefined : closeNames()));
     const planeOptions = {
       ...common,
-      snapshots: catalog.snapshots,
+      snapshots: held.snapshots,
       self,
       zone: config.zone,
       clearUnderlay,
@@ -326,7 +334,7 @@ export async function startSidecar(
       tunnel: config.tunnel,
       credentials,
       policy,
-      accessLog: config.log.access,
+      accessLog: config.log.access ? config.log.sample : 0,
       onLearned: (pair: Learned) => learned.note(pair),
       ...(membership.desk && { desk: membership.desk }),
       explainListenError: (error: Error, endpoint: Endpoint) => explainListenError(error, endpoint, 'tcp'),
@@ -503,6 +511,16 @@ export async function startSidecar(
       snapshots: catalog.snapshots,
       signal,
     });
+    // What sides of splits fail, and the way back.
+    const guard = new SplitGuard({
+      ...common,
+      hostId: self.hostId,
+      snapshots: catalog.snapshots,
+      held,
+      sides: () => links.sides(),
+      orders: () => (session.store === undefined ? undefined : orders),
+    });
+    closers.push(() => guard.close());
     await session.use(moves.first());
     starting = false;
     if (refused !== undefined) throw refused;
@@ -600,6 +618,10 @@ export async function startSidecar(
         const vip = { on: vips.on.value, reason: vips.reason() };
         const surroundings = { snapshot: catalog.snapshots.value, links: all, vip };
         return { links: all, declared: declaredDocuments(declared.list(), surroundings) };
+      },
+      split: (name) => {
+        const seen = { snapshot: held.snapshots.value, host: self.hostName, guard, nowMs: clock.monotonicMs() };
+        return splitDocument(name, seen);
       },
       resolve: (name, type, from) =>
         names.resolve({ name, type }, from === undefined ? from : declared.addressOf(from)),

@@ -81,6 +81,7 @@ export interface BackendParts {
   readonly ready: () => boolean;
   readonly status: () => Promise<StatusDocument>;
   readonly links: () => Promise<LinksDocument>;
+  readonly split: AdminBackend['split'];
   readonly resolve: (name: string, type: string, from: string | undefined) => Promise<ResolveDocument>;
   readonly why: AdminBackend['why'];
   /** Checks an entry as the configuration file would; E_INVALID names every fault. */
@@ -160,6 +161,7 @@ export function createBackend(parts: BackendParts): AdminBackend {
     ready: parts.ready,
     status: parts.status,
     links: parts.links,
+    split: parts.split,
     resolve: parts.resolve,
     why: parts.why,
     userKeys() {

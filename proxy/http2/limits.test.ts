@@ -193,7 +193,7 @@ t.test('what is logged, and what instances are told', async (t) => {
   const lines: { message: string; fields: unknown }[] = [];
   const log = { ...silentLog, info: (message: string, fields?: unknown) => lines.push({ message, fields }) };
   const { port } = server.address() as AddressInfo;
-  const bed = await startBed(t, { services: services([port], { proxyProtocol: 'v2' }), log, accessLog: true });
+  const bed = await startBed(t, { services: services([port], { proxyProtocol: 'v2' }), log, accessLog: 1 });
   const sessions = [client(t, bed), client(t, bed)];
   for (const session of sessions) t.match((await ask(session, { ':path': '/x' })).headers, { ':status': 500 });
   t.equal(first.length, 2, 'each client has a connection of its own');

@@ -18,6 +18,7 @@ import type {
   ServiceDocument,
   ServiceSettingsDocument,
   ServicesDocument,
+  SplitDocument,
   StatusDocument,
   StoreCopyDocument,
   StoreCopyRequest,
@@ -50,6 +51,8 @@ export interface AdminBackend {
   hosts(): Promise<readonly HostDocument[]>;
   services(): ServicesDocument;
   service(name: string): ServiceDocument;
+  /** How requests to it are divided; E_NOT_FOUND without such a service. */
+  split(name: string): SplitDocument;
   instances(service?: string): readonly InstanceDocument[];
   /** What other hosts offer without a grant. */
   ungranted(service?: string): NonNullable<InstancesDocument['ungranted']>;

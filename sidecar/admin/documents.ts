@@ -6,6 +6,7 @@ import type { Instance, Protocol, Refusal, Status } from '../../src/model/instan
 import type { Weights } from '../../src/model/routes.ts';
 import type { Balance } from '../../src/model/service.ts';
 import type { FurtherSettings } from '../../src/model/service-settings.ts';
+import type { TakenBack } from '../../src/model/taken-back.ts';
 import type { PolicyStatusDocument } from './policy-documents.ts';
 
 /** The JSON documents of the admin API; `--json` prints them as they are. Times are RFC 3339, durations milliseconds. */
@@ -180,6 +181,8 @@ export interface ServiceDocument extends FurtherSettings {
   readonly balance: Balance;
   /** The split before the present one; absent where there was none. */
   readonly formerSplit?: Weights;
+  /** The side of the split that a rollout guard has taken back; absent where none has. */
+  readonly takenBack?: string;
   /** Null when none is claimed. */
   readonly vip: string | null;
   readonly instances: readonly InstanceDocument[];
@@ -189,6 +192,56 @@ export interface ServiceDocument extends FurtherSettings {
   /** Set while instances that turned critical at once are still used: since when, and until when at the latest. */
   readonly brake: { readonly since: string; readonly until: string } | null;
   readonly faults: readonly string[];
+}
+
+/** Answer of `GET /api/splits/NAME`. What is counted is the traffic of the consumers of the host that answers. */
+export interface SplitDocument {
+  readonly service: string;
+  readonly protocol: Protocol;
+  /** Whether requests are divided at all, which they are for protocols http, http2 and grpc. */
+  readonly splits: boolean;
+  /** Weights by tag; null where requests are not divided. */
+  readonly split: Weights | null;
+  /** The split before; null where there was none. `{}`: requests were not divided. */
+  readonly former: Weights | null;
+  /** `off`, `cookie`, `cookie:NAME` or `header:NAME`. */
+  readonly sticky: string;
+  /** A side with so many times the errors of the heaviest side is taken back; 0: never. */
+  readonly guard: number;
+  /** Whose traffic is counted: the host that answers. */
+  readonly host: string;
+  readonly sides: readonly SplitSideDocument[];
+  /** Instances that get nothing, because they have none of the tags; at most 20 of those that they have. */
+  readonly without: { readonly instances: number; readonly tags: readonly string[] };
+  /** Set while the split is as a guard left it. */
+  readonly takenBack: TakenBackDocument | null;
+}
+
+export interface SplitSideDocument {
+  readonly tag: string;
+  readonly weight: number;
+  /** Of all requests, from 0 to 1; a side without a usable instance gives its own to the others. */
+  readonly share: number;
+  readonly instances: number;
+  readonly usable: number;
+  /** In all, since this host's data plane began. */
+  readonly requests: number;
+  readonly errors: number;
+  /** A second, over the last ten. */
+  readonly rates: { readonly requests: number; readonly errors: number };
+  /** From 0 to 1, over the last ten seconds; null without requests. */
+  readonly errorRate: number | null;
+  /** From a request to the end of its answer, on average over the last ten seconds; null without requests. */
+  readonly latencyMs: number | null;
+  /** What the guard of this host finds; `measure`: the others are compared with it. */
+  readonly verdict: 'off' | 'measure' | 'few requests' | 'good' | 'failing' | 'taken back';
+}
+
+/** What a rollout guard did and had seen. */
+export interface TakenBackDocument extends Omit<TakenBack, 'atMs'> {
+  /** Its name. */
+  readonly host: string;
+  readonly at: string;
 }
 
 export interface ServicesDocument {

@@ -79,6 +79,7 @@ export function adminRoutes(backend: AdminBackend, log: Log): Hono {
   app.delete('/api/services/:name', async (context) =>
     context.json(await backend.forgetService(context.req.param('name'))),
   );
+  app.get('/api/splits/:name', (context) => context.json(backend.split(context.req.param('name'))));
   app.get('/api/instances', (context) => {
     const service = context.req.query('service');
     const ungranted = backend.ungranted(service);

@@ -103,6 +103,7 @@ export function serviceDocument(service: Service, documentOf: DocumentOf): Servi
     parkMs: service.parkMs ?? 0,
     proxyProtocol: service.proxyProtocol ?? 'off',
     ...(service.formerSplit && { formerSplit: service.formerSplit }),
+    ...(service.takenBack && { takenBack: service.takenBack.tag }),
     vip: service.vip ?? null,
     instances,
     usable: service.usable.length,

@@ -8,7 +8,7 @@ import { examples, type GlobalOptions, type Register, type Session } from './ses
 import { safeJson } from './words.ts';
 
 /** Commands that later versions bring: asking for one is answered as such. */
-const laterCommands = ['split', 'env', 'run', 'scan'];
+const laterCommands = ['env', 'run', 'scan'];
 
 /**
  * Runs one command line (without node and script) and gives the exit status: 0 done, 1 failed, 2 wrong usage or

@@ -49,13 +49,15 @@ export class Screen {
 
 /**
  * Keeps a frame current until aborted: `frame` is asked again after each change that the sidecar tells, and now and
- * then. The first failure throws; later ones are shown above the last frame while it goes on trying.
+ * then. The first failure throws; later ones are shown above the last frame while it goes on trying. `everyMs`: so often
+ * at least, whoever looks, for figures whose changes the sidecar does not tell.
  */
 export async function watch(
   client: AdminClient,
   terminal: Terminal,
   frame: () => Promise<string[]>,
   signal: AbortSignal,
+  everyMs?: number,
 ): Promise<void> {
   let last = await frame();
   let told = '';
@@ -66,7 +68,7 @@ export async function watch(
   try {
     screen.draw(last);
     while (!signal.aborted) {
-      await changed.wait(terminal.interactive ? tickMs : undefined, signal);
+      await changed.wait(everyMs ?? (terminal.interactive ? tickMs : undefined), signal);
       if (signal.aborted) break;
       try {
         last = await frame();

@@ -2,6 +2,7 @@ import type { PortMapping } from '../../proxy/kernel/port-map.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { ConnectionFilter } from '../../proxy/link-plane.ts';
 import type { DataPlaneOptions, Learned } from '../../proxy/local-plane.ts';
+import type { SidesOfProcess } from '../../proxy/side-document.ts';
 import type { Probe, ProbeResult } from '../../proxy/tunnel/probe.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
@@ -70,6 +71,7 @@ export interface WorkerCalls {
   listenWith(endpoint: Endpoint, handle: unknown): void;
   cannotListen(endpoint: Endpoint, code: string, message: string): void;
   links(): Promise<readonly LinkDocument[]>;
+  sides(): Promise<readonly SidesOfProcess[]>;
   tunnels(): Promise<readonly TunnelDocument[]>;
   probe(probe: Probe): Promise<ProbeResult>;
   activeConnections(filter: ConnectionFilter | undefined): Promise<number>;

@@ -2,6 +2,7 @@ import type { DataPlane } from '../../proxy/data-plane.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { ConnectionFilter } from '../../proxy/link-plane.ts';
 import type { DataPlaneOptions } from '../../proxy/local-plane.ts';
+import type { SidesOfProcess } from '../../proxy/side-document.ts';
 import type { Probe, ProbeResult } from '../../proxy/tunnel/probe.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import { Backoff } from '../../src/base/backoff.ts';
@@ -167,6 +168,16 @@ export class WorkerPlane implements DataPlane {
     return withFormer(mergeLinks(present), former);
   }
 
+  /** Those of workers that belong to the sidecar before are not among them. */
+  async sides(): Promise<readonly SidesOfProcess[]> {
+    const asked = this.#workers().map(async ({ peer, pid, slot }) => {
+      const lists = await peer.callWithin(answerLimitMs, 'sides');
+      return { from: `${slot}.${pid}`, sides: lists.flatMap(({ sides }) => sides) };
+    });
+    const answers = await Promise.allSettled(asked);
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+  }
+
   async tunnels(): Promise<readonly TunnelDocument[]> {
     return mergeTunnels(await this.#ask((peer) => peer.callWithin(answerLimitMs, 'tunnels')));
   }
@@ -240,7 +251,7 @@ export class WorkerPlane implements DataPlane {
       localRange,
       tunnel,
       maxConnections,
-      accessLog = false,
+      accessLog = 0,
       clock,
       log,
     } = this.#options;

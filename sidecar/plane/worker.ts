@@ -49,6 +49,7 @@ export async function runWorker(): Promise<void> {
     listenWith: (endpoint, handle) => worker?.listenWith(endpoint, handle),
     cannotListen: (endpoint, code, message) => worker?.cannotListen(endpoint, code, message),
     links: () => present().plane.links(),
+    sides: () => present().plane.sides(),
     tunnels: () => present().plane.tunnels(),
     probe: (probe) => present().plane.probe(probe),
     activeConnections: (filter) => present().plane.activeConnections(filter),

@@ -122,7 +122,10 @@ t.test('every setting of a service comes back as it was, and a fault in one is t
     routes: [rule, { match: { exact: '/old' }, redirect: { to: 'https://example.com/*', status: 301 } }],
   };
   t.same(Object.keys(further).sort(), [...furtherFields].sort(), 'all of them are tried');
-  const record = { name: 'db', port: 80, protocol: 'http', balance: 'hash', ...further, formerSplit: {} } as const;
+  const verdict = { tag: 'b', weight: 5, hostId: '00112233445566aa', atMs: 1, requests: 20, errors: 10 };
+  const takenBack = { ...verdict, against: 'a', againstRequests: 400, againstErrors: 0 };
+  const former = { formerSplit: {}, takenBack };
+  const record = { name: 'db', port: 80, protocol: 'http', balance: 'hash', ...further, ...former } as const;
   t.same(decodeService(encodeService(record), 'db'), { ok: true, value: record });
   const faults: [object, RegExp][] = [
     [{ split: { a: 1.5 } }, /^split.a: "1.5" is not a whole number/],
@@ -131,11 +134,20 @@ t.test('every setting of a service comes back as it was, and a fault in one is t
     [{ hashOn: 'cookie:' }, /^hashOn: /],
     [{ maxBodyBytes: -1 }, /^maxBodyBytes: /],
     [{ formerSplit: [] }, /^formerSplit: /],
+    [{ takenBack: 'canary' }, /^takenBack is not an object/],
+    [{ takenBack: { ...takenBack, tag: '' } }, /^takenBack.tag: /],
+    [{ takenBack: { ...takenBack, hostId: 'x' } }, /^takenBack.hostId: /],
+    [{ takenBack: { ...takenBack, errors: -1 } }, /^takenBack.errors: /],
   ];
   for (const [over, reason] of faults) {
     t.match(decodeService(json({ v: 1, ...record, ...over }), 'db'), { ok: false, reason }, JSON.stringify(over));
   }
-  const hostile = fc.record({ split: fc.jsonValue(), routes: fc.jsonValue(), formerSplit: fc.jsonValue() });
+  const hostile = fc.record({
+    split: fc.jsonValue(),
+    routes: fc.jsonValue(),
+    formerSplit: fc.jsonValue(),
+    takenBack: fc.jsonValue(),
+  });
   fc.assert(
     fc.property(hostile, (over) => typeof decodeService(json({ v: 1, ...record, ...over }), 'db').ok === 'boolean'),
   );

@@ -4,7 +4,7 @@ import type { Endpoint } from '../model/address.ts';
 import type { HostRecord } from '../model/host.ts';
 import { type InstanceRecord, protocols, type StoredStatus } from '../model/instance.ts';
 import { instanceNameFault, nameFault } from '../model/names.ts';
-import { readRoutes, readWeights } from '../model/routes.ts';
+import { readRoutes, readWeights, routeLimits, tagFault } from '../model/routes.ts';
 import { balances, type DerivedField, derivedFields, type ServiceRecord } from '../model/service.ts';
 import {
   type FurtherField,
@@ -14,6 +14,7 @@ import {
   pickFurther,
   type SettingKind,
 } from '../model/service-settings.ts';
+import type { TakenBack } from '../model/taken-back.ts';
 
 /**
  * The stored form of Legate's records: JSON with the format's version in `v`. What is read back is hostile: sizes are
@@ -124,7 +125,7 @@ export function hostDocument(record: HostRecord): object {
 }
 
 export function serviceDocument(record: ServiceRecord): object {
-  const { name, port, protocol, balance, vip, formerSplit, derived, awaitedBy } = record;
+  const { name, port, protocol, balance, vip, formerSplit, takenBack, derived, awaitedBy } = record;
   return {
     v: formatVersion,
     name,
@@ -134,6 +135,7 @@ export function serviceDocument(record: ServiceRecord): object {
     ...furtherSettings(record),
     ...(vip !== undefined && { vip }),
     ...(formerSplit !== undefined && { formerSplit }),
+    ...(takenBack !== undefined && { takenBack }),
     ...(derived !== undefined && { derived }),
     ...(awaitedBy !== undefined && { awaitedBy }),
   };
@@ -227,10 +229,26 @@ export function readService(document: unknown, name: string): Decoded<ServiceRec
       ...readFurther(fields),
       ...(fields.has('vip') && { vip: fields.ipv4('vip') }),
       ...(fields.has('formerSplit') && { formerSplit: readBy(fields, 'formerSplit', readWeights) }),
+      ...(fields.has('takenBack') && { takenBack: readTakenBack(fields.fields('takenBack')) }),
       ...(fields.has('derived') && { derived: readDerived(fields) }),
       ...(fields.has('awaitedBy') && { awaitedBy: fields.name('awaitedBy', hostIdFault) }),
     }),
   );
+}
+
+function readTakenBack(fields: Fields): TakenBack {
+  const count = (name: string): number => fields.integer(name, 0, Number.MAX_SAFE_INTEGER);
+  return Object.freeze({
+    tag: fields.name('tag', tagFault),
+    weight: fields.integer('weight', 0, routeLimits.weight),
+    hostId: fields.name('hostId', hostIdFault),
+    atMs: fields.integer('atMs', 0, maxTimeMs),
+    requests: count('requests'),
+    errors: count('errors'),
+    against: fields.name('against', tagFault),
+    againstRequests: count('againstRequests'),
+    againstErrors: count('againstErrors'),
+  });
 }
 
 /** Words that are no settings of this version are left out. */

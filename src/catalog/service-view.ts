@@ -86,6 +86,7 @@ export function viewService(
     before.balance === balance &&
     furtherFields.every((field) => sameSetting(before[field], record?.[field])) &&
     sameSetting(before.formerSplit, record?.formerSplit) &&
+    sameSetting(before.takenBack, record?.takenBack) &&
     before.vip === vip.address &&
     sameList(before.faults, faults)
   ) {
@@ -98,6 +99,7 @@ export function viewService(
     balance,
     ...(record && furtherSettings(record)),
     ...(record?.formerSplit && { formerSplit: record.formerSplit }),
+    ...(record?.takenBack && { takenBack: record.takenBack }),
     vip: vip.address,
     instances: Object.freeze(instances),
     usable: before !== undefined && sameList(before.usable, usable) ? before.usable : Object.freeze(usable),

@@ -4,6 +4,7 @@ import type { Instance, Protocol } from '../model/instance.ts';
 import type { Weights } from '../model/routes.ts';
 import type { Balance } from '../model/service.ts';
 import type { FurtherSettings } from '../model/service-settings.ts';
+import type { TakenBack } from '../model/taken-back.ts';
 
 /**
  * This host's picture of hosts, services and instances. A snapshot and all that hangs off it is frozen; a new one shares
@@ -35,6 +36,8 @@ export interface Service extends FurtherSettings {
   readonly balance: Balance;
   /** The split before the present one. */
   readonly formerSplit?: Weights;
+  /** Set while the split is as a rollout guard left it. */
+  readonly takenBack?: TakenBack;
   readonly vip: string | undefined;
   /** All of them, by id. */
   readonly instances: readonly Instance[];

@@ -78,7 +78,12 @@ export function assemble(values: Values, faults: Faults): Config | undefined {
     services: new Map(services.map((draft) => [draft.name, settingsOf(draft)])),
     external: new Map(services.flatMap(({ name, external }) => (external === undefined ? [] : [[name, external]]))),
     links: links.map(linkOf),
-    log: { level: need('log.level'), access: need('log.access') === 'on', pretty: need('log.pretty') },
+    log: {
+      level: need('log.level'),
+      access: need('log.access') === 'on',
+      sample: need('log.sample'),
+      pretty: need('log.pretty'),
+    },
   };
   return complete ? config : undefined;
 }

@@ -43,6 +43,8 @@ export interface Config {
     readonly level: LogLevel;
     /** Whether each connection is logged at its end. */
     readonly access: boolean;
+    /** One of so many of those that did not fail. */
+    readonly sample: number;
     readonly pretty: 'auto' | 'on' | 'off';
   };
 }

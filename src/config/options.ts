@@ -8,6 +8,7 @@ import {
   domainType,
   durationType,
   endpointType,
+  integerType,
   keyPrefixType,
   listType,
   nameType,
@@ -192,6 +193,11 @@ export const options = {
     choiceType(['off', 'on']),
     'off',
     'whether each connection, or request of an HTTP service, is logged when it ends, with the same trace id on both hosts; at level info',
+  ),
+  'log.sample': option(
+    integerType('number', 1, 1_000_000),
+    '1',
+    'one of so many connections or requests is logged, with all that failed; lines that stand for several say `sampled`',
   ),
   'log.pretty': option(
     choiceType(['auto', 'on', 'off']),

@@ -86,6 +86,11 @@ export function stickyFault(text: string): string | undefined {
   return 'must be "off", "cookie", "cookie:NAME" or "header:NAME"';
 }
 
+/** What is wrong with the name of a side, as the end of a sentence; undefined when nothing is. */
+export function tagFault(tag: string): string | undefined {
+  return tag === '' || tag.length > 128 || printable(tag) !== tag ? 'is not a tag' : undefined;
+}
+
 /** Says what is wrong where: `path` from the value that is read, such as `[0].match.host`. */
 export type RouteFault = (path: string, message: string) => void;
 
@@ -187,7 +192,7 @@ class RouteReader {
     if (entries === undefined) return undefined;
     const weights: Record<string, number> = {};
     for (const [tag, weight] of entries) {
-      if (tag === '' || tag.length > 128 || printable(tag) !== tag) this.#fault(path, `${quoted(tag)} is not a tag`);
+      if (tagFault(tag) !== undefined) this.#fault(path, `${quoted(tag)} ${tagFault(tag)}`);
       else {
         const read = this.#number(weight, `${path}.${tag}`, 0, routeLimits.weight);
         if (read !== undefined) weights[tag] = read;

@@ -7,6 +7,7 @@ import {
   furtherKinds,
   furtherText,
 } from './service-settings.ts';
+import type { TakenBack } from './taken-back.ts';
 
 export const balances = ['round-robin', 'least-connections', 'p2c-latency', 'random', 'hash'] as const;
 export type Balance = (typeof balances)[number];
@@ -51,6 +52,8 @@ export interface ServiceRecord extends FurtherSettings {
   readonly vip?: string;
   /** The split before the present one, for the way back. */
   readonly formerSplit?: Weights;
+  /** Set while the split is as a rollout guard left it; who sets one by hand ends it. */
+  readonly takenBack?: TakenBack;
   /** The settings that nobody chose: taken from an instance, or the default. Where it is absent all were chosen. */
   readonly derived?: readonly DerivedField[];
   /**

@@ -7,6 +7,7 @@ import { decodeService, decodeVipClaim, encodeMeta, encodeService, type VipClaim
 import { parseIpv4Range } from '../model/address.ts';
 import type { InstanceRecord } from '../model/instance.ts';
 import type { LinkListener } from '../model/link.ts';
+import type { Weights } from '../model/routes.ts';
 import type { ServiceRecord, ServiceSettings } from '../model/service.ts';
 import { keysOf } from '../store/keys.ts';
 import { ServiceClaims } from './service-claims.ts';
@@ -238,6 +239,35 @@ t.test('a split is set as a whole, and the one before is remembered', async (t) 
   t.equal(store.writes.length, since);
   const third = await b.done(b.orders.set('web', { split: {}, routes: [{ match: { path: '/x' }, service: 'x' }] }));
   t.same([third.split, third.formerSplit, third.routes?.length], [{}, { canary: 100 }, 1]);
+});
+
+t.test('a guard takes back a side of the split that it judged, and says so until somebody sets one', async (t) => {
+  const store = await opened();
+  const b = host(t, store, 1);
+  await b.clock.advance(0);
+  const split = { canary: 5, stable: 95 };
+  const seen = { requests: 50, errors: 20, against: 'stable', againstRequests: 900, againstErrors: 1 };
+  const takenBack = { tag: 'canary', weight: 5, hostId: hostId(1), atMs: 1, ...seen };
+  const take = (judged: Weights, tag = 'canary') =>
+    b.done(b.orders.takeBack('web', judged, { ...takenBack, tag, weight: judged[tag] ?? 0 }));
+  t.equal(await take(split), false, 'no such service');
+  await b.done(b.orders.set('web', { port: 80, protocol: 'http', split }));
+  t.equal(await take(split), false, 'no guard');
+  await b.done(b.orders.set('web', { splitGuard: 3 }));
+  t.equal(await take({ canary: 6, stable: 94 }), false, 'another split');
+  t.equal(await take(split, 'stable'), false, 'the heaviest');
+  t.equal(await take(split), true);
+  const after = { canary: 0, stable: 95 };
+  t.match(stored(store, 'web'), { split: after, formerSplit: split, takenBack });
+  t.equal(await take(split), false, 'only once');
+  t.match(await b.done(b.orders.set('web', { balance: 'random' })), { takenBack }, 'another setting leaves it');
+  const seenSince = await b.done(b.orders.set('web', { split: after }));
+  t.equal(seenSince.takenBack, undefined, 'the same split by hand ends it');
+  t.same([seenSince.split, seenSince.formerSplit], [after, split]);
+  await b.done(b.orders.set('web', { split }));
+  t.equal(await take(split), true);
+  const again = await b.done(b.orders.set('web', { split }));
+  t.same([again.split, again.formerSplit, again.takenBack], [split, after, undefined]);
 });
 
 t.test('a service that turns to datagrams gives its address back, and gets it again', async (t) => {

@@ -16,11 +16,13 @@ import type { Service, Snapshot } from '../catalog/snapshot.ts';
 import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
+import type { Weights } from '../model/routes.ts';
 import { type ServiceRecord, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
-import { sameSetting } from '../model/service-settings.ts';
+import { httpDefaults, sameSetting } from '../model/service-settings.ts';
+import { mayTakeBack, type TakenBack } from '../model/taken-back.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
-import { freshRecord, withSettings } from './service-record.ts';
+import { freshRecord, withSettings, withTakenBack } from './service-record.ts';
 import { unchanged } from './service-writer.ts';
 import { checkNotMoving, notMoving } from './store-marker.ts';
 
@@ -81,6 +83,14 @@ export class ServiceOrders {
     throw notSeen(name);
   }
 
+  /**
+   * Takes a side of a guarded split back to 0, if the split is still this one; false when it is not, or is not guarded any
+   * more. The record says who did it and why, until somebody sets a split.
+   */
+  async takeBack(name: string, split: Weights, takenBack: TakenBack): Promise<boolean> {
+    return (await this.#persist(name, () => this.#tryTakeBack(name, split, takenBack))).done;
+  }
+
   /** Removes a service that nobody has anything to do with; the virtual addresses that it gives back. */
   async forget(name: string): Promise<readonly string[]> {
     checkName(name);
@@ -115,6 +125,23 @@ export class ServiceOrders {
     const fields = { 'service.port': port, 'service.protocol': protocol, 'service.balance': balance };
     log.info('service set', { 'service.name': name, ...fields });
     return record;
+  }
+
+  async #tryTakeBack(name: string, split: Weights, takenBack: TakenBack): Promise<{ done: boolean } | undefined> {
+    const { store, keys, log } = this.#options;
+    const entry = await store.get(keys.service(name));
+    const record = readRecord(name, entry);
+    const isJudged = sameSetting(record?.split, split) && (record?.splitGuard ?? httpDefaults.splitGuard) > 0;
+    if (record === undefined || !isJudged || !mayTakeBack(split, takenBack.tag)) return { done: false };
+    const value = encodeService(withTakenBack(record, split, takenBack));
+    const guards: Guard[] = [notMoving(keys), { kind: 'exists', key: keys.meta }, unchanged(keys.service(name), entry)];
+    const { ok } = await store.txn(guards, [{ kind: 'put', key: keys.service(name), value }]);
+    if (!ok) {
+      await checkNotMoving(store, keys);
+      return undefined;
+    }
+    log.info('split set by its guard', { 'service.name': name, 'split.tag': takenBack.tag });
+    return { done: true };
   }
 
   async #tryForget(name: string): Promise<readonly string[] | undefined> {

@@ -1,5 +1,6 @@
 import type { Service } from '../catalog/snapshot.ts';
 import type { Instance } from '../model/instance.ts';
+import type { Weights } from '../model/routes.ts';
 import {
   defaultBalance,
   derivedFields,
@@ -9,6 +10,7 @@ import {
   serviceFields,
 } from '../model/service.ts';
 import { furtherSettings, sameSetting } from '../model/service-settings.ts';
+import { type TakenBack, withoutSide } from '../model/taken-back.ts';
 
 /** How a service's stored record comes to be and changes. Pure: an unchanged record is the same object. */
 
@@ -49,12 +51,21 @@ export function arrived(record: ServiceRecord): ServiceRecord {
 /** The record with these settings as chosen ones. */
 export function withSettings(record: ServiceRecord, settings: ServiceSettings): ServiceRecord {
   const given = serviceFields.filter((field) => settings[field] !== undefined);
-  if (given.every((field) => sameSetting(settings[field], record[field]) && !isDerived(record, field))) return record;
-  const { derived: before = [], ...rest } = arrived(record);
+  const isSame = given.every((field) => sameSetting(settings[field], record[field]) && !isDerived(record, field));
+  // Whoever sets a split, be it the one that there is, has seen what a guard did.
+  const { takenBack } = settings.split === undefined ? record : {};
+  if (isSame && takenBack === record.takenBack) return record;
+  const { derived: before = [], takenBack: _, ...rest } = arrived(record);
   const derived = before.filter((field) => settings[field] === undefined);
   const isNewSplit = settings.split !== undefined && !sameSetting(settings.split, record.split ?? {});
   const formerSplit = isNewSplit && { formerSplit: record.split ?? {} };
-  return { ...rest, ...settings, ...formerSplit, ...(derived.length > 0 && { derived }) };
+  const kept = { ...(takenBack && { takenBack }), ...(derived.length > 0 && { derived }) };
+  return { ...rest, ...settings, ...formerSplit, ...kept };
+}
+
+/** The record once a guard has taken a side of its split back. */
+export function withTakenBack(record: ServiceRecord, split: Weights, takenBack: TakenBack): ServiceRecord {
+  return { ...record, split: withoutSide(split, takenBack.tag), formerSplit: split, takenBack };
 }
 
 /** The record with those of the settings that nobody has chosen yet. */

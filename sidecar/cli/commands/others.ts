@@ -10,6 +10,7 @@ import { addRefreshCommand } from './refresh.ts';
 import { addRegisterCommands } from './register.ts';
 import { addServiceCommands } from './service.ts';
 import { addShowCommands } from './show.ts';
+import { addSplitCommand } from './split.ts';
 import { addStoreCommands } from './store.ts';
 import { addWhyCommand } from './why.ts';
 
@@ -20,6 +21,7 @@ export function addOtherCommands(tools: CommandTools): void {
   addRegisterCommands(tools);
   addRefreshCommand(tools);
   addServiceCommands(tools);
+  addSplitCommand(tools);
   addIntentCommands(tools);
   addHostCommands(tools);
   addDrainCommands(tools);

@@ -114,7 +114,7 @@ function readSmallFile(path: string): string {
   }
 }
 
-function servicePath(name: string): string {
+export function servicePath(name: string): string {
   const fault = nameFault(name);
   if (fault === undefined) return `/api/services/${name}`;
   throw new LegateError('E_USAGE', `the service's name "${printable(name)}" ${fault}`, {
@@ -122,7 +122,7 @@ function servicePath(name: string): string {
   });
 }
 
-function done({ terminal: { style } }: Session, text: string): string {
+export function done({ terminal: { style } }: Session, text: string): string {
   return ` ${style.paint(style.good, 'green')} ${text}`;
 }
 

@@ -1,4 +1,5 @@
 import type { ServiceDocument, ServicesDocument } from '../../admin/documents.ts';
+import { percent } from '../../splits/words.ts';
 import { renderTable, wrap } from '../table.ts';
 import type { Colour, View } from '../terminal.ts';
 import { plural, span } from '../words.ts';
@@ -26,7 +27,7 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
       service.vip ?? '-',
       `${service.usable} of ${service.instances.length}`,
       service.balance,
-      { text: state, colour: rank === 2 ? undefined : colour },
+      { text: state + splitText(service), colour: rank === 2 ? undefined : colour },
     ],
     below: [
       ...service.faults.map((fault) => ({ text: `${style.bad} ${fault}`, colour: 'red' as const })),
@@ -47,6 +48,16 @@ export function serviceLines({ services, refused }: ServicesDocument, view: View
   ] as const;
   const table = services.length === 0 ? [' no services are registered yet'] : renderTable(columns, rows, view);
   return [...table, ...refusalLines(refused, view)];
+}
+
+/** `; split canary 5 %`: the sides that are not the heaviest. */
+function splitText({ split = {}, takenBack }: ServiceDocument): string {
+  const weights = Object.entries(split).sort(([, a], [, b]) => b - a);
+  if (weights.length === 0) return '';
+  if (takenBack !== undefined) return `; ${takenBack} taken back`;
+  const sum = weights.reduce((total, [, weight]) => total + weight, 0);
+  const [first, ...others] = weights.map(([tag, weight]) => `${tag} ${percent(weight / sum)}`);
+  return `; split ${others.length === 0 ? first : others.join(', ')}`;
 }
 
 /** Why this host can dial none of the usable instances, the first one's reason; empty when it can. */

@@ -171,6 +171,8 @@ const cases: readonly (readonly [name: string, before: Puts, after: Puts, verdic
     'services: settings',
   ],
 
+  ...takings(),
+
   ['a claim alone, when granted', {}, { [`vips/${vip}`]: claim('db') }, 'allowed'],
   ['a claim alone, not granted', {}, { [`vips/${vip}`]: claim('paid') }, 'vips: not granted'],
   ['a claim of something', {}, { [`vips/${vip}`]: {} }, 'vips: form'],
@@ -214,6 +216,61 @@ const cases: readonly (readonly [name: string, before: Puts, after: Puts, verdic
   ['another mesh', {}, { '/legate/n/kv/a': 'x' }, 'other: authority only'],
   ['one that is allowed and one that is not', {}, { 'kv/a': 'x', policy: 'x' }, 'policy: authority only'],
 ];
+
+/** What a rollout guard may do, whatever its host is granted, and what looks like it. */
+function takings(): typeof cases {
+  const split = { blue: 10, canary: 5, stable: 95 };
+  const was = { ...paid, split, splitGuard: 3, formerSplit: { stable: 100 } };
+  const seen = { requests: 50, errors: 20, against: 'stable', againstRequests: 900, againstErrors: 1 };
+  const takenBack = { tag: 'canary', weight: 5, hostId: self, atMs: 1, ...seen };
+  const is = { ...was, split: { ...split, canary: 0 }, formerSplit: split, takenBack };
+  const equal = { canary: 50, stable: 50 };
+  const refused: [string, object, object][] = [
+    ['without a guard', { ...was, splitGuard: 0 }, { ...is, splitGuard: 0 }],
+    ['with a guard of its own', { ...was, splitGuard: undefined }, is],
+    ['in the name of another host', was, { ...is, takenBack: { ...takenBack, hostId: other } }],
+    ['and another one as well', was, { ...is, split: { ...split, canary: 0, blue: 0 } }],
+    ['and gives it to a side of its choice', was, { ...is, split: { ...split, canary: 0, stable: 100 } }],
+    ['not wholly', was, { ...is, split: { ...split, canary: 1 } }],
+    ['that is none', was, { ...is, split: { ...split, x: 0 }, takenBack: { ...takenBack, tag: 'x', weight: 0 } }],
+    [
+      'that is the heaviest',
+      was,
+      { ...is, split: { ...split, stable: 0 }, takenBack: { ...takenBack, tag: 'stable', weight: 95 } },
+    ],
+    ['and forgets what was before', was, { ...is, formerSplit: { canary: 100 } }],
+    ['and removes the guard', was, { ...is, splitGuard: 0 }],
+    ['and sets more', was, { ...is, balance: 'random' }],
+    ['a second time', is, { ...is, takenBack: { ...takenBack, atMs: 2 } }],
+    ['and gives it back', is, { ...is, split, formerSplit: is.split, takenBack: undefined }],
+    ['without a word', was, { ...is, takenBack: undefined }],
+    ['of a split that is none', { ...was, split: 'x' }, is],
+  ];
+  return [
+    ['a side is taken back', { 'services/paid': was }, { 'services/paid': is }, 'allowed'],
+    [
+      'one of two equal sides is taken back',
+      { 'services/paid': { ...was, split: equal } },
+      {
+        'services/paid': {
+          ...is,
+          split: { ...equal, canary: 0 },
+          formerSplit: equal,
+          takenBack: { ...takenBack, weight: 50 },
+        },
+      },
+      'allowed',
+    ],
+    ...refused.map(([name, before, after]): (typeof cases)[number] => {
+      return [
+        `a side is taken back ${name}`,
+        { 'services/paid': before },
+        { 'services/paid': after },
+        'services: settings',
+      ];
+    }),
+  ];
+}
 
 for (const [name, before, after, verdict] of cases) {
   t.equal(judge(before, after), verdict, name);

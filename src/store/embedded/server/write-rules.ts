@@ -2,6 +2,8 @@ import { isIPv4 } from 'node:net';
 import { isDeepStrictEqual } from 'node:util';
 import { type Protocol, transportOf } from '../../../model/instance.ts';
 import { mayOffer, type Policy } from '../../../model/policy.ts';
+import { readWeights, type Weights } from '../../../model/routes.ts';
+import { mayTakeBack, withoutSide } from '../../../model/taken-back.ts';
 import type { Keys } from '../../keys.ts';
 import { isLeaseOf } from './lease-owner.ts';
 
@@ -16,7 +18,7 @@ import { isLeaseOf } from './lease-owner.ts';
  * | `alive/H` | with a lease of its own only | yes |
  * | `kv/…`, and `leased/…`, which says what of it vanishes | yes | yes |
  * | `services/S`, absent or damaged | when H is granted S; or as one that a container of H waits for (`awaitedBy` H, port derived) | – |
- * | `services/S`, there | nothing chosen changes: a first `vip`; `awaitedBy` taken away (granted, or H waited); a derived port or protocol follows the instances, and datagrams give up the `vip` (granted) | when H waits for it |
+ * | `services/S`, there | nothing chosen changes, but that a guard (`splitGuard`) takes a side of `split` back which another one outweighs or equals: to 0, with `formerSplit` and, naming H, `takenBack`. Besides: a first `vip`; `awaitedBy` taken away (granted, or H waited); a derived port or protocol follows the instances, and datagrams give up the `vip` (granted) | when H waits for it |
  * | `vips/A`, absent or given back | for S when H is granted S, or when `services/S` gets A in the same transaction | never |
  * | `vips/A`, held by S | again for S, as above; given back with the `services/S` that is deleted or leaves A in the same transaction | never |
  * | `policy` | as one that the policy key signed and that is newer than the one there and not older than the one in use | never |
@@ -183,8 +185,10 @@ class Rules {
   #changedService(name: string, was: Document, is: Document): Refused['why'] | undefined {
     const isGranted = this.#isGranted(name);
     const fields = new Set([...Object.keys(was), ...Object.keys(is)]);
+    const takesBack = isTakingBack(was, is, this.#writer.hostId);
     for (const field of fields) {
       if (isDeepStrictEqual(was[field], is[field])) continue;
+      if (takesBack && takenBackFields.has(field)) continue;
       if (field === 'vip') {
         const isFirst = was.vip === undefined;
         const isGivenUp = is.vip === undefined && isDatagram(is.protocol);
@@ -243,13 +247,36 @@ function parse(value: Uint8Array): Document | undefined {
   if (value.byteLength > maxDocumentBytes) return undefined;
   try {
     const parsed: unknown = JSON.parse(Buffer.from(value).toString('utf8'));
-    return typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed) ? (parsed as Document) : undefined;
+    return isObject(parsed) ? parsed : undefined;
   } catch {
     return undefined;
   }
 }
 
 const maxDocumentBytes = 128 * 1024;
+
+const takenBackFields = new Set(['split', 'formerSplit', 'takenBack']);
+
+/** Whether a guard of the host takes one side of the split back, and does nothing else to it. */
+function isTakingBack(was: Document, is: Document, hostId: string): boolean {
+  const { takenBack, formerSplit } = is;
+  if (typeof was.splitGuard !== 'number' || was.splitGuard <= 0 || !isObject(was.split) || !isObject(takenBack)) {
+    return false;
+  }
+  const { tag, weight } = takenBack;
+  const split = readWeights(was.split, '', () => undefined);
+  if (split === undefined || typeof tag !== 'string' || !mayTakeBack(split, tag)) return false;
+  return (
+    takenBack.hostId === hostId &&
+    weight === split[tag] &&
+    isDeepStrictEqual(formerSplit, was.split) &&
+    isDeepStrictEqual(is.split, withoutSide(was.split as Weights, tag))
+  );
+}
+
+function isObject(value: unknown): value is Document {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
 
 function isPort(value: unknown): boolean {
   return typeof value === 'number' && Number.isInteger(value) && value > 0 && value < 65_536;
