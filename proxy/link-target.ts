@@ -5,6 +5,7 @@ import type { Dial } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
+import { Admission } from './http/admission.ts';
 import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
 import type { SplitSide } from './http/split-side.ts';
 import type { Link } from './link.ts';
@@ -24,6 +25,8 @@ export interface LinkTargetOptions {
   readonly dial: (instance: Instance) => Dial | undefined;
   readonly distance: (hostId: string) => Distance;
   readonly tunnels: TunnelStates | undefined;
+  /** How many processes of this host carry its links; default 1. */
+  readonly workers: number | undefined;
 }
 
 /** A service that this host has links to: its instances with their state, shared by all of its links. */
@@ -37,6 +40,8 @@ export class LinkTarget {
   readonly links = new Set<Link>();
   /** What the sides of its splits have carried, by tag. */
   readonly sides = new Map<string, SplitSide>();
+  /** Whose turn it is, of the requests of all its links. */
+  readonly admission: Admission;
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
@@ -46,8 +51,9 @@ export class LinkTarget {
   readonly #lobby: Lobby;
   readonly #tunnels: TunnelStates | undefined;
 
-  constructor({ name, clock, random, metrics, suspects, lobby, dial, distance, tunnels }: LinkTargetOptions) {
+  constructor({ name, clock, random, metrics, suspects, lobby, dial, distance, tunnels, workers }: LinkTargetOptions) {
     this.name = name;
+    this.admission = new Admission(workers);
     this.cells = metrics.cells(name);
     this.connectSeconds = metrics.connectSeconds;
     this.consumerCell = (consumer) => metrics.consumer(name, consumer);
@@ -69,7 +75,10 @@ export class LinkTarget {
   }
 
   update(service: Service | undefined): void {
-    if (service !== this.#service) this.#http = httpSettingsOf(service ?? {});
+    if (service !== this.#service) {
+      this.#http = httpSettingsOf(service ?? {});
+      this.admission.update(this.#http);
+    }
     this.#service = service;
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);

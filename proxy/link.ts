@@ -4,6 +4,7 @@ import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
+import type { Admission } from './http/admission.ts';
 import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
@@ -89,6 +90,10 @@ export class Link implements Route {
 
   get http(): HttpSettings {
     return this.target.http;
+  }
+
+  get admission(): Admission {
+    return this.target.admission;
   }
 
   get announcesClient(): boolean {

@@ -4,8 +4,6 @@ export const headMs = 15_000;
 export const idleClientMs = 75_000;
 /** How long nothing may come of a request's body that has begun. */
 export const bodyMs = 60_000;
-/** From the request to the head of its response, unless the service says otherwise. */
-export const responseMs = 60_000;
 /** How long nothing may come of a response's body that has begun, and of what a connection was upgraded to. */
 export const silentResponseMs = 3_600_000;
 /** How long a client may go on sending after its last answer before it is cut (RFC 9112 section 9.6). */
@@ -18,7 +16,5 @@ export const maxAheadBytes = 65_536;
 export const maxInformational = 16;
 /** Bytes of a response's body that are copied behind its head, so that both leave in one write. */
 export const maxJoinedBytes = 8192;
-/** Tries of one request after the first. */
-export const maxRetries = 2;
 /** How long ago a kept connection may have been used by a request that may not be repeated. */
 export const freshMs = 1000;

@@ -6,12 +6,10 @@ import { ownAnswer } from './answers.ts';
 import { bodyMs, headMs, idleClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
-import { clientLines } from './outgoing.ts';
 
-export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'over'> {
+export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'over' | 'takeAhead'> {
   /** A paused socket, with `allowHalfOpen`. */
   readonly socket: Socket;
-  readonly scheme: 'http' | 'https';
   /** Called once, when the client's socket is closed. */
   readonly ended: (connection: HttpConnection) => void;
 }
@@ -44,8 +42,8 @@ export class HttpConnection implements CarriedConnection {
       ...options,
       client: socket,
       peer: client,
-      lines: clientLines(client, options.scheme, 'append'),
       over: (keepAlive) => this.#exchangeOver(keepAlive),
+      takeAhead: () => this.#takeAhead(),
     });
     socket.on('data', (chunk) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
@@ -113,6 +111,12 @@ export class HttpConnection implements CarriedConnection {
   #keepAhead(chunk: Buffer): void {
     this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
     if (this.#phase === 'exchange' && this.#ahead.length > maxAheadBytes) this.#socket.pause();
+  }
+
+  #takeAhead(): Buffer | undefined {
+    const ahead = this.#ahead;
+    this.#ahead = undefined;
+    return ahead;
   }
 
   /** Reads as many requests as are answered at once. */

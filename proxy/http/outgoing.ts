@@ -128,7 +128,7 @@ export class HeadComposer {
   /** The response for a client, with `body`, if any, behind it. `connection`: what the client is told about it. */
   response(
     head: Head,
-    connection: 'close' | 'keep-alive' | 'upgrade' | undefined,
+    connection: 'close' | 'keep-alive' | 'upgrade' | 'tunnel' | undefined,
     dropsChunking: boolean,
     body: Buffer | undefined,
   ): Buffer {
@@ -156,6 +156,9 @@ export class HeadComposer {
           case fields.transferEncoding:
           case fields.trailer:
             stays = !dropsChunking;
+            break;
+          case fields.contentLength:
+            stays = connection !== 'tunnel';
             break;
         }
       }

@@ -27,8 +27,9 @@ export class RequestReport {
   answeredBy: Backend | undefined;
   /** Whose instances are asked. */
   service = '';
+  /** Monotonic. */
+  startedMs = 0;
   readonly #options: ReportOptions;
-  #startedMs = 0;
   #line = { method: '', target: '', traceId: '' };
 
   constructor(options: ReportOptions) {
@@ -38,7 +39,7 @@ export class RequestReport {
   begin(head: Head, service: string): void {
     this.service = service;
     const { clock, accessLog, traceIds } = this.#options.environment;
-    this.#startedMs = clock.monotonicMs();
+    this.startedMs = clock.monotonicMs();
     this.status = 0;
     this.received = head.end - head.start;
     this.sent = 0;
@@ -63,7 +64,7 @@ export class RequestReport {
 
   end(end: RequestEnd): void {
     const { environment, consumer, client } = this.#options;
-    const durationMs = environment.clock.monotonicMs() - this.#startedMs;
+    const durationMs = environment.clock.monotonicMs() - this.startedMs;
     const { status, retries, answeredBy, service } = this;
     environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
     environment.accessLog?.request({

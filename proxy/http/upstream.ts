@@ -29,6 +29,8 @@ export interface UpstreamFailure {
   readonly exhausted?: Error;
   /** The instance's host does not let this consumer in: another one would say the same. */
   readonly denied?: boolean;
+  /** It was asked, and has not answered in its time. */
+  readonly timedOut?: boolean;
 }
 
 /** Through which tunnel, and as whom. */

@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { Admission } from '../http/admission.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { Asked } from '../permission.ts';
 
@@ -45,6 +46,8 @@ export interface Route {
   readonly service: string;
   /** How requests are treated, where they are told apart. */
   readonly http: HttpSettings;
+  /** Whose turn it is, where only so many requests may run at a time. */
+  readonly admission: Admission;
   /** How many instances could be dialled now. */
   readonly size: number;
   /** Whether instances are told the client's address before the first byte. */
