@@ -199,6 +199,8 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       this.#options.environment.metrics.refused(error.kind);
+      // What is left of the chunk is not looked at.
+      this.#keepAlive = false;
       this.#dropUpstream();
       if (this.#answered) this.#breakOff();
       else this.#answer({ status: error.status, reason: error.message });
