@@ -22,9 +22,8 @@ await build({
   target: 'node20.19',
   sourcemap: true,
   sourcesContent: false,
-  // The first brings a binary module, which it looks for beside itself; the second is imported late, by its exports' names,
-  // which CommonJS in a bundle does not have then.
-  external: ['classic-level', 'undici'],
+  // It brings a binary module, which it looks for beside itself.
+  external: ['classic-level'],
   // Bundled CommonJS asks for node's own modules in its way, which modules have not.
   banner: {
     js: "import { createRequire as requireFrom } from 'node:module';\nconst require = requireFrom(import.meta.url);",

@@ -17,11 +17,13 @@ function randomFrom(seed: number): () => number {
   };
 }
 
+const noEjections = () => ({ failures: { value: 0 }, errors: { value: 0 }, slowness: { value: 0 } });
+
 const direct = (endpoint: Instance): Dial => ({ via: 'direct', endpoint });
 
 function set(weights: Readonly<Record<string, number>>, balance: Balance = 'round-robin') {
   const clock = new ManualClock();
-  const ejections = { value: 0 };
+  const ejections = noEjections();
   const dial = (instance: Instance) => (instance.port === 9 ? undefined : direct(instance));
   const distance = () => 0 as const;
   const suspects = new Suspects({ clock, selfId: ownHost });
@@ -114,7 +116,7 @@ t.test('three failures in a row eject for ten seconds', async (t) => {
   t.equal(picks(2), 'ab');
   fail('a', 1);
   t.equal(picks(4), 'bbbb');
-  t.equal(ejections.value, 1);
+  t.equal(ejections.failures.value, 1);
   await clock.advance(9_999);
   t.equal(picks(2), 'bb');
   await clock.advance(1);
@@ -133,7 +135,7 @@ t.test('never more than half is ejected, and never a single one', async (t) => {
   ] as const) {
     const { ejections, fail, picks } = set(Object.fromEntries([...names].map((name) => [name, 1])));
     for (const name of names) fail(name, 5);
-    t.equal(ejections.value, most, `of ${names.length}`);
+    t.equal(ejections.failures.value, most, `of ${names.length}`);
     t.equal(new Set(picks(20)).size, names.length - most);
   }
   const { update, fail, picks } = set({ a: 1, b: 1, c: 1, d: 1 });
@@ -218,7 +220,7 @@ t.test('one change among many keeps everyone else as he was', async (t) => {
   const backends = new Backends({
     clock,
     random: randomFrom(3),
-    ejections: { value: 0 },
+    ejections: noEjections(),
     suspects: new Suspects({ clock, selfId: ownHost }),
     dial,
     distance: () => 0,
@@ -295,7 +297,7 @@ t.test('instances of a host that does not answer are tried last, whatever the se
   const make = (hosts: readonly string[]) => {
     const distance = () => 0 as const;
     const random = randomFrom(5);
-    const made = new Backends({ clock, random, ejections: { value: 0 }, suspects, dial: direct, distance });
+    const made = new Backends({ clock, random, ejections: noEjections(), suspects, dial: direct, distance });
     const of = (numbers: readonly string[]) =>
       made.update(
         serviceOf(

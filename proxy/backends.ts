@@ -5,10 +5,11 @@ import type { Service } from '../src/catalog/snapshot.ts';
 import type { Dial } from '../src/model/dial.ts';
 import type { Instance } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
-import { defaultPreference } from '../src/model/service-settings.ts';
+import { defaultPreference, httpDefaults } from '../src/model/service-settings.ts';
 import { Backend, type Distance } from './balance/backend.ts';
 import { type Balancer, createBalancer } from './balance/balancer.ts';
-import { Outlier } from './outlier.ts';
+import { type EjectionReason, Outlier } from './outlier.ts';
+import { AnswerTimes, slowness, slowOnes } from './slowness.ts';
 import type { Suspects } from './suspects.ts';
 import type { TunnelState } from './tunnel/tunnels.ts';
 
@@ -16,7 +17,7 @@ export interface BackendsOptions {
   readonly clock: Clock;
   readonly random: () => number;
   /** Counts ejections. */
-  readonly ejections: CounterCell;
+  readonly ejections: Readonly<Record<EjectionReason, CounterCell>>;
   /** Hosts whose instances are tried last. */
   readonly suspects: Suspects;
   /** What this host dials for an instance; undefined when it cannot or should not. */
@@ -67,6 +68,10 @@ export class Backends {
   /** Whether a usable one is reached through a tunnel, and whether some are nearer than others. */
   #tunnelledHosts: ReadonlySet<string> = noHosts;
   #hasTiers = false;
+  /** So many times slower than its siblings is too slow; 0: nobody is. */
+  #slowFactor = 0;
+  /** Monotonic; when slowness is judged next. */
+  #windowEndsMs = Number.POSITIVE_INFINITY;
 
   constructor(options: BackendsOptions) {
     this.#options = options;
@@ -81,6 +86,7 @@ export class Backends {
 
   /** Takes a new version of the service over; undefined when the service is gone. */
   update(service: Service | undefined): void {
+    this.#watchSlowness(service?.ejectSlow ?? httpDefaults.ejectSlow);
     if (service !== undefined && service.balance !== this.#balance) {
       this.#balance = service.balance;
       const { random, clock } = this.#options;
@@ -178,13 +184,13 @@ export class Backends {
   /**
    * The next one to try, or undefined when each has been tried. Ejected ones come after all others, and those of suspect
    * hosts and tunnels last: they cost more than a refusal. Those without a tunnel are not tried. Among equally good ones the nearest come
-   * first, and among these the service's balance decides.
+   * first, and among these the service's balance decides, where it is `hash` by the key.
    */
-  pick(tried: readonly Backend[]): Backend | undefined {
+  pick(tried: readonly Backend[], key?: number): Backend | undefined {
     this.#refresh();
-    if (tried.length === 0) return this.#balancer.pick(this.#preferred);
+    if (tried.length === 0) return this.#balancer.pick(this.#preferred, key);
     const untried = this.#openable.filter((backend) => !tried.includes(backend));
-    return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))));
+    return this.#balancer.pick(this.#nearest(heaviest(this.#best(untried))), key);
   }
 
   /** This one, when it can be tried now. */
@@ -224,8 +230,15 @@ export class Backends {
     this.#arrange();
   }
 
-  /** It answered a request; `isError`: that it has a fault of its own (5xx). */
-  answered(backend: Backend, isError: boolean): void {
+  /**
+   * It answered a request; `isError`: that it has a fault of its own (5xx); `ms`: how long it took, where the answer is one
+   * that its speed can be judged by.
+   */
+  answered(backend: Backend, isError: boolean, ms: number | undefined): void {
+    if (ms !== undefined && this.#slowFactor > 0) {
+      backend.times ??= new AnswerTimes();
+      backend.times.add(ms);
+    }
     if (!isError && backend.errors === 0) backend.failures = 0;
     else if (this.#outlier.answered(backend, isError, this.#usable)) {
       this.#ejected.add(backend);
@@ -249,11 +262,32 @@ export class Backends {
   /** Arranges anew when an ejection or a suspicion has ended, or a suspicion has begun. */
   #refresh(): void {
     const { clock, suspects, tunnels } = this.#options;
+    const nowMs = clock.monotonicMs();
+    if (nowMs >= this.#windowEndsMs) this.#judgeSlowness(nowMs);
     const isStale =
-      clock.monotonicMs() >= this.#reviewAtMs ||
+      nowMs >= this.#reviewAtMs ||
       suspects.version !== this.#suspectsVersion ||
       (this.#tunnelledHosts.size > 0 && tunnels?.version !== this.#tunnelsVersion);
     if (isStale) this.#arrange();
+  }
+
+  #watchSlowness(factor: number): void {
+    if (factor === this.#slowFactor) return;
+    this.#slowFactor = factor;
+    this.#windowEndsMs = factor > 0 ? this.#options.clock.monotonicMs() + slowness.windowMs : Number.POSITIVE_INFINITY;
+    for (const backend of this.#byId.values()) backend.times = undefined;
+  }
+
+  /** Ejects those who were too slow in the window that ends, and begins the next one. */
+  #judgeSlowness(nowMs: number): void {
+    this.#windowEndsMs = nowMs + slowness.windowMs;
+    for (const slow of slowOnes(this.#usable, this.#slowFactor)) {
+      if (!this.#outlier.slow(slow, this.#usable)) continue;
+      this.#ejected.add(slow);
+      // The choice is arranged anew at once.
+      this.#reviewAtMs = nowMs;
+    }
+    for (const { times } of this.#usable) times?.clear();
   }
 
   /** Those that are neither ejected nor of a suspect host; where there are none, those of other hosts; else all. */

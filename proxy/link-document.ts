@@ -1,5 +1,6 @@
 import type { Status } from '../src/model/instance.ts';
 import type { Balance } from '../src/model/service.ts';
+import type { EjectionReason } from './outlier.ts';
 import type { DenialDocument } from './permission.ts';
 
 /** One place on this host where consumers reach a service, as the admin API shows it. Times are RFC 3339. */
@@ -12,6 +13,8 @@ export interface LinkDocument {
   readonly kind: 'vip' | 'alias' | 'listen';
   /** What consumers dial: `240.77.118.4:5432`. */
   readonly address: string;
+  /** The names of its certificates, and when the first of them ends; null where it is spoken to in the clear. */
+  readonly tls: { readonly names: readonly string[]; readonly notAfter: string | null } | null;
   /**
    * `open`; `refusing`: nothing usable behind it; `holding`: neither, and connections wait for it for a while (`park`);
    * `down`: it cannot listen, `problem` says why.
@@ -66,10 +69,19 @@ export interface LinkBackendDocument {
   } | null;
   readonly active: number;
   readonly total: number;
-  /** Until when it is ejected for repeated failures; null when it is not. */
+  /** Until when it is ejected; null when it is not. */
   readonly ejectedUntil: string | null;
+  /** Why it is: it could not be connected to, answered with errors, or much slower than others; null when it is not. */
+  readonly ejectedFor: EjectionReason | null;
   /** How often it was ejected lately: each time is twice as long as the one before, up to 5 minutes. */
   readonly ejections: number;
   /** Whether its host did not answer just now, so that it is tried last. */
   readonly suspect: boolean;
+}
+
+/** Why an instance is avoided, for people; a sidecar of an earlier version does not say. */
+export function ejectionText(reason: EjectionReason | null | undefined): string {
+  if (reason === 'errors') return 'it answers with errors';
+  if (reason === 'slowness') return 'it is much slower';
+  return 'connects kept failing';
 }

@@ -1,4 +1,5 @@
 import type { CounterCell, Metrics } from '../src/base/metrics.ts';
+import type { EjectionReason } from './outlier.ts';
 
 /** What is counted of one service's links. */
 export interface LinkCells {
@@ -7,7 +8,7 @@ export interface LinkCells {
   readonly refused: CounterCell;
   readonly denied: CounterCell;
   readonly retries: CounterCell;
-  readonly ejections: CounterCell;
+  readonly ejections: Readonly<Record<EjectionReason, CounterCell>>;
   readonly received: CounterCell;
   readonly sent: CounterCell;
 }
@@ -93,6 +94,11 @@ export class LinkMetrics {
   cells(service: string): LinkCells {
     const counter = (what: string, help: string): CounterCell =>
       this.#metrics.counter(`legate_link_${what}_total`, help, { service });
+    const ejections = (reason: EjectionReason): CounterCell =>
+      this.#metrics.counter('legate_link_ejections_total', 'Instances that were left out for a while, by why.', {
+        service,
+        reason,
+      });
     return {
       connections: counter('connections', 'Connections of consumers that were accepted.'),
       failures: counter('connect_failures', 'Attempts to connect to an instance that failed.'),
@@ -102,7 +108,7 @@ export class LinkMetrics {
         'Connections of consumers that the instance’s host did not let in.',
       ),
       retries: counter('retries', 'Failed attempts that were repeated, unnoticed by the consumer.'),
-      ejections: counter('ejections', 'Instances that were left out for a while after repeated connect failures.'),
+      ejections: { failures: ejections('failures'), errors: ejections('errors'), slowness: ejections('slowness') },
       received: counter('received_bytes', 'Bytes from consumers.'),
       sent: counter('sent_bytes', 'Bytes to consumers.'),
     };

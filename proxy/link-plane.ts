@@ -13,12 +13,13 @@ import { type Callers, noCallers } from '../src/model/caller.ts';
 import type { Credentials } from '../src/model/credentials.ts';
 import { type Dial, dialOf } from '../src/model/dial.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
-import type { DeclaredPorts, LinkListener } from '../src/model/link.ts';
+import type { CertificateFiles, DeclaredPorts, LinkListener } from '../src/model/link.ts';
 import { emptyTopology, type Topology } from '../src/model/topology.ts';
 import { AccessLog } from './access-log.ts';
 import { AliasLinks, type OwnPlace } from './alias-links.ts';
 import type { Distance } from './balance/backend.ts';
 import { LinkAccount } from './consumers.ts';
+import { Door } from './door/door.ts';
 import { InstanceLinks } from './instance-links.ts';
 import type { PortMap } from './kernel/port-map.ts';
 import { Link, type LinkOptions } from './link.ts';
@@ -190,8 +191,9 @@ export class LinkPlane {
     if (this.#phase !== 'new') throw new Error('a link plane starts once');
     this.#phase = 'starting';
     const started: Promise<void>[] = [];
-    for (const { service, listen, consumer } of this.#options.links) {
-      const link = this.#createLink('listen', this.#target(service), listen, { consumer });
+    for (const { service, listen, consumer, tls } of this.#options.links) {
+      const createDoor = tls && ((link: Link) => this.#createDoor(link, listen, tls));
+      const link = this.#createLink('listen', this.#target(service), listen, { consumer, createDoor });
       this.#configured.push(link);
       started.push(link.listener.start());
     }
@@ -346,6 +348,7 @@ export class LinkPlane {
     const known = this.#vips.get(name);
     const target = vip === undefined ? this.#targets.get(name) : this.#target(name);
     target?.update(service);
+    for (const link of target?.links ?? []) link.door?.review();
     if (target !== undefined) this.#wants?.set(name, this.#tunnelledHosts(target));
     if (known?.address === vip) return undefined;
     if (vip === undefined || target === undefined) {
@@ -437,7 +440,7 @@ export class LinkPlane {
     kind: Link['kind'],
     target: LinkTarget,
     endpoint: Endpoint,
-    { port, consumer, instance }: Pick<LinkOptions, 'port' | 'consumer' | 'instance'> = {},
+    { port, consumer, instance, createDoor }: Pick<LinkOptions, 'port' | 'consumer' | 'instance' | 'createDoor'> = {},
   ): Link {
     const { clock, log } = this.#options;
     const createListener = (link: Link): TcpListener =>
@@ -466,6 +469,26 @@ export class LinkPlane {
       createListener,
       onExhausted,
       consumer,
+      createDoor,
+    });
+  }
+
+  #createDoor(link: Link, listen: Endpoint, certificates: readonly CertificateFiles[]): Door {
+    const { clock, conditions } = this.#options;
+    const { target } = link;
+    return new Door({
+      certificates,
+      condition: `link.tls.${target.name}.${formatEndpoint(listen)}`,
+      what: `${target.name} at ${formatEndpoint(listen)}`,
+      service: () => target.service?.protocol,
+      // A service that nobody knows yet is answered for as one of HTTP/1.1 without an instance.
+      protocol: () => {
+        if (link.speaksHttp2) return 'h2';
+        return link.speaksHttp || target.service === undefined ? 'http/1.1' : undefined;
+      },
+      clock,
+      conditions,
+      handshakes: this.#crowd.handshakes,
     });
   }
 

@@ -2,10 +2,12 @@ import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
 import type { Dial } from '../src/model/dial.ts';
+import { defaultHashOn, parseHashOn } from '../src/model/hash-on.ts';
 import { type Instance, transportOf } from '../src/model/instance.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
 import { Admission } from './http/admission.ts';
+import { HashKey } from './http/hash-key.ts';
 import { type HttpSettings, httpSettingsOf } from './http/settings.ts';
 import type { SplitSide } from './http/split-side.ts';
 import type { Link } from './link.ts';
@@ -46,6 +48,9 @@ export class LinkTarget {
   active = 0;
   #service: Service | undefined;
   #http = httpSettingsOf({});
+  /** Set while the service's balance is `hash`, and the setting that it was made of. */
+  #hashKey: HashKey | undefined;
+  #hashOn: string | undefined;
   readonly suspects: Suspects;
   readonly #clock: Clock;
   readonly #lobby: Lobby;
@@ -80,8 +85,20 @@ export class LinkTarget {
       this.admission.update(this.#http);
     }
     this.#service = service;
+    this.#setHashKey(service?.balance === 'hash' ? (service.hashOn ?? 'source') : undefined);
     this.backends.update(service !== undefined && transportOf(service.protocol) === 'tcp' ? service : undefined);
     if (this.backends.size > 0) this.#lobby.wake(this.name);
+  }
+
+  #setHashKey(hashOn: string | undefined): void {
+    if (hashOn === this.#hashOn) return;
+    this.#hashOn = hashOn;
+    // A newer version may know what this one does not.
+    this.#hashKey = hashOn === undefined ? undefined : new HashKey(parseHashOn(hashOn) ?? defaultHashOn);
+  }
+
+  get hashKey(): HashKey | undefined {
+    return this.#hashKey;
   }
 
   /** What is dialled, or how far away hosts are, may have changed for every instance. */
@@ -137,6 +154,7 @@ export class LinkTarget {
       total: backend.total,
       ejectedUntil:
         backend.ejectedUntilMs === undefined ? null : new Date(wallMs + backend.ejectedUntilMs).toISOString(),
+      ejectedFor: backend.ejectedUntilMs === undefined ? null : backend.ejectedFor,
       ejections: backend.ejections,
       suspect: this.suspects.untilMs(backend.instance.hostId) !== undefined,
     }));

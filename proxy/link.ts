@@ -4,7 +4,9 @@ import { consumerName, type Identity } from '../src/model/caller.ts';
 import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers } from './consumers.ts';
+import type { Door } from './door/door.ts';
 import type { Admission } from './http/admission.ts';
+import type { HashKey } from './http/hash-key.ts';
 import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
@@ -27,6 +29,8 @@ export interface LinkOptions {
   readonly onExhausted: (error: unknown) => void;
   /** Whom its connections stand for, whoever makes them; undefined: whoever makes them. */
   readonly consumer?: string | undefined;
+  /** What makes TLS of its connections. */
+  readonly createDoor?: ((link: Link) => Door) | undefined;
 }
 
 /** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
@@ -41,6 +45,7 @@ export class Link implements Route {
   readonly cells: TrafficCells;
   readonly consumer: string | undefined;
   readonly consumers: Consumers;
+  readonly door: Door | undefined;
   /** Why it cannot listen; null while it can. */
   problem: string | null = null;
   /** The link to the service's former VIP, which serves until this one can. */
@@ -64,6 +69,7 @@ export class Link implements Route {
     this.#clock = options.clock;
     this.#onExhausted = options.onExhausted;
     this.listener = options.createListener(this);
+    this.door = options.createDoor?.(this);
     this.target.links.add(this);
   }
 
@@ -108,13 +114,17 @@ export class Link implements Route {
     return this.target.holdMs;
   }
 
+  get hashKey(): HashKey | undefined {
+    return this.target.hashKey;
+  }
+
   hold(resume: () => void): (() => void) | undefined {
     return this.target.hold(resume);
   }
 
-  pick(tried: readonly Backend[]): Backend | undefined {
+  pick(tried: readonly Backend[], key?: number): Backend | undefined {
     const { backends } = this.target;
-    return this.instance === undefined ? backends.pick(tried) : backends.only(this.instance.id, tried);
+    return this.instance === undefined ? backends.pick(tried, key) : backends.only(this.instance.id, tried);
   }
 
   hasOther(tried: readonly Backend[]): boolean {
@@ -137,8 +147,8 @@ export class Link implements Route {
     if (blame !== 'way') this.target.backends.failed(backend, blame === 'host');
   }
 
-  answered(backend: Backend, isError: boolean): void {
-    this.target.backends.answered(backend, isError);
+  answered(backend: Backend, isError: boolean, ms: number | undefined): void {
+    this.target.backends.answered(backend, isError, ms);
   }
 
   refused(problem?: string): void {
@@ -212,6 +222,7 @@ export class Link implements Route {
 
   #state(): LinkDocument['state'] {
     if (this.listener.bound === undefined) return 'down';
+    if (this.door?.problem !== undefined) return 'refusing';
     if (this.size > 0) return 'open';
     return this.target.parks ? 'holding' : 'refusing';
   }
@@ -222,8 +233,9 @@ export class Link implements Route {
       service: this.target.name,
       kind: this.kind === 'instance' ? 'vip' : this.kind,
       address: this.dialled,
+      tls: this.door?.document ?? null,
       state: this.#state(),
-      problem: this.problem,
+      problem: this.problem ?? this.door?.problem ?? null,
       balance: this.target.service?.balance ?? defaultBalance,
       instances: this.target.service?.instances.length ?? 0,
       connections: { active, total, failed, retried, held: this.target.held },
@@ -239,6 +251,7 @@ export class Link implements Route {
   /** No further connections; those that run go on. */
   close(): Promise<void> {
     this.target.links.delete(this);
+    this.door?.close();
     return Promise.all([this.listener.close(), this.predecessor?.close()]).then(() => undefined);
   }
 }

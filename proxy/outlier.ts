@@ -2,9 +2,12 @@ import type { Clock } from '../src/base/clock.ts';
 import type { CounterCell } from '../src/base/metrics.ts';
 import type { Backend } from './balance/backend.ts';
 
+/** Failures to connect, server errors in a row, or answers that took much longer than those of others. */
+export type EjectionReason = 'failures' | 'errors' | 'slowness';
+
 /**
- * Keeps an instance that cannot be connected to out of the choice for a while (passive health checking), each time twice
- * as long as before. One that serves again is forgiven step by step: one ejection for each time as long as that ejection
+ * Keeps an instance that cannot be connected to, answers with errors or is much slower than others out of the choice for a
+ * while (passive health checking), each time twice as long as before. One that serves again is forgiven step by step: one ejection for each time as long as that ejection
  * without another. Only links know of it: names and other hosts see what the health checks say.
  */
 export class Outlier {
@@ -19,9 +22,9 @@ export class Outlier {
   /** How much of a service may be out at a time. */
   static readonly maxEjectedShare = 0.5;
   readonly #clock: Clock;
-  readonly #ejections: CounterCell;
+  readonly #ejections: Readonly<Record<EjectionReason, CounterCell>>;
 
-  constructor(clock: Clock, ejections: CounterCell) {
+  constructor(clock: Clock, ejections: Readonly<Record<EjectionReason, CounterCell>>) {
     this.#clock = clock;
     this.#ejections = ejections;
   }
@@ -43,7 +46,7 @@ export class Outlier {
   failed(backend: Backend, siblings: readonly Backend[]): boolean {
     this.forget(backend);
     backend.failures += 1;
-    return backend.failures >= Outlier.failuresToEject && this.#eject(backend, siblings);
+    return backend.failures >= Outlier.failuresToEject && this.#eject(backend, siblings, 'failures');
   }
 
   /** Takes note of an answer. True when it ejected the backend: too many in a row were the server's own errors. */
@@ -54,19 +57,28 @@ export class Outlier {
       return false;
     }
     backend.errors += 1;
-    if (backend.errors < Outlier.errorsToEject || !this.#eject(backend, siblings)) return false;
+    if (backend.errors < Outlier.errorsToEject) return false;
+    this.forget(backend);
+    if (!this.#eject(backend, siblings, 'errors')) return false;
     backend.errors = 0;
     return true;
   }
 
-  #eject(backend: Backend, siblings: readonly Backend[]): boolean {
+  /** It was found to be much slower than its siblings. True when it was ejected. */
+  slow(backend: Backend, siblings: readonly Backend[]): boolean {
+    this.forget(backend);
+    return this.#eject(backend, siblings, 'slowness');
+  }
+
+  #eject(backend: Backend, siblings: readonly Backend[], reason: EjectionReason): boolean {
     if (backend.ejectedUntilMs !== undefined) return false;
     if (!siblings.includes(backend)) return false;
     const out = siblings.reduce((count, sibling) => count + (sibling.ejectedUntilMs === undefined ? 0 : 1), 0);
     if (out >= Outlier.mayBeEjected(siblings.length)) return false;
     backend.ejections = Math.min(backend.ejections + 1, Outlier.maxEjections);
     backend.ejectedUntilMs = this.#clock.monotonicMs() + Outlier.ejectionMs(backend.ejections);
-    this.#ejections.value += 1;
+    backend.ejectedFor = reason;
+    this.#ejections[reason].value += 1;
     return true;
   }
 

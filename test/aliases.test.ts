@@ -67,12 +67,19 @@ t.test('aliases of containers', { skip, timeout: 240_000 }, async (t) => {
     for (const place of [[], ['--network', net]]) {
       for (const tool of ['ask-musl', 'ask-glibc']) {
         const label = `${tool} ${place.join(' ')}`;
-        const links = wants(`kv=${redis}@6379,${cache}=${redis}`);
-        t.equal(await fresh([...place, ...links], tool, 'kv'), vip, label);
-        t.equal(await fresh([...place, ...links], tool, 'KV.Mesh.internal'), vip, `${label}, in the zone`);
-        t.equal(await fresh([...place, ...links], tool, cache), vip, `${label}, before a service of the name`);
-        t.match(await fresh(place, tool, 'kv'), unknownName, `${label}, another container`);
-        t.equal(await fresh(place, tool, cache), cacheVip, `${label}, what the name means for others`);
+        const linked = [...place, ...wants(`kv=${redis}@6379,${cache}=${redis}`)];
+        const [alias, inZone, before, unknown, others] = await Promise.all([
+          fresh(linked, tool, 'kv'),
+          fresh(linked, tool, 'KV.Mesh.internal'),
+          fresh(linked, tool, cache),
+          fresh(place, tool, 'kv'),
+          fresh(place, tool, cache),
+        ]);
+        t.equal(alias, vip, label);
+        t.equal(inZone, vip, `${label}, in the zone`);
+        t.equal(before, vip, `${label}, before a service of the name`);
+        t.match(unknown, unknownName, `${label}, another container`);
+        t.equal(others, cacheVip, `${label}, what the name means for others`);
       }
     }
     t.match(await must('dig', `@${nameServer}`, 'kv.mesh.internal'), /status: NXDOMAIN/, 'the host');
@@ -120,10 +127,12 @@ t.test('aliases of containers', { skip, timeout: 240_000 }, async (t) => {
     t.equal(await fresh([], 'ask-musl', vip, '6380'), 'redis', 'the service’s own port is for everybody');
     await docker.docker('rm', '-f', docker.name('web'));
     await settled('web');
-    for (let port = 6390; port < 6395; port += 1) {
-      const answer = await fresh(wants(`kv=${redis}@${port}`), 'ask-musl', vip, String(port));
-      t.equal(answer, 'redis', `nobody else declares ${port}, and it is the first that the container does`);
-    }
+    const ports = [6390, 6391, 6392, 6393, 6394];
+    const answers = await Promise.all(
+      ports.map((port) => fresh(wants(`kv=${redis}@${port}`), 'ask-musl', vip, String(port))),
+    );
+    for (const [index, port] of ports.entries())
+      t.equal(answers[index], 'redis', `nobody else declares ${port}, and it is the first that the container does`);
   });
 
   await t.test('a link for a service that does not exist yet', async (t) => {

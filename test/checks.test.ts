@@ -19,6 +19,9 @@ const docker = unless('docker', 'busybox', 'command:musl-gcc', 'command:gcc');
 const socket = '/var/run/docker.sock';
 
 /** Real commands in real containers, watched by a real runner. */
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('exec: commands inside containers', { skip: docker, timeout: 180_000 }, async (t) => {
   const engine = await TestDocker.open(t);
   const client = new DockerClient({ socket });

@@ -5,12 +5,13 @@ import { Pool } from 'undici';
 import type { InstanceDocument, LinksDocument, ServicesDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import { Agent, must } from './support/agent.ts';
 import { TestDocker } from './support/docker.ts';
+import { descendantsOf } from './support/faults.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
 
 /**
- * Containers that are started and killed in a row leave nothing behind: no instance, no refusal, no mapping in the kernel,
- * no memory, descriptor or timer. `LEGATE_TEST_CHURN` says how many; 1,000 need more than tap's own limit of a file
+ * Containers that are started and killed in a row leave nothing behind: no instance, no refusal, no mapping or binding in
+ * the kernel, no memory, descriptor, timer or process. Some end by themselves at once, some cannot be registered. `LEGATE_TEST_CHURN` says how many; 1,000 need more than tap's own limit of a file
  * (`--timeout=1200`) on a busy machine.
  */
 const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
@@ -47,20 +48,27 @@ class Engine {
 
   async start(index: number): Promise<string> {
     const name = `${this.#prefix}-${index}`;
+    const kind = kindOf(index);
     this.#left.add(name);
     await this.#ask('POST', `/containers/create?name=${name}`, {
       Image: this.#image,
-      Cmd: ['sleep', '600'],
-      Labels: { 'legate.service': serviceName(index), 'legate.port': '80' },
+      Cmd: kind === 'ends' ? ['true'] : ['sleep', '600'],
+      Labels: { 'legate.service': serviceName(index), ...(kind === 'refused' ? {} : { 'legate.port': '80' }) },
     });
     await this.#ask('POST', `/containers/${name}/start`);
     return name;
   }
 
-  async kill(name: string): Promise<void> {
-    await this.#ask('POST', `/containers/${name}/kill`);
+  async kill(name: string, index: number): Promise<void> {
+    if (kindOf(index) !== 'ends') await this.#ask('POST', `/containers/${name}/kill`);
     await this.#ask('DELETE', `/containers/${name}?force=1`);
     this.#left.delete(name);
+  }
+
+  /** Of all containers that run, whosever they are. */
+  async addresses(): Promise<ReadonlySet<string>> {
+    const text = await this.#ask('GET', '/containers/json');
+    return new Set([...text.matchAll(/"IPAddress":"([^"]+)"/g)].map(([, address = '']) => address));
   }
 
   async close(): Promise<void> {
@@ -68,13 +76,26 @@ class Engine {
     await this.#pool.close();
   }
 
-  async #ask(method: 'POST' | 'DELETE', path: string, body?: object): Promise<void> {
+  async #ask(method: 'GET' | 'POST' | 'DELETE', path: string, body?: object): Promise<string> {
     const headers = { 'content-type': 'application/json' };
     const limits = { headersTimeout: requestLimitMs, bodyTimeout: requestLimitMs };
-    const answer = await this.#pool.request({ method, path, headers, body: JSON.stringify(body ?? {}), ...limits });
+    const answer = await this.#pool.request({
+      method,
+      path,
+      headers,
+      body: method === 'GET' ? null : JSON.stringify(body ?? {}),
+      ...limits,
+    });
     const text = await answer.body.text();
     if (answer.statusCode >= 300) throw new Error(`${method} ${path}: ${answer.statusCode} ${text}`);
+    return text;
   }
+}
+
+/** Ten in a row are alike, one of each service. */
+function kindOf(index: number): 'serves' | 'ends' | 'refused' {
+  const row = Math.floor(index / serviceCount) % 5;
+  return row === 1 ? 'ends' : row === 2 ? 'refused' : 'serves';
 }
 
 function serviceName(index: number): string {
@@ -133,10 +154,23 @@ t.test('containers come and go', { skip, timeout: 60_000 + 1000 * count }, async
     [],
   );
   t.same(await mapped(mine.flatMap(({ vip }) => vip ?? [])), [], 'the kernel’s map holds none of them');
+  await waitFor('no binding to be left', async () => (await boundForNobody(engine)).length === 0, {
+    timeoutMs: 30_000,
+  });
+  const helpers = descendantsOf(agent.pid);
+  t.same(
+    helpers.filter(({ state }) => state === 'Z'),
+    [],
+    'no child waits to be buried',
+  );
+  t.ok(helpers.length <= 12, 'no more helpers than before');
+  t.equal(await agent.kill(), 0);
   t.same(
     agent.log.filter((line) => line.includes('"level":"error"')),
     [],
   );
+  const warnings = agent.log.filter((line) => !/"level":"(info|debug)"/.test(line) && !line.includes('churn'));
+  t.ok(warnings.length < 100, `${warnings.length} lines of other warnings`);
 });
 
 /** Starts and kills the containers of these numbers, a few at a time; the last of each ten is seen before it goes. */
@@ -147,8 +181,8 @@ async function churn(engine: Engine, agent: Agent, from: number, to: number): Pr
       const index = next;
       next += 1;
       const name = await engine.start(index);
-      if (index % 100 < serviceCount) await waitFor(`${name} to be registered`, () => isShown(agent, name));
-      await engine.kill(name);
+      if (index % 100 < serviceCount) await waitFor(`${name} to be registered`, () => isShown(agent, name, index));
+      await engine.kill(name, index);
     }
   };
   await Promise.all(Array.from({ length: atATime }, worker));
@@ -160,8 +194,11 @@ async function shown(agent: Agent): Promise<InstanceDocument[]> {
   return instances.filter(({ service }) => service.startsWith(`churn-${process.pid}-`));
 }
 
-async function isShown(agent: Agent, container: string): Promise<boolean> {
-  return (await shown(agent)).some(({ source }) => source === `docker:${container}`);
+/** Whether it is registered, and its service has its virtual address, which is claimed a moment later. */
+async function isShown(agent: Agent, container: string, index: number): Promise<boolean> {
+  const { services } = await agent.json<ServicesDocument>('/api/services');
+  const service = services.find(({ name }) => name === serviceName(index));
+  return service?.vip != null && service.instances.some(({ source }) => source === `docker:${container}`);
 }
 
 /** Which of these addresses the kernel's map names; waits until it holds none, or gives them. */
@@ -173,6 +210,15 @@ async function mapped(addresses: readonly string[]): Promise<readonly string[]> 
     return left.length === 0;
   }).catch(() => undefined);
   return left;
+}
+
+/** Addresses that the kernel holds to a container, or lets in as a newcomer's, and that no running container has. */
+async function boundForNobody(engine: Engine): Promise<string[]> {
+  const listings = ['bound', 'bindings', 'fresh'].map((set) => must('nft', 'list', 'set', 'bridge', table, set));
+  const elements = (await Promise.all(listings)).map((listing) => /elements = \{([^}]*)\}/.exec(listing)?.[1] ?? '');
+  const running = await engine.addresses();
+  const held = elements.join().match(/\b(?:\d{1,3}\.){3}\d{1,3}\b/g) ?? [];
+  return held.filter((address) => !running.has(address));
 }
 
 /** Until nothing waits to be asked or written any more. */

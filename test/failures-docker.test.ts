@@ -4,20 +4,11 @@ import t from 'tap';
 import type { InstanceDocument } from '../sidecar/admin/documents.ts';
 import { Agent, must } from './support/agent.ts';
 import { sayOn, TestDocker } from './support/docker.ts';
-import {
-  ask,
-  descendantsOf,
-  descriptorsOf,
-  instancesOf,
-  isRunning,
-  metricOf,
-  rssOf,
-  statusOf,
-} from './support/faults.ts';
+import { ask, descendantsOf, instancesOf, isRunning, statusOf } from './support/faults.ts';
 import { unless } from './support/needs.ts';
 import { waitFor } from './support/wait.ts';
 
-/** Death of the sidecar at any moment, and many containers that come and go, on the machine's own engine. */
+/** Death of the sidecar at any moment, on the machine's own engine. */
 const skip = unless('docker', 'nft', 'busybox', 'command:musl-gcc', 'command:gcc');
 const range = '240.98.0.0/16';
 const table = 'legate_240_98_0_0_16';
@@ -174,57 +165,4 @@ t.test('killed at random moments, 20 times', { skip, timeout: 240_000 }, async (
   t.notMatch(await must('nft', 'list', 'tables'), table, 'a clean stop takes the table back');
   t.notMatch(await must('ip', 'route', 'show', 'table', 'local'), range, 'and the route');
   await waitFor('all helpers to have ended', () => last.every((each) => !isRunning(each.pid)));
-});
-
-t.test('a hundred containers come and go', { skip, timeout: 240_000 }, async (t) => {
-  const docker = await TestDocker.open(t);
-  const agent = await sidecar(t).start();
-  const own = async (): Promise<InstanceDocument[]> =>
-    (await instancesOf(agent)).filter((each) => each.service === named('churn'));
-  const round = async (count: number, from: number): Promise<void> => {
-    let next = from;
-    const worker = async (): Promise<void> => {
-      for (let index = next++; index < from + count; index = next++) {
-        // Some end by themselves at once, some cannot be registered, the others serve until they are removed.
-        const kind = index % 5;
-        const options = kind === 1 ? ['--label', `legate.service=${named('churn')}`] : labels('churn', 7000);
-        const id = await docker.start(`c${index}`, options, kind === 0 ? ['true'] : sayOn(7000, 'c'));
-        await docker.docker('rm', '-f', id);
-      }
-    };
-    await Promise.all(Array.from({ length: 5 }, worker));
-    await waitFor('all of them to be gone', async () => (await own()).length === 0);
-  };
-  await round(10, 0);
-  const measure = async (): Promise<{ descriptors: number; heap: number; rss: number; conditions: number }> => ({
-    descriptors: descriptorsOf(agent.pid),
-    heap: await metricOf(agent, 'legate_process_nodejs_heap_size_used_bytes'),
-    rss: rssOf(agent.pid),
-    conditions: (await statusOf(agent)).todo.length,
-  });
-  const before = await measure();
-  await round(100, 100);
-  await waitFor('what it holds to be as before', async () => descriptorsOf(agent.pid) <= before.descriptors + 3, {
-    timeoutMs: 20_000,
-  });
-  const after = await measure();
-  t.equal((await own()).length, 0);
-  const ours = (await statusOf(agent)).todo.filter(
-    (each) => each.message.includes(docker.prefix) || each.message.includes(named('churn')),
-  );
-  t.same(ours, [], 'no condition is left');
-  const mib = (bytes: number): string => `${Math.round(bytes / 1024 / 1024)} MiB`;
-  t.ok(
-    after.rss < before.rss + 80 * 1024 * 1024,
-    `memory ${mib(before.rss)} -> ${mib(after.rss)}, heap ${mib(before.heap)} -> ${mib(after.heap)}`,
-  );
-  t.same(
-    descendantsOf(agent.pid).filter((each) => each.state === 'Z'),
-    [],
-    'no child waits to be buried',
-  );
-  t.ok(descendantsOf(agent.pid).length <= 12, 'no more helpers than before');
-  t.equal(await agent.kill(), 0);
-  const log = agent.log.filter((line) => !/"level":"(info|debug)"/.test(line) && !line.includes('churn'));
-  t.ok(log.length < 100, `${log.length} lines of other warnings`);
 });

@@ -58,6 +58,9 @@ async function undisturbed(t: Pick<typeof tap, 'equal' | 'ok'>, { agent, link }:
   t.equal((await agent.api('PUT', '/api/kv/a', what)).status, 200, `${what}: the store works`);
 }
 
+// They share nothing, and wait more than they work.
+tap.jobs = 3;
+
 tap.test('an engine that accepts and never answers, and one that comes back', { timeout: 60_000 }, async (t) => {
   const at = await scene(t);
   const { agent, engine } = at;

@@ -77,6 +77,9 @@ async function scene(t: Teardown, more: Readonly<Record<string, unknown>> = {}):
   return { net, agent, vip, greet: say };
 }
 
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('what others remove is built again', { skip, timeout: 120_000 }, async (t) => {
   const { net, agent, greet } = await scene(t);
   const listing = async (): Promise<string> =>

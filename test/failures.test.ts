@@ -55,6 +55,9 @@ function fill(folder: string): string {
   return file;
 }
 
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
 t.test('a full disk below the data directory', { skip: unless('root', 'netns'), timeout: 60_000 }, async (t) => {
   const { port } = await sayingServer(t, 'db');
   const link = await freePort();

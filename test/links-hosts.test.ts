@@ -23,8 +23,8 @@ t.test('links between hosts', { skip, timeout: 280_000 }, async (t) => {
   const testbed = await Testbed.up(t, { hosts: 3, hasTurn: true });
   await fromNothing(t, testbed);
   await t.test('nothing readable crosses', (t) => nothingReadable(t, testbed));
-  await t.test('PostgreSQL', (t) => postgres(t, testbed));
-  await t.test('redis', (t) => redis(t, testbed));
+  t.jobs = 2;
+  await Promise.all([t.test('PostgreSQL', (t) => postgres(t, testbed)), t.test('redis', (t) => redis(t, testbed))]);
 });
 
 /** As README says: `init` on host 1, `join` on the others, a container that publishes nothing, and it is reached. */
@@ -124,6 +124,16 @@ async function postgres(t: Test, testbed: Testbed): Promise<void> {
   const query = (text: string): Promise<string> => one.run(psql[0] ?? '', ...psql.slice(1), '-c', text);
 
   t.equal(await query('select 6 * 7'), '42');
+  // A listener that is idle while others work hears the notice at once.
+  const told = '/run/news-is-told';
+  const listener = await one.spawn(
+    'sh',
+    '-c',
+    `(echo 'listen news;'; while [ ! -e ${told} ]; do sleep 0.1; done; echo 'select 1;'; sleep 1) | ${psql.join(' ')}`,
+  );
+  const silence = query('select pg_sleep(8)');
+  silence.catch(() => undefined);
+
   // 64 MB in one result, and its digest as the server computed it.
   await query('create table large as select n, repeat(md5(n::text), 32) as text from generate_series(1, 65536) as n');
   const digest = await query("select md5(string_agg(text, E'\\n' order by n)) from large");
@@ -132,14 +142,9 @@ async function postgres(t: Test, testbed: Testbed): Promise<void> {
   const copied = `${psql.join(' ')} -c 'copy large to stdout' | ${psql.join(' ')} -c 'create table copied (like large)' -c 'copy copied from stdin' -c 'select count(*) from copied'`;
   t.equal(await one.run('sh', '-c', copied), '65536', 'and both ways at once');
 
-  // A listener that is idle while others work hears the notice at once.
-  const listener = await one.spawn(
-    'sh',
-    '-c',
-    `(echo 'listen news;'; sleep 12; echo 'select 1;'; sleep 1) | ${psql.join(' ')}`,
-  );
-  await query('select pg_sleep(8)');
+  await silence;
   await query("notify news, 'after a long silence'");
+  await one.run('touch', told);
   await waitFor('the notice', () => listener.lines.some((line) => line.includes('after a long silence')), {
     timeoutMs: 20_000,
   });

@@ -1,20 +1,12 @@
 import { cpSync, existsSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { ConditionDocument, HostDocument, ServiceDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import { Agent } from './support/agent.ts';
+import { freePort } from './support/faults.ts';
 import { waitFor } from './support/wait.ts';
 
 /** Two sidecars and a copy of one, on the embedded store of the first: what the hosts of a mesh do to each other. */
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
-}
 
 class Mesh {
   readonly store: Agent;

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import type { AuthorityDocument, HostsDocument, StatusDocument } from '../sidecar/admin/documents.ts';
 import type { Ran } from './support/agent.ts';
 import {
@@ -31,7 +31,10 @@ async function todoOf({ agent }: MeshHost): Promise<string> {
   return JSON.stringify((await agent.json<StatusDocument>('/api/status')).todo);
 }
 
-t.test('a host that was off while the root was replaced, or that was revoked, joins again', async (t) => {
+const fine = (host: MeshHost) => async (): Promise<boolean> => (await todoOf(host)) === '[]';
+
+/** Two hosts, db-1 beside the authority. */
+async function twoHosts(t: Test): Promise<{ one: MeshHost; two: MeshHost; ca: () => Promise<AuthorityDocument> }> {
   const one = await firstHost(t);
   const two = await meshHost(t, 'db-1');
   await one.agent.start();
@@ -39,6 +42,14 @@ t.test('a host that was off while the root was replaced, or that was revoked, jo
   await two.agent.start();
   const ca = (): Promise<AuthorityDocument> => one.agent.json<AuthorityDocument>('/api/ca');
   await waitFor('db-1 to live', async () => (await ca()).hosts.filter(({ alive }) => alive).length === 2);
+  return { one, two, ca };
+}
+
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
+t.test('a host that was off while the root was replaced joins again', async (t) => {
+  const { one, two, ca } = await twoHosts(t);
   const { serial } = await identityOf(two);
   t.match(await one.agent.cli('ca', 'rotate', '--finish'), { status: 1, stderr: /not to be dropped now/ });
 
@@ -85,11 +96,14 @@ t.test('a host that was off while the root was replaced, or that was revoked, jo
   t.match(await joinAgain(one, two), { status: 0, stdout: /was in this mesh before, and keeps its id/ });
   t.equal(idOf(two), id);
   await two.agent.start();
-  const fine = (host: MeshHost) => async (): Promise<boolean> => (await todoOf(host)) === '[]';
   await waitFor('nothing to do', fine(two), slow);
   t.not((await identityOf(two)).serial, serial);
   t.match(await one.agent.cli('ca', 'status'), { stdout: /db-1 .*alive/ });
+});
 
+t.test('a host that was revoked joins again, and is another one', async (t) => {
+  const { one, two } = await twoHosts(t);
+  const id = idOf(two);
   t.match(await one.agent.cli('host', 'revoke', 'db-1'), { status: 0, stdout: /legate join --again there/ });
   await waitFor('it to be told', async () => /revoked.*legate join ADDRESS --again/.test(await todoOf(two)), slow);
   await two.agent.kill('SIGKILL');

@@ -17,6 +17,9 @@ import {
 } from './support/mesh-host.ts';
 import { waitFor } from './support/wait.ts';
 
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
 t.test('certificates renew by themselves, and it is said when they cannot', async (t) => {
   // Long enough to start twice on a busy machine.
   const slow = { timeoutMs: 40_000 };

@@ -58,6 +58,9 @@ async function takePort53(t: Teardown, address: string): Promise<void> {
   await new Promise<void>((resolve) => socket.bind(53, address, resolve));
 }
 
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
 t.test('faults of one host', { skip, timeout: 115_000 }, async (t) => {
   const docker = await TestDocker.open(t);
   const shop = await docker.network('shop');

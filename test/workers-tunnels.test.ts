@@ -64,7 +64,7 @@ class Mesh {
       instances: [{ service: 'db', address: '127.0.0.1', port, reach: 'host' }],
     });
     const mesh = new Mesh(here, there, port);
-    const init = await legate(['init', '-c', here.agent.configFile, '--certificate-life', '90s']);
+    const init = await legate(['init', '-c', here.agent.configFile, '--certificate-life', '60s']);
     if (init.status !== 0) throw new Error(init.stderr + init.stdout);
     await here.agent.start();
     const joined = await joinTo(here, there, tokenOf(init));

@@ -1,5 +1,8 @@
 import { type Dial, formatDial } from '../../src/model/dial.ts';
 import type { Instance } from '../../src/model/instance.ts';
+import type { EjectionReason } from '../outlier.ts';
+import type { AnswerTimes } from '../slowness.ts';
+import { hashOfText, mixed } from './hashing.ts';
 import { Latency } from './p2c-latency.ts';
 
 /** How far away an instance is: on this host, in its zone, elsewhere. */
@@ -26,6 +29,10 @@ export class Backend {
   errors = 0;
   /** Monotonic; undefined when it is not ejected. */
   ejectedUntilMs: number | undefined;
+  /** Why it was ejected last. */
+  ejectedFor: EjectionReason = 'failures';
+  /** How long its answers took in this window; undefined while nobody is ejected for that. */
+  times: AnswerTimes | undefined;
   /** Ejections that are not yet forgotten. */
   ejections = 0;
   /** Monotonic; since when it has made up for the last one, once that is over. */
@@ -34,9 +41,12 @@ export class Backend {
   readonly latency = new Latency();
   /** The smooth weighted round-robin's credit. */
   credit = 0;
+  /** What its place in the order of a hashed key comes from: the same on every host. */
+  readonly seed: number;
 
   constructor(instance: Instance, dial: Dial, distance: Distance) {
     this.id = instance.id;
+    this.seed = mixed(hashOfText(instance.id));
     this.instance = instance;
     this.dial = dial;
     this.distance = distance;

@@ -1,9 +1,10 @@
 import type { Socket } from 'node:net';
+import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
 import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
 import { ownAnswer } from './answers.ts';
-import { bodyMs, headMs, idleClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
+import { bodyMs, headMs, idleClientMs, leavingClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 
@@ -28,6 +29,8 @@ export class HttpConnection implements CarriedConnection {
   #sinceMs: number;
   /** What came and was not yet read. */
   #ahead: Buffer | undefined;
+  /** Whether what is ahead lies in the buffer that all clients' bytes are read into. */
+  #borrowed = false;
   #reading = false;
   #clientEnded = false;
   #leaving = false;
@@ -45,7 +48,7 @@ export class HttpConnection implements CarriedConnection {
       over: (keepAlive) => this.#exchangeOver(keepAlive),
       takeAhead: () => this.#takeAhead(),
     });
-    socket.on('data', (chunk) => this.#onData(chunk));
+    environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
     socket.on('drain', () => this.#exchange.clientDrained());
     socket.on('error', () => undefined);
@@ -69,24 +72,35 @@ export class HttpConnection implements CarriedConnection {
     abort(this.#socket, true);
   }
 
-  /** No further requests: an idle connection is closed, a busy one after its answer. */
+  /**
+   * No further requests: the next answer says that it is the last. A connection is closed without that only when nothing
+   * has come for a moment: a request that is on its way to a closed one fails, and some may not be repeated.
+   */
   leave(): void {
     this.#leaving = true;
     this.#exchange.lastOne();
-    if (this.#phase === 'idle') this.#closeGently();
+    this.tick(this.#options.environment.clock.monotonicMs());
+  }
+
+  /** It is new, and its client could not know that there will be no further request: the first one is answered. */
+  leaveAfterOne(): void {
+    this.#leaving = true;
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
     const elapsedMs = nowMs - this.#sinceMs;
     if (this.#phase === 'idle') {
-      if (elapsedMs >= idleClientMs) this.#closeGently();
+      if (elapsedMs >= (this.#leaving ? leavingClientMs : idleClientMs)) this.#closeGently();
     } else if (this.#phase === 'head') {
       if (elapsedMs >= headMs) this.#refuse(new HttpFault('request-line', 'a head that does not come to its end', 408));
     } else if (this.#phase === 'exchange') {
       if (this.#exchange.waitsForBody && elapsedMs >= bodyMs) this.#exchange.bodyTimedOut();
       else this.#exchange.tick(nowMs);
-    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) abort(this.#socket, true);
+    } else if (this.#phase === 'lingering' && elapsedMs >= lingerMs) {
+      // No reset: the system goes on bringing what a slow client has yet to take of its last answer.
+      this.#socket.destroy();
+    }
   }
 
   #enter(phase: Phase): void {
@@ -100,11 +114,15 @@ export class HttpConnection implements CarriedConnection {
     cells.received.value += chunk.length;
     if (this.#phase === 'exchange') {
       if (this.#exchange.waitsForBody) this.#sinceMs = this.#options.environment.clock.monotonicMs();
-      const used = this.#exchange.requestBytes(chunk);
-      if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+      const own = Buffer.from(chunk);
+      const used = this.#exchange.requestBytes(own);
+      if (used < own.length) this.#keepAhead(own.subarray(used));
     } else if (this.#phase === 'idle' || this.#phase === 'head') {
+      this.#borrowed = this.#ahead === undefined;
       this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
       this.#readAhead();
+      if (this.#ahead === chunk) this.#ahead = Buffer.from(chunk);
+      this.#borrowed = false;
     }
   }
 
@@ -142,26 +160,47 @@ export class HttpConnection implements CarriedConnection {
       return false;
     }
     if (body < 0) {
-      if (this.#phase === 'idle') this.#enter('head');
+      if (this.#clientEnded) this.#closeGently();
+      else if (this.#phase === 'idle') this.#enter('head');
       return false;
     }
     this.#ahead = undefined;
     this.#enter('exchange');
-    const used = this.#exchange.begin(chunk, body);
-    if (used < chunk.length) this.#keepAhead(chunk.subarray(used));
+    const own = this.#borrowed && body < chunk.length ? this.#own(chunk) : chunk;
+    const used = this.#exchange.begin(own, body);
+    if (this.#leaving) this.#exchange.lastOne();
+    if (used < own.length) this.#keepAhead(own.subarray(used));
+    // It said so while an earlier request ran: if this one is not all there, the rest will not come.
+    if (this.#clientEnded && this.#phase === 'exchange') this.#exchange.clientEnded();
     return true;
+  }
+
+  /** A copy of what the head was just read from, for what follows the head is kept; the head lies in the same place. */
+  #own(chunk: Buffer): Buffer {
+    const own = Buffer.from(chunk);
+    this.#options.environment.requestHead.buffer = own;
+    this.#borrowed = false;
+    return own;
   }
 
   /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
   #exchangeOver(keepAlive: boolean): void {
     if (this.#phase !== 'exchange') return;
-    if (!keepAlive || this.#leaving || (this.#clientEnded && this.#ahead === undefined)) {
+    if (!keepAlive || (this.#clientEnded && this.#ahead === undefined)) {
       this.#closeGently();
       return;
     }
     this.#enter('idle');
-    if (this.#socket.isPaused()) this.#socket.resume();
+    const { accepts } = this.#options.environment;
+    if (this.#ahead === undefined && accepts.holding) this.#hold(accepts);
+    else if (this.#socket.isPaused()) this.#socket.resume();
     if (this.#ahead !== undefined) this.#readAhead();
+  }
+
+  /** It was served; the next request is not read until a burst of new connections is in. */
+  #hold(accepts: AcceptGate): void {
+    this.#socket.pause();
+    accepts.hold(() => this.#socket.resume());
   }
 
   #refuse(fault: HttpFault): void {

@@ -1,6 +1,8 @@
 import type { Clock } from '../../src/base/clock.ts';
 import type { AccessLog } from '../access-log.ts';
+import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
+import type { SharedReads } from '../tcp/shared-reads.ts';
 import type { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import type { Head } from './head.ts';
@@ -11,7 +13,11 @@ import type { RequestMetrics } from './request-metrics.ts';
 /** What all HTTP connections of a process share. */
 export interface HttpEnvironment {
   readonly clock: Clock;
+  /** Tells when new connections have to be let in first. */
+  readonly accepts: AcceptGate;
   readonly buffers: ReadBuffers;
+  /** What clients say is read into. */
+  readonly clientReads: SharedReads;
   readonly tunnels: Tunnels | undefined;
   readonly pool: HttpPool;
   readonly traceIds: TraceIds;

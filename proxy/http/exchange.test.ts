@@ -265,6 +265,41 @@ t.test('upgrades', async (t) => {
   t.match(await talk(t, bed, 'CONNECT db:80 HTTP/1.1\r\nHost: db:80\r\n\r\n'), /^HTTP\/1\.1 405 .*Allow: GET/s);
 });
 
+t.test('what a client sends behind an upgrade waits for it', async (t) => {
+  const backend = await scripted(t, (socket) => {
+    socket.removeAllListeners('data');
+    socket.on('data', (chunk: Buffer) => socket.write(chunk));
+    setTimeout(
+      () => socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'),
+      20,
+    );
+  });
+  const bed = await before(t, [backend.port]);
+  const words = 'words '.repeat(30_000);
+  const answer = await talk(t, bed, `${get('/', 'Connection: Upgrade\r\nUpgrade: echo\r\n')}${words}`, { end: true });
+  t.equal(answer.slice(answer.indexOf('\r\n\r\n') + 4), words);
+});
+
+t.test('an instance that closes a kept connection while a request is on its way', async (t) => {
+  const backend = await scripted(t, (socket) => socket.write(ok('fine')));
+  const bed = await before(t, [backend.port]);
+  const post = `POST / HTTP/1.1\r\nHost: db\r\nContent-Length: 2\r\n\r\nhi`;
+  const socket = dial(t, bed.port);
+  let seen = '';
+  socket.on('data', (chunk: Buffer) => {
+    seen += chunk;
+  });
+  for (let turn = 1; turn <= 20; turn += 1) {
+    socket.write(post);
+    await waitFor('an answer', () => seen.split('HTTP/1.1').length === 1 + turn, { everyMs: 1 });
+    // Both at once: the request is read, and only then is it seen that the connection has ended.
+    if (turn < 20) for (const kept of backend.sockets) kept.destroy();
+  }
+  t.notMatch(seen, /502/, 'nobody has read it there: it may be asked again');
+  t.match(seen.match(/200 OK/g)?.length, 20);
+  t.equal(backend.heads.length, 20);
+});
+
 t.test('what is refused', async (t) => {
   const backend = await scripted(t, (socket) => socket.write(ok('no')));
   const bed = await before(t, [backend.port]);
@@ -418,7 +453,18 @@ t.test('a sidecar that leaves lets requests end, and takes no further ones', asy
   const busyEnds = outcome(busy);
   busy.write(get('/slow'));
   await waitFor('the request to arrive', () => bed.plane.activeConnections({ instance: 'here/i0' }) === 1);
+  const between = dial(t, bed.port);
+  const betweenEnds = outcome(between);
+  between.write(get());
+  await new Promise((resolve) => between.once('data', resolve));
   const drained = bed.plane.drain(10_000);
+  between.write(get());
+  t.match(
+    (await betweenEnds).data.toString(),
+    /^(?:(?!Connection).)*quick.*Connection: close\r\n.*quick$/s,
+    'a request on its way is the last',
+  );
+  between.destroy();
   t.equal((await idleEnds).how, 'end', 'a connection that waits for a request is closed');
   idle.destroy();
   answer();

@@ -10,7 +10,7 @@ import { abort } from '../tcp/socket-ends.ts';
 import type { Admission, Waiting } from './admission.ts';
 import { type OwnAnswer, ownAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
-import { freshMs, silentResponseMs } from './bounds.ts';
+import { endedClientMs, freshMs, maxSegmentBytes, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { type Head, isIdempotent, type Method, methods } from './head.ts';
@@ -34,10 +34,10 @@ export interface ExchangeOptions {
   readonly account: Account;
   readonly budget: RetryBudget;
   readonly environment: HttpEnvironment;
+  /** Takes what the client has sent behind its request, once the connection is another protocol's. */
+  readonly takeAhead: () => Buffer | undefined;
   /** The answer has left this process, or the client is gone; whether the connection may carry another request. */
   readonly over: (keepAlive: boolean) => void;
-  /** Gives what the client has sent ahead: the connection is another protocol's from now on. */
-  readonly takeAhead: () => Buffer | undefined;
 }
 
 const nothing = Buffer.alloc(0);
@@ -70,12 +70,15 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
   #running = false;
   #method: Method = methods.get;
   #keepAlive = false;
+  #isLast = false;
   /** The head as it leaves. */
   #head: Buffer = nothing;
   /** What was read of the body, while it may be needed again; undefined once it was too much. */
   #kept: Buffer[] | undefined;
   #keptBytes = 0;
   #attempts: Attempts | undefined;
+  /** What decides where it goes, where that is so; see `Route.pick`. */
+  #key: number | undefined;
   #backend: Backend | undefined;
   #upstream: HttpUpstream | undefined;
   #cancelTimer: (() => void) | undefined;
@@ -119,8 +122,9 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     return this.#running && !this.#raw && !this.#request.done && !this.#client.isPaused();
   }
 
-  /** No other request follows this one. */
+  /** No other request follows this one, or, if its answer has begun or there is none, the next one. */
   lastOne(): void {
+    this.#isLast = true;
     if (!this.#answered) this.#keepAlive = false;
   }
 
@@ -143,6 +147,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
+    this.#key = this.#route.hashKey?.ofHead(head, this.#options.peer);
     const changes = { lines: this.#linesFor(settings), host: this.#route.service, newId: this.#report.newId, upgrade };
     this.#head = environment.composer.request(head, changes);
     const used = this.#readBody(chunk, at);
@@ -166,9 +171,9 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     this.#settings = settings;
     this.#times.begin(this.#report.startedMs, settings.timeoutMs, settings.tryTimeoutMs, settings.hedgeAfterMs);
     this.#method = head.method;
-    this.#keepAlive = head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes;
     // What follows a CONNECT is no further request, whatever the instance says to it.
-    if (head.method === methods.connect) this.#keepAlive = false;
+    const isLast = this.#isLast || head.method === methods.connect;
+    this.#keepAlive = !isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
     this.#kept = undefined;
     this.#keptBytes = 0;
     this.#attempts = undefined;
@@ -246,9 +251,22 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
       this.#upstream?.end();
       if (this.#upstreamHasEnded) this.#finishWhenTaken(false);
     } else if (!this.#request.done) {
-      this.abort();
-      abort(this.#client, true);
-    }
+      this.#giveClientUp();
+    } else if (this.#answered) this.#deadlineMs = this.#nowMs() + endedClientMs;
+  }
+
+  /** How long nothing may come of what has begun. */
+  get #silenceMs(): number {
+    return this.#clientHasEnded && !this.#raw ? endedClientMs : silentResponseMs;
+  }
+
+  #nowMs(): number {
+    return this.#options.environment.clock.monotonicMs();
+  }
+
+  #giveClientUp(): void {
+    this.abort();
+    abort(this.#client, true);
   }
 
   /** The client is gone. */
@@ -272,11 +290,12 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     this.#times.check(nowMs);
     if (this.#moved) {
       this.#moved = false;
-      if (this.#answered) this.#deadlineMs = nowMs + silentResponseMs;
+      if (this.#answered) this.#deadlineMs = nowMs + this.#silenceMs;
     }
     if (nowMs < this.#deadlineMs) return;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
-    this.upstreamFailed({ problem: 'the response does not go on', blame: 'instance' });
+    if (this.#lastKeepsClient !== undefined || (this.#clientHasEnded && !this.#raw)) this.#giveClientUp();
+    else this.upstreamFailed({ problem: 'the response does not go on', blame: 'instance' });
   }
 
   // Its turn, and its time
@@ -419,7 +438,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
   #attempt(): void {
     const { environment } = this.#options;
     const route = this.#route;
-    this.#attempts ??= new Attempts(route, environment.clock);
+    this.#attempts ??= new Attempts(route, environment.clock, this.#key);
     const next = this.#attempts.next();
     if (next === undefined) {
       this.#afterFailure('pick', route.problemToPick);
@@ -520,11 +539,12 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     this.#report.status = status;
     this.#report.answeredBy = backend;
     const nowMs = environment.clock.monotonicMs();
-    this.#deadlineMs = nowMs + silentResponseMs;
+    this.#deadlineMs = nowMs + this.#silenceMs;
     if (backend !== undefined) {
       // What is not implemented (501) is no sign of trouble.
-      route.answered(backend, status >= 500 && status !== 501);
-      backend.latency.observe(nowMs - this.#sentMs, nowMs);
+      const ms = nowMs - this.#sentMs;
+      route.answered(backend, status >= 500 && status !== 501, status < 400 ? ms : undefined);
+      backend.latency.observe(ms, nowMs);
     }
     return this.#keepAlive && this.#request.done;
   }
@@ -586,7 +606,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
       this.#dropUpstream();
       this.#route.refused(failure.problem);
       this.#breakOff();
-    } else if (failure.timedOut !== true && this.#wasStale(upstream)) {
+    } else if (failure.timedOut !== true && this.#wasStale(upstream, failure)) {
       const backend = this.#backend;
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
@@ -599,9 +619,12 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
   }
 
   /** Whether the instance closed a connection that was kept, before it had heard of this request: nothing has failed. */
-  #wasStale(upstream: HttpUpstream): boolean {
+  #wasStale(upstream: HttpUpstream, { closedBefore }: UpstreamFailure): boolean {
     if (upstream.requests < 2 || this.#response.begun) return false;
-    return isIdempotent(this.#method) && this.#isReplayable;
+    if (!this.#isReplayable) return false;
+    // Of what is one segment nothing was read, when the whole of it met a closed socket.
+    const isUnread = closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
+    return isIdempotent(this.#method) || isUnread;
   }
 
   /** Whether all that was read of the request is still there. */

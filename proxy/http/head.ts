@@ -277,6 +277,7 @@ export class Head {
         if (buffer[at] !== bytes.cr) throw new HttpFault('field', lineFault(buffer[at] as number));
         if (at + 1 >= end) return -1;
         if (buffer[at + 1] !== bytes.lf) throw new HttpFault('field', 'a CR without its LF');
+        checkSize(at + 2 - this.start, 0);
         return at + 2;
       }
       if (buffer[at] !== bytes.colon) throw new HttpFault('field', 'a name that its colon does not follow at once');
@@ -536,7 +537,7 @@ function lineFault(byte: number): string {
   return byte === bytes.lf ? 'an LF without its CR' : 'a line that does not begin with a name';
 }
 
-/** -1, unless what is there is too much already. */
+/** -1, unless what is there is too much already: the same for what came at once and in pieces. */
 function checkSize(size: number, skipped: number): -1 {
   if (size - skipped > maxHeadBytes) throw new HttpFault('too-large', 'a head that is too large', 431);
   return -1;

@@ -2,9 +2,11 @@ import type { Socket } from 'node:net';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Metrics } from '../../src/base/metrics.ts';
 import type { AccessLog } from '../access-log.ts';
+import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { Account } from '../tcp/carried.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import type { Route } from '../tcp/route.ts';
+import { SharedReads } from '../tcp/shared-reads.ts';
 import { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import { sweepMs } from './bounds.ts';
@@ -18,6 +20,7 @@ import { RetryBudgets } from './retry-budget.ts';
 
 export interface HttpPlaneOptions {
   readonly clock: Clock;
+  readonly accepts: AcceptGate;
   readonly metrics: Metrics;
   readonly buffers: ReadBuffers;
   readonly tunnels: Tunnels | undefined;
@@ -32,11 +35,13 @@ export class HttpPlane {
   #cancelSweep: (() => void) | undefined;
   #leaving = false;
 
-  constructor({ clock, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
+  constructor({ clock, accepts, metrics, buffers, tunnels, accessLog }: HttpPlaneOptions) {
     const pool = new HttpPool();
     this.#environment = {
       clock,
+      accepts,
       buffers,
+      clientReads: new SharedReads(),
       tunnels,
       pool,
       traceIds: new TraceIds(),
@@ -54,12 +59,18 @@ export class HttpPlane {
   }
 
   /** Takes over a paused socket. `ended` is called once, when it is closed. */
-  accept(socket: Socket, route: Route, account: Account, ended: (connection: HttpConnection) => void): HttpConnection {
+  accept(
+    socket: Socket,
+    route: Route,
+    account: Account,
+    ended: (connection: HttpConnection) => void,
+    scheme: 'http' | 'https' = 'http',
+  ): HttpConnection {
     const connection = new HttpConnection({
       socket,
       route,
       account,
-      scheme: 'http',
+      scheme,
       budget: this.#budgets.of(route.service),
       environment: this.#environment,
       ended: (which) => {
@@ -68,7 +79,7 @@ export class HttpPlane {
       },
     });
     this.#connections.add(connection);
-    if (this.#leaving) connection.leave();
+    if (this.#leaving) connection.leaveAfterOne();
     if (this.#cancelSweep === undefined) this.#sweepLater();
     return connection;
   }

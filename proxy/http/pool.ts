@@ -6,8 +6,11 @@ import type { HttpUpstream } from './upstream.ts';
  * one that is just being closed.
  */
 export const maxIdleMs = 4000;
-/** Idle connections to one instance, and to all together. */
-export const maxIdlePerInstance = 128;
+/**
+ * Idle connections to one instance, and to all together. Only as many are ever kept as were busy at once within
+ * `maxIdleMs`; with a low bound many clients would have connections closed and opened anew all the time.
+ */
+export const maxIdlePerInstance = 1024;
 export const maxIdle = 2048;
 
 /** The idle connections of this process, to be used again: the one that was used last first, so that the rest can go. */

@@ -35,6 +35,8 @@ export class Response {
   #asked: Asked = { method: methods.get, minor: 1, upgrade: false };
   /** The part of the head that has come. */
   #partial: Buffer | undefined;
+  /** Of a body that leaves together with its head; used anew each time. */
+  readonly #pieces: Buffer[] = [];
   #informational = 0;
   #answered = false;
   #keepsClient = false;
@@ -120,8 +122,9 @@ export class Response {
     const connection = this.#keepsClient ? (minor === 0 ? 'keep-alive' : undefined) : 'close';
     const { composer } = this.#environment;
     if (chunk.length - end <= maxJoinedBytes) {
-      const pieces: Buffer[] = [];
-      const used = this.#body.read(chunk, end, (buffer, start, stop) => pieces.push(buffer.subarray(start, stop)));
+      const pieces = this.#pieces;
+      pieces.length = 0;
+      const used = this.#body.read(chunk, end, this.#onPiece);
       const body = pieces.length > 1 ? Buffer.concat(pieces) : pieces[0];
       this.#events.toClient(composer.response(head, connection, dropsChunking, body));
       this.#afterBody(used, chunk.length);
@@ -162,6 +165,10 @@ export class Response {
 
   readonly #onBody = (buffer: Buffer, start: number, end: number): void => {
     this.#events.toClient(start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end));
+  };
+
+  readonly #onPiece = (buffer: Buffer, start: number, end: number): void => {
+    this.#pieces.push(buffer.subarray(start, end));
   };
 
   /** Whoever says more than its answer is not asked again. */

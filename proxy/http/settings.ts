@@ -1,4 +1,3 @@
-import { defaultHashOn, type HashOn, parseHashOn } from '../../src/model/hash-on.ts';
 import { parseSticky, type Sticky, type Weights } from '../../src/model/routes.ts';
 import { type Forwarding, type FurtherSettings, httpDefaults } from '../../src/model/service-settings.ts';
 
@@ -22,17 +21,13 @@ export interface HttpSettings {
   readonly forwarding: Forwarding;
   readonly upgrade: boolean;
   readonly connect: boolean;
-  /** What the balance `hash` looks at. */
-  readonly hashOn: HashOn;
-  /** A factor; 0: never. */
-  readonly ejectSlow: number;
   /** Undefined where requests are not divided by tag. */
   readonly split: Weights | undefined;
   readonly sticky: Sticky | undefined;
 }
 
 export function httpSettingsOf(service: FurtherSettings): HttpSettings {
-  const { split, sticky, hashOn, ...chosen } = service;
+  const { split, sticky, ...chosen } = service;
   const values = { ...httpDefaults, ...chosen };
   return {
     timeoutMs: values.timeoutMs,
@@ -47,8 +42,6 @@ export function httpSettingsOf(service: FurtherSettings): HttpSettings {
     forwarding: values.forwarding,
     upgrade: values.upgrade === 'on',
     connect: values.connect === 'on',
-    hashOn: (hashOn === undefined ? undefined : parseHashOn(hashOn)) ?? defaultHashOn,
-    ejectSlow: values.ejectSlow,
     split: split !== undefined && Object.keys(split).length > 0 ? split : undefined,
     sticky: sticky === undefined ? undefined : parseSticky(sticky),
   };

@@ -6,6 +6,7 @@ import { proxyHeader } from '../tcp/proxy-header.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import { ownLimits, silences } from '../tcp/relay-bounds.ts';
 import type { Blame } from '../tcp/route.ts';
+import { ResetAfterEnd } from '../tcp/socket-ends.ts';
 import { streamFaults } from '../tcp/stream-faults.ts';
 import type { Upstream } from '../tcp/upstream.ts';
 import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
@@ -31,6 +32,8 @@ export interface UpstreamFailure {
   readonly denied?: boolean;
   /** It was asked, and has not answered in its time. */
   readonly timedOut?: boolean;
+  /** The instance had closed the connection, with nothing left to read, before it got what was written last. */
+  readonly closedBefore?: boolean;
 }
 
 /** Through which tunnel, and as whom. */
@@ -167,7 +170,7 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   socketFailed(_socket: Socket, error: Error): void {
     const problem = describeError(error);
     const code = systemCode(error);
-    if (this.open) this.#failed({ problem, blame: 'instance' });
+    if (this.open) this.#failed({ problem, blame: 'instance', closedBefore: error instanceof ResetAfterEnd });
     else if (code !== undefined && ownLimits.has(code)) this.#failed({ problem, blame: 'way', exhausted: error });
     else this.#failed({ problem, blame: code !== undefined && silences.has(code) ? 'host' : 'instance' });
   }

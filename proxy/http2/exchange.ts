@@ -66,7 +66,9 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   #admission: Admission | undefined;
   #queues = false;
   #hedge: Hedge | undefined;
-  #attempts: Attempts;
+  /** What decides where it goes, where that is so; see `Route.pick`. */
+  #key: number | undefined;
+  #attempts: Attempts | undefined;
   #cancelTimer: (() => void) | undefined;
   #leaveLobby: (() => void) | undefined;
   #retries = 0;
@@ -82,6 +84,8 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   #informational = 0;
   #answeredBy: Backend | undefined;
   #judged = false;
+  /** How long the head of the answer took. */
+  #answerMs = 0;
   /** What the client was told; 0 for nothing yet. */
   #status = 0;
   #responseDone = false;
@@ -106,7 +110,6 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#times = new RequestTimes(options.environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
-    this.#attempts = new Attempts(options.route, options.environment.clock);
     this.#requestDone = client.endAfterHeaders;
   }
 
@@ -149,6 +152,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#refuse(refusal);
       return;
     }
+    this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
     if (!this.#requestDone) {
       client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
       client.on('trailers', (trailers) => {
@@ -319,7 +323,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const request = this.#request;
     if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return;
     if (this.#status !== 0 || !this.#requestDone || this.#kept === undefined || this.#instance === undefined) return;
-    if (!this.#attempts.hasOther || !budget.take()) return;
+    if (this.#attempts?.hasOther !== true || !budget.take()) return;
     const next = this.#attempts.beside();
     if (next === undefined) return;
     environment.metrics.happened('hedges', this.#route.service);
@@ -369,7 +373,12 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
 
   // To an instance
 
+  #search(): Attempts {
+    return new Attempts(this.#route, this.#options.environment.clock, this.#key);
+  }
+
   #attempt(): void {
+    this.#attempts ??= this.#search();
     const next = this.#attempts.next();
     if (next === undefined) this.#afterFailure('pick', this.#route.problemToPick);
     else this.#to(next.backend, next.limitMs);
@@ -495,10 +504,11 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
     this.#kept = undefined;
-    backend?.latency.observe(nowMs - this.#sentMs, nowMs);
+    this.#answerMs = nowMs - this.#sentMs;
+    backend?.latency.observe(this.#answerMs, nowMs);
     if (this.#request?.grpc !== true || this.#status !== 200) {
       // What is not implemented (501) is no sign of trouble.
-      this.#judge(this.#status >= 500 && this.#status !== 501);
+      this.#judge(this.#status >= 500 && this.#status !== 501, this.#status < 400);
     } else this.#judgeGrpc(headers);
     const options = isAll ? { endStream: true } : { waitForTrailers: true };
     if (!this.#tryToSay(() => this.#client.respond(passedOn(headers, true), options))) return;
@@ -556,13 +566,13 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
 
   #judgeGrpc(headers: IncomingHttpHeaders): void {
     const status = headers['grpc-status'];
-    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status));
+    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status), status === '0');
   }
 
-  #judge(isError: boolean): void {
+  #judge(isError: boolean, isGood = false): void {
     if (this.#judged || this.#backend === undefined) return;
     this.#judged = true;
-    this.#route.answered(this.#backend, isError);
+    this.#route.answered(this.#backend, isError, isGood ? this.#answerMs : undefined);
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {
@@ -607,9 +617,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#route.refused(undefined);
       this.#fail({ kind: 'unavailable', reason: failure.problem });
     } else {
-      if (this.#attempts.elapsedMs > connectAttemptMs) {
-        this.#attempts = new Attempts(this.#route, this.#options.environment.clock);
-      }
+      if (this.#attempts !== undefined && this.#attempts.elapsedMs > connectAttemptMs) this.#attempts = this.#search();
       this.#countRetry();
       this.#failAttempt(failure);
     }
@@ -631,13 +639,13 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   /** RFC 9110 section 9.2.2; calls of gRPC are never known to be idempotent. */
   #mayRepeat({ timedOut }: UpstreamFailure): boolean {
     // Who has not answered in its time is not asked a second time.
-    if (timedOut === true && !this.#attempts.hasOther) return false;
+    if (timedOut === true && this.#attempts?.hasOther !== true) return false;
     const request = this.#request;
     if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return false;
     if (this.#retries >= this.#settings.retries || this.#kept === undefined || !this.#options.budget.take())
       return false;
     this.#countRetry();
-    this.#attempts.anew();
+    this.#attempts?.anew();
     return true;
   }
 
@@ -676,7 +684,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   ): void {
     const { environment } = this.#options;
     const route = this.#route;
-    const next = this.#attempts.after(what);
+    const next = this.#attempts?.after(what) ?? { kind: 'over' };
     const leave = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
     const retried = next.kind === 'again' || leave !== undefined;
     if (failed !== undefined) route.attemptFailed(failed.backend, { ...failed.failure, retried });

@@ -16,14 +16,17 @@ export class Attempts {
   readonly #route: Route;
   readonly #clock: Clock;
   #startedMs: number;
+  readonly #key: number | undefined;
   #tried: Backend[] = [];
   /** How often every instance was tried in vain. */
   #rounds = 0;
   #holds = false;
 
-  constructor(route: Route, clock: Clock) {
+  /** `key`: see `Route.pick`. */
+  constructor(route: Route, clock: Clock, key: number | undefined) {
     this.#route = route;
     this.#clock = clock;
+    this.#key = key;
     this.#startedMs = clock.monotonicMs();
   }
 
@@ -53,7 +56,7 @@ export class Attempts {
   next(): { readonly backend: Backend; readonly limitMs: number } | undefined {
     const totalMs = this.#holds ? Math.max(connectTotalMs, this.#route.holdMs) : connectTotalMs;
     const leftMs = totalMs - this.elapsedMs;
-    const backend = leftMs > 0 ? this.#route.pick(this.#tried) : undefined;
+    const backend = leftMs > 0 ? this.#route.pick(this.#tried, this.#key) : undefined;
     if (backend === undefined) return undefined;
     this.#tried.push(backend);
     const limitMs = this.#route.hasOther(this.#tried) ? Math.min(connectAttemptMs, leftMs) : leftMs;

@@ -2,7 +2,7 @@ import { connect, type Socket } from 'node:net';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { ReadBuffers } from './read-buffers.ts';
 import { writeHighWaterMark } from './relay-bounds.ts';
-import { resetError, wasReset } from './socket-ends.ts';
+import { ResetAfterEnd, wasReset } from './socket-ends.ts';
 
 /** What is heard of a socket to an instance. */
 export interface InstanceSocketEvents {
@@ -45,7 +45,7 @@ export function dialInstance({ address, port }: Endpoint, buffers: ReadBuffers, 
   const socket: Socket = connect(options);
   socket.once('connect', () => events.socketOpened(socket));
   socket.on('end', () => {
-    if (wasReset(socket)) socket.destroy(resetError());
+    if (wasReset(socket)) socket.destroy(new ResetAfterEnd());
     else events.socketEnded(socket);
   });
   socket.on('drain', () => events.socketDrained(socket));

@@ -1,10 +1,13 @@
 import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import type { Clock } from '../../src/base/clock.ts';
 import type { Conditions } from '../../src/base/conditions.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { CounterCell, Metrics } from '../../src/base/metrics.ts';
 import type { Identity } from '../../src/model/caller.ts';
 import type { AccessEntry, AccessLog } from '../access-log.ts';
+import type { Door } from '../door/door.ts';
+import { Handshakes } from '../door/handshakes.ts';
 import { HttpPlane } from '../http/http-plane.ts';
 import { Http2Plane } from '../http2/http2-plane.ts';
 import type { Link } from '../link.ts';
@@ -57,6 +60,8 @@ export class RelayCrowd {
   readonly #options: RelayCrowdOptions;
   /** How much of all connections those of other hosts may be. */
   static readonly peersShare = 0.75;
+  /** Those of clients from outside; each may become a connection. */
+  readonly handshakes: Handshakes;
   readonly #gate: AcceptGate;
   readonly #buffers = new ReadBuffers();
   readonly #traceIds = new TraceIds();
@@ -73,10 +78,16 @@ export class RelayCrowd {
 
   constructor(options: RelayCrowdOptions) {
     this.#options = options;
-    const { clock } = options;
+    const { clock, metrics } = options;
+    this.handshakes = new Handshakes({ clock, metrics, onIdle: () => this.#settled() });
     this.#gate = new AcceptGate(() => clock.monotonicMs());
     this.#endReviews = options.permission.onChange(() => this.#review());
-    this.#http = new HttpPlane({ ...options, accessLog: options.accessLog, buffers: this.#buffers });
+    this.#http = new HttpPlane({
+      ...options,
+      accessLog: options.accessLog,
+      accepts: this.#gate,
+      buffers: this.#buffers,
+    });
     const { requestMetrics } = this.#http;
     this.#http2 = new Http2Plane({ ...options, accessLog: options.accessLog, requestMetrics });
     this.#environment = {
@@ -96,7 +107,7 @@ export class RelayCrowd {
     traffic.total += 1;
     target.cells.connections.value += 1;
     const entry = this.#options.accessLog?.begin({ client: peerOf(client), service: target.name });
-    if (this.#connections.size >= this.#options.maxConnections) {
+    if (this.#connections.size + this.handshakes.size >= this.#options.maxConnections) {
       this.#refuseBeyond(client, link, entry);
       return;
     }
@@ -119,13 +130,25 @@ export class RelayCrowd {
   #permit(client: Socket, link: Link, asked: Asked, entry: Entry): void {
     if (entry !== undefined) entry.consumer = asked.consumer;
     const decision = this.#options.permission.permits(asked);
-    if (decision.allowed) this.#carry(client, link, link.consumers.account(asked), entry);
-    else {
+    if (decision.allowed) {
+      if (link.door === undefined || client instanceof TLSSocket) {
+        this.#carry(client, link, link.consumers.account(asked), entry);
+      } else this.#greet(client, link, link.door, asked, entry);
+    } else {
       const denial = this.#options.permission.denied(asked, decision);
       link.denied(denial);
       entry?.refuse('denied', denial.message);
       reset(client);
     }
+  }
+
+  /** What was allowed before the handshake may not be after it. */
+  #greet(client: Socket, link: Link, door: Door, asked: Asked, entry: Entry): void {
+    door.take(
+      client,
+      (secured) => this.#permit(secured, link, asked, entry),
+      (why) => entry?.refuse('refused', `the TLS handshake came to nothing: ${why}`),
+    );
   }
 
   /** Cuts what a new policy forbids. */
@@ -149,6 +172,10 @@ export class RelayCrowd {
 
   #connectionFor(client: Socket, link: Link, account: Account, entry: Entry): CarriedConnection {
     const ended = (which: CarriedConnection): void => this.#ended(which);
+    if (client instanceof TLSSocket) {
+      if (client.alpnProtocol === 'h2') return this.#http2.accept(client, link, account, ended, 'https');
+      return this.#http.accept(client, link, account, ended, 'https');
+    }
     if (link.speaksHttp2) return this.#http2.accept(client, link, account, ended);
     if (link.speaksHttp) return this.#http.accept(client, link, account, ended);
     return new RelayConnection(client, link, account, this.#environment, entry);
@@ -195,9 +222,9 @@ export class RelayCrowd {
     this.#http2.leave();
   }
 
-  /** Resolves when no connection is left, after `timeoutMs`, or when the signal aborts. */
+  /** Resolves when no connection and no handshake is left, after `timeoutMs`, or when the signal aborts. */
   empty(timeoutMs: number, signal?: AbortSignal): Promise<void> {
-    if (this.#connections.size === 0 || signal?.aborted) return Promise.resolve();
+    if (this.#isEmpty || signal?.aborted) return Promise.resolve();
     return new Promise((resolve) => {
       const done = (): void => {
         cancel();
@@ -215,9 +242,10 @@ export class RelayCrowd {
   async cutAll(): Promise<number> {
     this.#options.gate.close();
     this.#endReviews();
+    this.handshakes.close();
     const count = this.#connections.size;
     for (const connection of [...this.#connections.keys()]) connection.cut();
-    if (count > 0) await new Promise<void>((resolve) => this.#waiters.add(resolve));
+    if (!this.#isEmpty) await new Promise<void>((resolve) => this.#waiters.add(resolve));
     this.#http.close();
     this.#http2.close();
     this.#cancelQuiet?.();
@@ -278,7 +306,15 @@ export class RelayCrowd {
       this.#atLimit = false;
       this.#options.conditions.clear(RelayCrowd.limitCondition);
     }
-    if (this.#connections.size > 0) return;
+    this.#settled();
+  }
+
+  get #isEmpty(): boolean {
+    return this.#connections.size === 0 && this.handshakes.size === 0;
+  }
+
+  #settled(): void {
+    if (!this.#isEmpty) return;
     for (const waiter of [...this.#waiters]) waiter();
     this.#waiters.clear();
   }

@@ -252,7 +252,11 @@ t.test('connecting fails over before the consumer notices', async (t) => {
     const [link] = bed.plane.links();
     t.match(link?.lastError?.message, /here\/a at 127.0.0.1:\d+: .*ECONNREFUSED/);
     t.match(link?.connections, { total: 6, failed: 0, retried: 3 });
-    t.equal(await bed.metric('legate_link_ejections_total{service="db"}'), 1, 'and it is then left out');
+    t.equal(
+      await bed.metric('legate_link_ejections_total{service="db",reason="failures"}'),
+      1,
+      'and it is then left out',
+    );
   });
 
   await t.test('from one that does not answer, after a second', async (t) => {

@@ -4,6 +4,7 @@ import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { AccessEntry, ConnectionEnd } from '../access-log.ts';
 import type { Backend } from '../balance/backend.ts';
+import { HashKey } from '../http/hash-key.ts';
 import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
 import type { ResetReason, Tunnels } from '../tunnel/tunnels.ts';
 import type { AcceptGate } from './accept-gate.ts';
@@ -80,7 +81,8 @@ export class RelayConnection implements CarriedConnection, StreamListener {
     this.#route = route;
     this.#account = account;
     this.#environment = environment;
-    this.#attempts = new Attempts(route, environment.clock);
+    const key = route.hashKey === undefined ? undefined : HashKey.ofSource(peerOf(client));
+    this.#attempts = new Attempts(route, environment.clock, key);
     client.on('end', () => this.#onClientEnd());
     client.on('drain', () => this.#onClientDrain());
     client.on('error', () => this.#onClientError());

@@ -1,6 +1,7 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
 import type { Admission } from '../http/admission.ts';
+import type { HashKey } from '../http/hash-key.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { Asked } from '../permission.ts';
 
@@ -56,13 +57,19 @@ export interface Route {
   readonly problemToPick: string | undefined;
   /** How long from its start a connection waits for something to connect to. */
   readonly holdMs: number;
-  pick(tried: readonly Backend[]): Backend | undefined;
+  /** How requests are told apart; undefined where that does not decide where they go. */
+  readonly hashKey: HashKey | undefined;
+  /** `key`: of the request or connection, made by `hashKey`. */
+  pick(tried: readonly Backend[], key?: number): Backend | undefined;
   hasOther(tried: readonly Backend[]): boolean;
   connected(backend: Backend, elapsedMs: number): void;
   /** A connect failure or a reset before the first byte. */
   attemptFailed(backend: Backend, failure: AttemptFailure): void;
-  /** A request was answered; `isError`: with a fault of the instance's own. */
-  answered(backend: Backend, isError: boolean): void;
+  /**
+   * A request was answered; `isError`: with a fault of the instance's own; `ms`: after so long, where the answer is a good
+   * one: what fails at once must not make others look slow.
+   */
+  answered(backend: Backend, isError: boolean, ms: number | undefined): void;
   /** Calls back when there may be something to connect to; gives how to stop waiting, or undefined: too many wait. */
   hold(resume: () => void): (() => void) | undefined;
   /** The client was reset because nothing could be connected to; `problem` says why where no attempt has failed. */

@@ -39,3 +39,17 @@ export function peerOf(socket: Socket): Endpoint | undefined {
     ? undefined
     : { address: unmapped(remoteAddress), port: remotePort };
 }
+
+/**
+ * An end that was read of a socket that has been reset. Where nothing else has come, and no write has failed, the other
+ * side had closed its socket, all of what it had got being read, before it got what was written last: a system that gets
+ * something for a closed socket answers with a reset, and one that closes a socket with something unread resets at once,
+ * which is read as an error and not as an end.
+ */
+export class ResetAfterEnd extends Error {
+  readonly code = 'ECONNRESET';
+
+  constructor() {
+    super('connection reset by the other side');
+  }
+}

@@ -79,7 +79,7 @@ t.test('tables and status: aligned, within 100 columns, what is wrong on top', a
    x nothing usable behind it: legate instances mail says why
  db       240.77.118.4:5432  open      2 here, 1 far    64        400       2        7  1.6 MB/s
    x the tunnel to db-2 is connecting: connection refused at 10.77.0.2:7711
-   x web-1/9c1f00112233-5432 at 172.17.0.5:5432 is avoided for 7 s more: it kept failing
+   x web-1/9c1f00112233-5432 at 172.17.0.5:5432 is avoided for 7 s more: connects kept failing
    - last failure 3 s ago: 172.17.0.5:5432: connection refused
  cache    240.77.3.9:6379    open      1 here           12  1 234 567       0        3         -
  web      240.77.9.8:80      refusing  0                 0          0       0        0         -

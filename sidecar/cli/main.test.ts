@@ -3,6 +3,9 @@ import { join } from 'node:path';
 import t from 'tap';
 import { canned, cannedAnswer, fakeAdmin, spawnLegate, temporaryFolder } from './test-support.ts';
 
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('the real process: tables in a pipe are plain, exit statuses are those of the contract', async (t) => {
   const { address } = await fakeAdmin(t, cannedAnswer);
   const env = { LEGATE_ADMIN: address };

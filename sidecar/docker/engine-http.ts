@@ -113,9 +113,9 @@ export class EngineHttp {
     onBytes: (bytes: Buffer) => void,
     signal: AbortSignal,
   ): Promise<{ ended: Promise<void> }> {
-    const undici = await import('undici');
+    const { Client } = await import('./engine-client.ts');
     if (signal.aborted) throw signal.reason;
-    const client = new undici.Client('http://docker', this.#connection());
+    const client = new Client('http://docker', this.#connection());
     this.#streams.add(client);
     const close = (): void => {
       this.#streams.delete(client);
@@ -144,7 +144,7 @@ export class EngineHttp {
   }
 
   #openPool(): Promise<Pool> {
-    this.#pool ??= import('undici').then(
+    this.#pool ??= import('./engine-client.ts').then(
       ({ Pool }) => new Pool('http://docker', { ...this.#connection(), connections }),
     );
     return this.#pool;

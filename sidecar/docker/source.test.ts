@@ -104,6 +104,9 @@ function start(
 const connected = ({ source }: Running): Promise<unknown> =>
   waitFor('the source to connect', () => source.state.value.state === 'connected');
 
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
 t.test('without Docker, as configured', async (t) => {
   const running = start(t, 'none', { config: { expose: 'off' } });
   t.match(running.source.state.value, { state: 'off', problem: null });

@@ -113,13 +113,15 @@ function mergedConsumer(a: LinkConsumerDocument, b: LinkConsumerDocument): LinkC
 }
 
 function mergedBackend(a: LinkBackendDocument, b: LinkBackendDocument): LinkBackendDocument {
+  // Each worker ejects for itself: what one of them leaves out is shown, and until when at the latest.
+  const { ejectedUntil, ejectedFor } = (a.ejectedUntil ?? '') > (b.ejectedUntil ?? '') ? a : b;
   return {
     ...a,
     ...b,
     active: a.active + b.active,
     total: a.total + b.total,
-    // Each worker ejects for itself: what one of them leaves out is shown, and until when at the latest.
-    ejectedUntil: (a.ejectedUntil ?? '') > (b.ejectedUntil ?? '') ? a.ejectedUntil : b.ejectedUntil,
+    ejectedUntil,
+    ejectedFor,
     ejections: Math.max(a.ejections, b.ejections),
     suspect: a.suspect || b.suspect,
   };

@@ -289,6 +289,7 @@ t.test('documents of workers become one', async (t) => {
     active: 0,
     total: 0,
     ejectedUntil: null,
+    ejectedFor: null,
     ejections: 0,
     suspect: false,
   };
@@ -296,6 +297,7 @@ t.test('documents of workers become one', async (t) => {
     service: 'db',
     kind: 'vip',
     address: '240.77.0.5:80',
+    tls: null,
     state: 'open',
     problem: null,
     balance: 'round-robin',
@@ -309,7 +311,10 @@ t.test('documents of workers become one', async (t) => {
     denied: { total: 0, last: null },
     ...more,
   });
-  const ejected = { ...backend, active: 2, total: 4, ejectedUntil: '2026', ejections: 1, suspect: true };
+  const ejected = {
+    ...{ ...backend, active: 2, total: 4, ejections: 1, suspect: true },
+    ...{ ejectedUntil: '2026', ejectedFor: 'slowness' as const },
+  };
   const web = { name: 'web', active: 1, total: 30 };
   const merged = mergeLinks([
     [link(1), link(1, { kind: 'listen', address: '127.0.0.1:1' })],
@@ -331,7 +336,9 @@ t.test('documents of workers become one', async (t) => {
       connections: { active: 3, total: 20, failed: 2, retried: 0 },
       consumers: [web, { name: 'host', active: 1, total: 10 }],
       bytes: { received: 10, sent: 12 },
-      backends: [{ id: 'a', active: 3, total: 14, ejectedUntil: '2026', ejections: 1, suspect: true }],
+      backends: [
+        { id: 'a', active: 3, total: 14, ejectedUntil: '2026', ejectedFor: 'slowness', ejections: 1, suspect: true },
+      ],
       lastError: { message: 'm' },
     },
     { kind: 'listen', connections: { active: 1 } },

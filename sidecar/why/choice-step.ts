@@ -1,3 +1,4 @@
+import { ejectionText } from '../../proxy/link-document.ts';
 import { span } from '../../src/base/duration.ts';
 import type { Preference } from '../../src/model/service-settings.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
@@ -60,10 +61,13 @@ function preferred(candidates: readonly InstanceFacts[], prefer: Preference | un
 }
 
 /** Usable, and tried last. */
-function avoidedNow({ instance, suspect, ejectedUntilMs }: InstanceFacts, nowMs: number): Detail | undefined {
+function avoidedNow(
+  { instance, suspect, ejectedUntilMs, ejectedFor }: InstanceFacts,
+  nowMs: number,
+): Detail | undefined {
   if (suspect) return { text: `${instance.id} is tried last: host ${instance.host} did not answer just now` };
   if (ejectedUntilMs === undefined || ejectedUntilMs <= nowMs) return undefined;
-  return { text: `${instance.id} is avoided for ${span(ejectedUntilMs - nowMs)} more: connecting to it kept failing` };
+  return { text: `${instance.id} is avoided for ${span(ejectedUntilMs - nowMs)} more: ${ejectionText(ejectedFor)}` };
 }
 
 function brakeDetail({ target }: WhyFacts): Detail[] {

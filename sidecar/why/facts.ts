@@ -1,4 +1,4 @@
-import type { LinkDocument } from '../../proxy/link-document.ts';
+import type { LinkBackendDocument, LinkDocument } from '../../proxy/link-document.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
 import type { Service } from '../../src/catalog/snapshot.ts';
@@ -168,8 +168,9 @@ export interface InstanceFacts {
   readonly sinceMs: number | undefined;
   /** How this host reaches it. */
   readonly path: InstancePath;
-  /** Until when this host's links avoid it for repeated failures. */
+  /** Until when this host's links avoid it, and why. */
   readonly ejectedUntilMs: number | undefined;
+  readonly ejectedFor: LinkBackendDocument['ejectedFor'] | undefined;
   readonly suspect: boolean;
   /** 0: this host; 1: its zone; 2: all others. */
   readonly distance: 0 | 1 | 2;

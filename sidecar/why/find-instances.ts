@@ -33,6 +33,7 @@ export function findInstances(sources: InstanceSources): InstanceFacts[] {
       sinceMs: sinceOf(instance),
       path: pathOf(instance, sources),
       ejectedUntilMs: ejected === undefined || ejected === null ? undefined : Date.parse(ejected),
+      ejectedFor: backend?.ejectedFor,
       suspect: backend?.suspect === true,
       distance: own ? 0 : isNear(self, snapshot.hosts.get(hostId)) ? 1 : 2,
     };

@@ -37,11 +37,17 @@ const target: TargetFacts = {
 };
 const own: InstanceFacts = {
   ...{ instance: local, own: true, usable: true, sinceMs: beforeMs, distance: 0 },
-  ...{ ejectedUntilMs: undefined, suspect: false, path: { kind: 'dial', address: '172.17.0.3', port: 5432 } },
+  ...{
+    ejectedUntilMs: undefined,
+    ejectedFor: undefined,
+    suspect: false,
+    path: { kind: 'dial', address: '172.17.0.3', port: 5432 },
+  },
 };
 const afar: InstanceFacts = { ...own, instance: remote, own: false, distance: 2, path: { kind: 'tunnel' } };
 const link: LinkDocument = {
-  ...{ service: 'db', kind: 'vip', address: `${vip}:5432`, state: 'open', problem: null, balance: 'round-robin' },
+  ...{ service: 'db', kind: 'vip', address: `${vip}:5432`, tls: null, state: 'open' },
+  ...{ problem: null, balance: 'round-robin' },
   ...{ instances: 1, consumers: [], bytes: { received: 0, sent: 0 }, backends: [], lastError: null },
   connections: { active: 1, total: 400, failed: 212, retried: 0, held: 0 },
   denied: { total: 0, last: null },

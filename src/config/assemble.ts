@@ -109,6 +109,7 @@ function linkOf(draft: LinkDraft): LinkListener {
     service: draft.service.value,
     listen: draft.listen.value,
     ...(draft.consumer === undefined ? {} : { consumer: draft.consumer }),
+    ...(draft.tls === undefined ? {} : { tls: draft.tls.value }),
   };
 }
 
@@ -159,11 +160,16 @@ function checkProtocols(drafts: readonly InstanceDraft[], services: readonly Ser
 }
 
 function checkLinks(links: readonly LinkDraft[], services: readonly ServiceDraft[], faults: Faults): void {
-  const protocols = new Map(services.map((draft) => [draft.name, draft.protocol?.value ?? 'tcp']));
-  for (const { service, path } of links) {
+  const protocols = new Map(services.map((draft) => [draft.name, draft.protocol?.value]));
+  for (const { service, path, tls } of links) {
     const protocol = protocols.get(service.value);
-    if (protocol === undefined || transportOf(protocol) === 'tcp') continue;
-    faults.add(service.at, `${path}.service`, `links to ${protocol} services are not yet in this version`);
+    if (protocol === undefined) continue;
+    if (transportOf(protocol) !== 'tcp') {
+      faults.add(service.at, `${path}.service`, `links to ${protocol} services are not yet in this version`);
+    } else if (tls !== undefined && protocol === 'tcp') {
+      const what = `TLS here leads to services of protocol http, http2 or grpc, and ${quoted(service.value)} is ${protocol}`;
+      faults.add(tls.at, `${path}.tls`, what);
+    }
   }
 }
 

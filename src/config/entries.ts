@@ -1,6 +1,7 @@
 import type { Endpoint } from '../model/address.ts';
 import type { CheckSpec } from '../model/check.ts';
 import { type Protocol, protocols, type Reach } from '../model/instance.ts';
+import type { CertificateFiles } from '../model/link.ts';
 import { instanceNameFault } from '../model/names.ts';
 import { externalTargetFault, policyLimits } from '../model/policy-document.ts';
 import { type Balance, balances, serviceFields, settingWord } from '../model/service.ts';
@@ -19,6 +20,7 @@ import {
   type Located,
   listType,
   nameType,
+  pathType,
   portType,
   textOption,
   type ValueType,
@@ -29,6 +31,8 @@ export const maxEntries = 10_000;
 const maxTags = 64;
 const maxMetaKeys = 64;
 const maxChecks = 16;
+/** Certificates of one listener. */
+const maxCertificates = 100;
 
 /** An entry of `instances:` as it was written; defaults that depend on other entries are not yet filled in. */
 export interface InstanceDraft {
@@ -62,6 +66,7 @@ export interface LinkDraft {
   readonly service: Located<string>;
   readonly listen: Located<Endpoint>;
   readonly consumer: string | undefined;
+  readonly tls: Located<readonly CertificateFiles[]> | undefined;
 }
 
 const protocolType = choiceType(protocols);
@@ -141,15 +146,43 @@ export const instanceType: ValueType<InstanceDraft> = {
   },
 };
 
+const certificateType: ValueType<CertificateFiles> = {
+  label: 'map of cert and key',
+  form: 'yaml',
+  parse(tree, path, faults) {
+    const fields = new FieldReader(tree, path, faults, ['cert', 'key']);
+    const cert = fields.required('cert', pathType(false))?.value;
+    const key = fields.required('key', pathType(false))?.value;
+    return cert === undefined || key === undefined ? undefined : { cert, key };
+  },
+};
+
+/** One pair of files, or a list of them for several names. */
+const certificatesType: ValueType<readonly CertificateFiles[]> = {
+  label: 'cert and key, or a list of such maps',
+  form: 'yaml',
+  parse(tree, path, faults) {
+    if (tree.kind !== 'list') {
+      const one = certificateType.parse(tree, path, faults);
+      return one && [one];
+    }
+    if (tree.items.length === 0) faults.add(tree.at, path, 'an empty list has no certificate');
+    return listType(certificateType, maxCertificates)
+      .parse(tree, path, faults)
+      ?.map(({ value }) => value);
+  },
+};
+
 const linkType: ValueType<LinkDraft> = {
   label: 'link',
   form: 'yaml',
   parse(tree, path, faults) {
-    const fields = new FieldReader(tree, path, faults, ['service', 'listen', 'consumer']);
+    const fields = new FieldReader(tree, path, faults, ['service', 'listen', 'consumer', 'tls']);
     const service = fields.required('service', nameType);
     const listen = fields.required('listen', endpointType({ zero: true }));
     const consumer = fields.optional('consumer', nameType)?.value;
-    return service && listen ? { path, service, listen, consumer } : undefined;
+    const tls = fields.optional('tls', certificatesType);
+    return service && listen ? { path, service, listen, consumer, tls } : undefined;
   },
 };
 

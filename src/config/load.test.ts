@@ -154,6 +154,9 @@ t.test('flags and variables hold lists with commas, and maps as YAML or JSON', a
   ]);
   t.strictSame(config.services.get('db'), { port: 5432 });
   t.strictSame(config.links, [{ service: 'db', listen: { address: '127.0.0.1', port: 0 } }]);
+  const door = (tls: string) => configOf(`links: [{service: a, listen: "0.0.0.0:443", tls: ${tls}}]`).links[0]?.tls;
+  t.strictSame(door('{cert: /c, key: /k}'), [{ cert: '/c', key: '/k' }]);
+  t.strictSame(door('[{cert: /c, key: /k}, {cert: /d, key: /l}]')?.length, 2);
   t.equal(config.docker.imageLabels, true);
   t.equal(config.dataDir, `${process.cwd()}/y`);
 });
@@ -196,6 +199,16 @@ t.test('each fault names its place, path, value and what was expected', async (t
       'services: {a: {protocol: udp}}\nlinks: [{service: a, listen: 127.0.0.1:80}]',
       '2:19: links[0].service: links to udp services are not yet in this version',
     ],
+    [
+      'services: {a: {protocol: tcp}}\nlinks: [{service: a, listen: 127.0.0.1:80, tls: {cert: /c, key: /k}}]',
+      '2:49: links[0].tls: TLS here leads to services of protocol http, http2 or grpc, and "a" is tcp',
+    ],
+    ['links: [{service: a, listen: 127.0.0.1:80, tls: {cert: /c}}]', '1:49: links[0].tls: `key` is missing (path)'],
+    [
+      'links: [{service: a, listen: 127.0.0.1:80, tls: [{cert: /c, key: /k}, {cert: "", key: /k}]}]',
+      '1:78: links[0].tls[1].cert: "" is not a path',
+    ],
+    ['links: [{service: a, listen: 127.0.0.1:80, tls: []}]', '1:49: links[0].tls: an empty list has no certificate'],
     ['vip: {range: 240.78.0.0/15}', '1:14: vip.range: "240.78.0.0/15" overlaps vip.local_range, 240.78.0.0/16'],
     ['vip: {range: 127.0.0.0/8}', '1:14: vip.range: "127.0.0.0/8" holds 127.0.0.1 (loopback)'],
     ['vip: {range: 10.77.0.0/16}', '1:14: vip.range: "10.77.0.0/16" holds 10.77.0.1 (`advertise`)'],

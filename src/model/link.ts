@@ -21,4 +21,14 @@ export interface LinkListener {
   readonly listen: Endpoint;
   /** The identity that the connections of this listener stand for; default `host`. */
   readonly consumer?: string;
+  /** It is a door for the outside: what it shows there; at least one. */
+  readonly tls?: readonly CertificateFiles[];
+}
+
+/** Paths of files in PEM. */
+export interface CertificateFiles {
+  /** The certificate, and those between it and a root. */
+  readonly cert: string;
+  /** Its private key, which only its owner may read. */
+  readonly key: string;
 }

@@ -31,3 +31,9 @@ export interface Bench {
   /** Every load inside is bounded in time. `say` shows progress. */
   readonly run: (say: (line: string) => void, options: BenchOptions) => Promise<readonly Figure[]>;
 }
+
+/** Those that are named, or all where none is. */
+export function chosenOf<T extends string>(all: readonly T[], only: readonly string[]): readonly T[] {
+  const named = all.filter((word) => only.includes(word));
+  return named.length === 0 ? all : named;
+}

@@ -12,11 +12,21 @@ import { lifecycleBench } from './lifecycle.ts';
 import { meshBench } from './mesh.ts';
 import { judge, type Machine, machineLine, tableOf, thisMachine } from './report.ts';
 import { scaleBench } from './scale.ts';
+import { soakBench } from './soak.ts';
 import { tcpBench } from './tcp.ts';
 import { tunnelBench } from './tunnel.ts';
 
-const benches: readonly Bench[] = [tcpBench, httpBench, dnsBench, lifecycleBench, scaleBench, meshBench, tunnelBench];
-const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] [--whole N] (these for tunnel)`;
+const benches: readonly Bench[] = [
+  tcpBench,
+  httpBench,
+  soakBench,
+  dnsBench,
+  lifecycleBench,
+  scaleBench,
+  meshBench,
+  tunnelBench,
+];
+const usage = `npm run bench -- [--json] [${benches.map(({ name }) => name).join('|')}]... [--rounds N] [--quick] [--only PART,...] (these for http and tunnel) [--whole N] (for tunnel)`;
 
 interface Outcome {
   readonly bench: string;

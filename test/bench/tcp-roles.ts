@@ -126,7 +126,14 @@ if (process.send !== undefined && role !== undefined) {
   process.on('disconnect', () => process.exit(0));
   const [first = 0, second = 0] = numbers.map(Number);
   if (role === 'relay') process.send(await relay(serviceAt('http', first), serviceAt('bulk', second)));
-  if (role === 'http-relay') process.send(await relay(serviceAt('http', first, 'http')));
+  if (role === 'http-relay') {
+    // Started with --expose-gc, it collects garbage when told so.
+    process.on('message', () => {
+      globalThis.gc?.();
+      process.send?.([]);
+    });
+    process.send(await relay(serviceAt('http', first, 'http'), serviceAt('http2', second, 'http2')));
+  }
   if (role === 'source') process.send(await source());
   if (role === 'sink') {
     process.on('message', (ask) => {

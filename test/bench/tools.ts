@@ -14,12 +14,16 @@ export function processorMsOf(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * msPerTick;
 }
 
-/** Resident memory of a process in megabytes: now, and the most it ever had. */
-export function memoryOf(pid: number): { readonly megabytes: number; readonly peak: number } {
+/** Resident memory of a process in megabytes: now, the most it ever had, and what of it now is of no file. */
+export function memoryOf(pid: number): {
+  readonly megabytes: number;
+  readonly peak: number;
+  readonly anonymous: number;
+} {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8');
   const value = (name: string): number =>
     (Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]) * 1024) / 1e6;
-  return { megabytes: value('VmRSS'), peak: value('VmHWM') };
+  return { megabytes: value('VmRSS'), peak: value('VmHWM'), anonymous: value('RssAnon') };
 }
 
 export async function freeTcpPort(): Promise<number> {

@@ -92,19 +92,19 @@ export function farEnvoy(folder: string, listen: Endpoint, ports: TwoPorts): obj
   };
 }
 
-function typeOf(name: string): string {
+export function typeOf(name: string): string {
   return `type.googleapis.com/envoy.extensions.${name}`;
 }
 
-function filter(name: string, type: string, options: object): object {
+export function filter(name: string, type: string, options: object): object {
   return { name, typed_config: { '@type': typeOf(`filters.network.${type}`), ...options } };
 }
 
-function addressOf({ address, port }: Endpoint): object {
+export function addressOf({ address, port }: Endpoint): object {
   return { socket_address: { address, port_value: port } };
 }
 
-function cluster(name: string, endpoint: Endpoint, over: object): object {
+export function cluster(name: string, endpoint: Endpoint, over: object): object {
   const thresholds = {
     max_connections: manyStreams,
     max_pending_requests: manyStreams,

@@ -24,13 +24,13 @@ export interface WrkOptions {
 export async function wrk({ url, pid, connections, seconds, header }: WrkOptions): Promise<Load> {
   const headers = header === undefined ? [] : ['-H', header];
   const beforeMs = processorMsOf(pid);
-  const output = await run('wrk', ['-t1', `-c${connections}`, `-d${seconds}s`, '--latency', ...headers, url]);
+  const text = await output('wrk', ['-t1', `-c${connections}`, `-d${seconds}s`, '--latency', ...headers, url]);
   const cpuMs = processorMsOf(pid) - beforeMs;
-  if (/Non-2xx|Socket errors: connect [1-9]/.test(output)) throw new Error(`requests to ${url} failed: ${output}`);
-  const requests = Number(/(\d+) requests in/.exec(output)?.[1]);
-  const [, p99 = '', unit = ''] = /99%\s+([\d.]+)(us|ms|s)/.exec(output) ?? [];
+  if (/Non-2xx|Socket errors: connect [1-9]/.test(text)) throw new Error(`requests to ${url} failed: ${text}`);
+  const requests = Number(/(\d+) requests in/.exec(text)?.[1]);
+  const [, p99 = '', unit = ''] = /99%\s+([\d.]+)(us|ms|s)/.exec(text) ?? [];
   const p99Ms = Number(p99) * (unit === 'us' ? 0.001 : unit === 's' ? 1000 : 1);
-  const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(output)?.[1]);
+  const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(text)?.[1]);
   return { perSecond, perCpuSecond: (requests * 1000) / cpuMs, p99Ms };
 }
 
@@ -39,13 +39,14 @@ export function describeLoad(name: string, { perSecond, perCpuSecond, p99Ms }: L
   return `${name} ${Math.round(perSecond)}/s, ${Math.round(perCpuSecond)} per CPU second${p99}`;
 }
 
-async function run(command: string, args: readonly string[]): Promise<string> {
+/** What a program writes; throws when it fails. */
+export async function output(command: string, args: readonly string[]): Promise<string> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  let output = '';
+  let written = '';
   child.stdout.setEncoding('utf8').on('data', (text) => {
-    output += text;
+    written += text;
   });
   const [status] = await once(child, 'close');
   if (status !== 0) throw new Error(`${command} ended with ${status}`);
-  return output;
+  return written;
 }

@@ -8,6 +8,9 @@ import { Follower } from './follower.ts';
 const skip = unlessConsul();
 const patient = { timeoutMs: 45_000 };
 
+// They share nothing, and wait more than they work.
+t.jobs = 2;
+
 t.test('a leader that is killed and one that hangs', { skip, timeout: 115_000 }, async (t) => {
   const consul = await TestConsul.start(t, { servers: 3 });
   // The client's first endpoint is the leader itself, so that it has to move as well.

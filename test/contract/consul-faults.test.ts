@@ -40,6 +40,9 @@ async function isAway(store: Store): Promise<{ problem: string; hint: string }> 
   return { problem, hint };
 }
 
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('what answers at the endpoint is at fault', async (t) => {
   const says =
     (status: number, body: string, headers: Record<string, string> = {}): RequestListener =>

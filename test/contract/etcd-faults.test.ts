@@ -14,6 +14,9 @@ const skip = unless('command:etcd', 'command:etcdctl', 'command:openssl');
 const bytes = (text: string): Uint8Array => Buffer.from(text);
 const portOf = (cluster: EtcdCluster): number => cluster.members[0]?.url.port ?? 0;
 
+// They share nothing, and wait more than they work.
+t.jobs = 3;
+
 t.test('another cluster behind the address is another store', { skip }, async (t) => {
   const [first, second] = await Promise.all([EtcdCluster.start(t), EtcdCluster.start(t)]);
   await second.must('put', '/w/second', '2');

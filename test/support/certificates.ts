@@ -1,7 +1,10 @@
 import 'reflect-metadata';
 import { randomBytes, webcrypto } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import * as x509 from '@peculiar/x509';
 import type { Credentials } from '../../src/model/credentials.ts';
+import type { CertificateFiles } from '../../src/model/link.ts';
 import { spiffeIdOf } from '../../src/model/spiffe.ts';
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
@@ -15,6 +18,8 @@ export interface IssueOptions {
   /** Names instead of the SPIFFE one. */
   readonly uris?: readonly string[];
   readonly addresses?: readonly string[];
+  /** DNS names. */
+  readonly names?: readonly string[];
 }
 
 /** An authority for tests that need certificates and nothing else of a mesh. */
@@ -63,6 +68,7 @@ export async function makeTestAuthority(mesh = 'legate'): Promise<TestAuthority>
           new x509.ExtendedKeyUsageExtension(['1.3.6.1.5.5.7.3.1', '1.3.6.1.5.5.7.3.2']),
           new x509.SubjectAlternativeNameExtension([
             ...uris.map((value) => ({ type: 'url' as const, value })),
+            ...(options.names ?? []).map((value) => ({ type: 'dns' as const, value })),
             ...(options.addresses ?? ['127.0.0.1']).map((value) => ({ type: 'ip' as const, value })),
           ]),
           await x509.AuthorityKeyIdentifierExtension.create(root, false),
@@ -81,6 +87,20 @@ export async function makeTestAuthority(mesh = 'legate'): Promise<TestAuthority>
       };
     },
   };
+}
+
+/** Writes a certificate and its key as files of a door; names of hosts, and not of the mesh, are in it. */
+export async function writeDoorFiles(
+  authority: TestAuthority,
+  folder: string,
+  name: string,
+  options: Omit<IssueOptions, 'uris' | 'mesh'>,
+): Promise<CertificateFiles> {
+  const { chain, key } = await authority.issue(name, { ...options, uris: [] });
+  const files = { cert: join(folder, `${name}.crt`), key: join(folder, `${name}.key`) };
+  writeFileSync(files.cert, chain);
+  writeFileSync(files.key, key, { mode: 0o600 });
+  return files;
 }
 
 /** Positive, as RFC 5280 section 4.1.2.2 asks. */

@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync } from 'node:fs';
+import { copyFileSync, mkdirSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { checkout, must, run, type Teardown, temporaryFolder } from './agent.ts';
 
@@ -32,7 +32,7 @@ export class TestDocker {
   }
 
   /**
-   * Imports an image that holds busybox, `serve` and `spoof` (see serve.c, spoof.c), and `ask` (see ask.c), which is built against musl as
+   * Imports an image that holds busybox, `serve`, `http` and `spoof` (see serve.c, http.c, spoof.c), and `ask` (see ask.c), which is built against musl as
    * `ask-musl` and against glibc, with its library, as `ask-glibc`. `socket`: another engine than the machine's own.
    */
   static async open(t: Teardown, socket?: string): Promise<TestDocker> {
@@ -40,13 +40,17 @@ export class TestDocker {
     const root = temporaryFolder(t);
     for (const folder of ['bin', 'tmp', 'www']) mkdirSync(join(root, folder));
     copyFileSync('/bin/busybox', join(root, 'bin', 'busybox'));
-    for (const tool of tools) await must('ln', '-s', 'busybox', join(root, 'bin', tool));
+    for (const tool of tools) symlinkSync('busybox', join(root, 'bin', tool));
     const source = (name: string): string => join(checkout, 'test', 'support', name);
-    await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', 'ask-musl'), source('ask.c'));
-    for (const tool of ['serve', 'spoof']) {
-      await must('musl-gcc', '-static', '-O1', '-o', join(root, 'bin', tool), source(`${tool}.c`));
-    }
-    await must('gcc', '-O1', '-o', join(root, 'bin', 'ask-glibc'), source('ask.c'));
+    const compile = (tool: string, name: string, ...compiler: string[]): Promise<string> =>
+      must(compiler[0] ?? '', ...compiler.slice(1), '-O1', '-o', join(root, 'bin', tool), source(`${name}.c`));
+    await Promise.all([
+      compile('ask-musl', 'ask', 'musl-gcc', '-static'),
+      compile('serve', 'serve', 'musl-gcc', '-static'),
+      compile('spoof', 'spoof', 'musl-gcc', '-static'),
+      compile('http', 'http', 'musl-gcc', '-static'),
+      compile('ask-glibc', 'ask', 'gcc'),
+    ]);
     const libraries = await must('ldd', join(root, 'bin', 'ask-glibc'));
     for (const [, path = ''] of libraries.matchAll(/(\/[^ ]+) \(/g)) {
       mkdirSync(join(root, dirname(path)), { recursive: true });

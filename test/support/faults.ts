@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -40,14 +41,24 @@ async function listening(t: Teardown, server: Server, port: number): Promise<num
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
-/** A port of loopback that was free a moment ago. */
+/**
+ * A port of loopback that was free a moment ago. Below those that the kernel gives to connections and to who asks for any,
+ * so that none of the many others on this machine gets it before it is used.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  return typeof address === 'object' && address !== null ? address.port : 0;
+  for (let tries = 0; tries < 100; tries += 1) {
+    const port = randomInt(26_000, 32_000);
+    const server = createServer().listen(port, '127.0.0.1');
+    const free = await once(server, 'listening').then(
+      () => true,
+      () => false,
+    );
+    if (!free) continue;
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
+  throw new Error('100 ports of loopback are taken');
 }
 
 /** What a connection, which may send something first, is answered with until its end; rejects when it fails or takes more than 5 s. */

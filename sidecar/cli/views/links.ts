@@ -1,3 +1,4 @@
+import { ejectionText } from '../../../proxy/link-document.ts';
 import type { DeclaredLinkDocument, LinkDocument, LinksDocument } from '../../admin/documents.ts';
 import { type Cell, renderTable } from '../table.ts';
 import type { View } from '../terminal.ts';
@@ -25,7 +26,8 @@ function placeLines(links: readonly LinkDocument[], view: View): string[] {
     cells: [
       { text: style.rich ? (symbols[stateOf(link)] ?? '') : '', colour: colours[stateOf(link)] },
       link.service,
-      link.address,
+      // A sidecar of an earlier version knows no TLS.
+      link.tls ? `https://${link.address}` : link.address,
       { text: link.state, colour: colours[stateOf(link)] },
       where(link),
       grouped(String(link.connections.active)),
@@ -108,10 +110,10 @@ function troubles(link: LinkDocument, view: View): Cell[] {
     const waiting = plural(link.connections.held, 'connection waits', 'connections wait');
     lines.push({ text: `${style.note} ${waiting} for an instance`, colour: 'yellow' });
   }
-  for (const { id, address, ejectedUntil } of ejected(link, view)) {
+  for (const { id, address, ejectedUntil, ejectedFor } of ejected(link, view)) {
     const left = span(Date.parse(ejectedUntil ?? '') - view.nowMs);
     lines.push({
-      text: `${style.bad} ${id} at ${address} is avoided for ${left} more: it kept failing`,
+      text: `${style.bad} ${id} at ${address} is avoided for ${left} more: ${ejectionText(ejectedFor)}`,
       colour: 'yellow',
     });
   }
