@@ -17,6 +17,8 @@ export interface LinkCells {
 export interface LinkSamples {
   /** Services with their running connections. */
   readonly active: () => Iterable<readonly [service: string, connections: number]>;
+  /** Services whose requests are limited, with those that wait for their turn. */
+  readonly queued: () => Iterable<readonly [service: string, requests: number]>;
   /** Hosts that did not answer just now. */
   readonly suspects: () => number;
   /** Bytes of all large read buffers. */
@@ -35,7 +37,7 @@ export class LinkMetrics {
   readonly lobbyFull: CounterCell;
 
   /** A registry takes one `LinkMetrics`. */
-  constructor(metrics: Metrics, { active, suspects, bufferBytes, held }: LinkSamples) {
+  constructor(metrics: Metrics, { active, queued, suspects, bufferBytes, held }: LinkSamples) {
     this.#metrics = metrics;
     this.connectSeconds = metrics.histogram(
       'legate_link_connect_seconds',
@@ -68,6 +70,14 @@ export class LinkMetrics {
       ['service'],
       function* () {
         for (const [service, connections] of active()) yield [[service], connections];
+      },
+    );
+    metrics.gauge(
+      'legate_http_queued_count',
+      'Requests that wait for their turn, where max_requests limits them.',
+      ['service'],
+      function* () {
+        for (const [service, requests] of queued()) yield [[service], requests];
       },
     );
   }

@@ -78,6 +78,8 @@ export interface LinkPlaneOptions {
   readonly localRange?: Ipv4Range;
   /** Connections at a time; the default is what this process has descriptors for. */
   readonly maxConnections?: number;
+  /** How many processes carry this host's links, this one among them; default 1. */
+  readonly workers?: number;
   /** The ways to other hosts; without them links reach only what can be dialled. */
   readonly tunnels?: Tunnels;
   /** Without a certificate tunnels lead nowhere. */
@@ -131,6 +133,7 @@ export class LinkPlane {
     this.#metrics = new LinkMetrics(options.metrics, {
       suspects: () => this.#suspects.count,
       active: () => this.#activeByService(),
+      queued: () => this.#queuedByService(),
       bufferBytes: () => this.#crowd.bufferBytes,
       held: () => this.#lobby.count,
     });
@@ -428,9 +431,10 @@ export class LinkPlane {
   #target(name: string): LinkTarget {
     let target = this.#targets.get(name);
     if (target === undefined) {
-      const { clock, tunnels } = this.#options;
+      const { clock, tunnels, workers } = this.#options;
       target = new LinkTarget({
         name,
+        workers,
         clock,
         random: this.#random,
         metrics: this.#metrics,
@@ -597,6 +601,12 @@ export class LinkPlane {
 
   *#activeByService(): Iterable<readonly [string, number]> {
     for (const target of this.#targets.values()) yield [target.name, target.active];
+  }
+
+  *#queuedByService(): Iterable<readonly [string, number]> {
+    for (const { name, admission, http } of this.#targets.values()) {
+      if (http.maxRequests > 0 || admission.queued > 0) yield [name, admission.queued];
+    }
   }
 }
 

@@ -8,6 +8,7 @@ import type { RouteRule } from '../src/model/routes.ts';
 import { sameSetting } from '../src/model/service-settings.ts';
 import { Backends, type TunnelStates } from './backends.ts';
 import { type Distance, distances } from './balance/backend.ts';
+import { Admission } from './http/admission.ts';
 import { HashKey } from './http/hash-key.ts';
 import type { HttpVersion } from './http/routing/link-routing.ts';
 import { ServiceRouting } from './http/routing/service-routing.ts';
@@ -33,6 +34,8 @@ export interface LinkTargetOptions {
   readonly dial: (instance: Instance) => Dial | undefined;
   readonly distance: (hostId: string) => Distance;
   readonly tunnels: TunnelStates | undefined;
+  /** How many processes of this host carry its links; default 1. */
+  readonly workers: number | undefined;
 }
 
 const noRules: readonly RouteRule[] = [];
@@ -53,6 +56,8 @@ export class LinkTarget {
   split: Sides | undefined;
   /** Where requests that come over its links go; undefined: to its instances, without regard to their tags. */
   routing: ServiceRouting | undefined;
+  /** Whose turn it is, of the requests of all its links. */
+  readonly admission: Admission;
   /** Connections that run, also those of links that are gone. */
   active = 0;
   #service: Service | undefined;
@@ -67,8 +72,9 @@ export class LinkTarget {
   readonly #lobby: Lobby;
   readonly #tunnels: TunnelStates | undefined;
 
-  constructor({ name, clock, random, metrics, suspects, lobby, dial, distance, tunnels }: LinkTargetOptions) {
+  constructor({ name, clock, random, metrics, suspects, lobby, dial, distance, tunnels, workers }: LinkTargetOptions) {
     this.name = name;
+    this.admission = new Admission(workers);
     this.cells = metrics.cells(name);
     this.connectSeconds = metrics.connectSeconds;
     this.consumerCell = (consumer) => metrics.consumer(name, consumer);
@@ -95,6 +101,7 @@ export class LinkTarget {
     if (service !== this.#service) {
       const { split } = this.#http;
       this.#http = httpSettingsOf(service ?? {});
+      this.admission.update(this.#http);
       if (!sameSetting(split, this.#http.split)) {
         this.split = this.#http.split && new Sides(this.#http.split, this.backends, this.#random);
       }

@@ -6,6 +6,7 @@ import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers, type LinkAsked } from './consumers.ts';
 import type { Door } from './door/door.ts';
+import type { Admission } from './http/admission.ts';
 import type { HashKey } from './http/hash-key.ts';
 import { LinkRouting } from './http/routing/link-routing.ts';
 import type { HttpSettings } from './http/settings.ts';
@@ -106,6 +107,10 @@ export class Link implements Route {
     if (routing === undefined || this.instance !== undefined) return undefined;
     if (this.#routing?.of !== routing) this.#routing = new LinkRouting(this, routing);
     return this.#routing;
+  }
+
+  get admission(): Admission {
+    return this.target.admission;
   }
 
   get announcesClient(): boolean {

@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { Agent as Connections, createServer, request } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import t from 'tap';
 import type { LinkDocument, ServiceDocument } from '../sidecar/admin/documents.ts';
 import { Agent, must, run, type Teardown } from './support/agent.ts';
@@ -117,6 +119,52 @@ t.test('set takes effect in a running link, forget removes what nobody needs', a
   await settled(agent);
   t.equal((await agent.api('GET', '/api/services/new')).status, 404, 'it stays forgotten');
   t.match(await service(agent, 'db'), { balance: 'random' }, 'and what was set stays set');
+});
+
+t.test('settings of requests hold from the next request of a running connection on', { timeout: 60_000 }, async (t) => {
+  const slowMs = 300;
+  const server = createServer((_request, response) => {
+    setTimeout(() => response.end('web'), slowMs);
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  t.teardown(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo;
+  const link = await freePort();
+  const agent = await new Agent(t, {
+    instances: [{ service: 'web', address: '127.0.0.1', port, protocol: 'http' }],
+    links: [{ service: 'web', listen: `127.0.0.1:${link}` }],
+  }).start();
+  await settled(agent);
+  const connections = new Connections({ keepAlive: true, maxSockets: 1 });
+  t.teardown(() => connections.destroy());
+  const post = async (): Promise<string> => {
+    const asked = request({ port: link, host: '127.0.0.1', method: 'POST', agent: connections });
+    asked.end('12345');
+    const [response] = await once(asked, 'response');
+    let text = '';
+    for await (const chunk of response) text += String(chunk);
+    return `${response.statusCode} ${text.trimEnd()}`;
+  };
+  t.equal(await post(), '200 web');
+  for (const [words, expected] of [
+    ['timeout=50ms', /^504 legate: the request has taken longer than 50ms$/],
+    ['timeout=0 max_body=4', /^413 legate: the body of the request is larger than 4$/],
+    ['max_body=0 try_timeout=20ms', /^504 legate: no response within 20ms$/],
+    ['try_timeout=60s max_requests=1', /^200 web$/],
+  ] as const) {
+    const { status, stderr } = await agent.cli('service', 'set', 'web', ...words.split(' '));
+    t.equal(status, 0, stderr);
+    await waitFor(words, async () => expected.test(await post()));
+  }
+  const both = await Promise.all([fetch(`http://127.0.0.1:${link}`), fetch(`http://127.0.0.1:${link}`)]);
+  t.same(
+    both.map(({ status }) => status),
+    [200, 200],
+    'who has to wait for its turn gets it',
+  );
 });
 
 /** A network namespace of the test's own, with loopback up. */

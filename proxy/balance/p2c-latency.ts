@@ -54,4 +54,9 @@ export class Latency {
     this.#ms = before === undefined || ms > before ? ms : before * kept + ms * (1 - kept);
     this.#sinceMs = nowMs;
   }
+
+  /** Nobody waits any longer for an answer that has taken `ms` already. */
+  atLeast(ms: number, nowMs: number): void {
+    if (ms > (this.at(nowMs) ?? 0)) this.observe(ms, nowMs);
+  }
 }

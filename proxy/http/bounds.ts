@@ -6,8 +6,6 @@ export const idleClientMs = 75_000;
 export const leavingClientMs = 1000;
 /** How long nothing may come of a request's body that has begun. */
 export const bodyMs = 60_000;
-/** From the request to the head of its response, unless the service says otherwise. */
-export const responseMs = 60_000;
 /** How long nothing may come of a response's body that has begun, and of what a connection was upgraded to. */
 export const silentResponseMs = 3_600_000;
 /** As that, once the client has ended its side: some still wait for the rest, but most are gone. */
@@ -22,8 +20,6 @@ export const maxAheadBytes = 65_536;
 export const maxInformational = 16;
 /** Bytes of a response's body that are copied behind its head, so that both leave in one write. */
 export const maxJoinedBytes = 8192;
-/** Tries of one request after the first. */
-export const maxRetries = 2;
 /** How long ago a kept connection may have been used by a request that may not be repeated. */
 export const freshMs = 1000;
 /** Bytes that an Ethernet carries in one piece, whatever is around them. */

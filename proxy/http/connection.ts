@@ -7,13 +7,10 @@ import { ownAnswer } from './answers.ts';
 import { bodyMs, headMs, idleClientMs, leavingClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
-import { clientLines } from './outgoing.ts';
 
-export interface HttpConnectionOptions
-  extends Omit<ExchangeOptions, 'client' | 'peer' | 'lines' | 'takeAhead' | 'over'> {
+export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'over' | 'takeAhead'> {
   /** A paused socket, with `allowHalfOpen`. */
   readonly socket: Socket;
-  readonly scheme: 'http' | 'https';
   /** Called once, when the client's socket is closed. */
   readonly ended: (connection: HttpConnection) => void;
 }
@@ -48,14 +45,8 @@ export class HttpConnection implements CarriedConnection {
       ...options,
       client: socket,
       peer: client,
-      // Over TLS come strangers, who are not believed about whom they speak for.
-      lines: clientLines(client, options.scheme, options.scheme === 'https' ? 'set' : 'append'),
-      takeAhead: () => {
-        const ahead = this.#ahead;
-        this.#ahead = undefined;
-        return ahead;
-      },
       over: (keepAlive) => this.#exchangeOver(keepAlive),
+      takeAhead: () => this.#takeAhead(),
     });
     environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
@@ -143,6 +134,12 @@ export class HttpConnection implements CarriedConnection {
   #keepAhead(chunk: Buffer): void {
     this.#ahead = this.#ahead === undefined ? chunk : Buffer.concat([this.#ahead, chunk]);
     if (this.#phase === 'exchange' && this.#ahead.length > maxAheadBytes) this.#socket.pause();
+  }
+
+  #takeAhead(): Buffer | undefined {
+    const ahead = this.#ahead;
+    this.#ahead = undefined;
+    return ahead;
   }
 
   /** Reads as many requests as are answered at once. */

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { formatDuration } from '../../src/base/duration.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Backend } from '../balance/backend.ts';
 import { Attempts } from '../tcp/attempts.ts';
@@ -6,28 +7,32 @@ import type { Account } from '../tcp/carried.ts';
 import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
+import type { Admission, Waiting } from './admission.ts';
 import { type OwnAnswer, ownAnswer, refusalAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
-import { endedClientMs, freshMs, maxRetries, maxSegmentBytes, responseMs, silentResponseMs } from './bounds.ts';
+import { endedClientMs, freshMs, maxSegmentBytes, silentResponseMs } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
-import { fields } from './fields.ts';
 import { type Head, isIdempotent, type Method, methods } from './head.ts';
-import type { ClientLines } from './outgoing.ts';
+import { Hedge, type HedgeEvents } from './hedge.ts';
+import { dialFor, takeKept } from './instance-ways.ts';
+import { type ClientLines, clientLines } from './outgoing.ts';
+import { asksForHttp2, bodyTooLarge, refusalOf } from './refusals.ts';
 import { endOf } from './request-metrics.ts';
 import { RequestReport } from './request-report.ts';
+import { blameForTimeout, RequestTimes, type TimeLimit } from './request-times.ts';
 import { Response, type ResponseEvents } from './response.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Lane } from './routing/lane.ts';
 import { Choice, type LinkRouting } from './routing/link-routing.ts';
 import type { Copy } from './routing/mirrors.ts';
-import { HttpUpstream, type UpstreamFailure, type UpstreamUser } from './upstream.ts';
+import type { HttpSettings } from './settings.ts';
+import type { HttpUpstream, UpstreamFailure, UpstreamUser } from './upstream.ts';
 
 export interface ExchangeOptions {
   readonly client: Socket;
   readonly peer: Endpoint | undefined;
   readonly scheme: 'http' | 'https';
-  readonly lines: ClientLines;
   readonly route: Route;
   readonly account: Account;
   readonly budget: RetryBudget;
@@ -49,13 +54,21 @@ interface Try {
  * One request and its answer; used again for the next request of the same client. What was sent of a request is kept while
  * it is little, so that another instance can have it when the first one fails before it has answered.
  */
-export class Exchange implements UpstreamUser, ResponseEvents {
+export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: Socket;
   /** Where the present request goes. */
   #route: Route;
   /** What routes make of it; undefined as long as its link has had none. */
   #choice: Choice | undefined;
+  /** What held for the service when it came. */
+  #settings: HttpSettings;
+  #lines: ClientLines;
+  readonly #times: RequestTimes;
+  /** Where it is counted as running, or waits. */
+  #admission: Admission | undefined;
+  #queues = false;
+  #hedge: Hedge | undefined;
   readonly #request = new BodyReader();
   readonly #response: Response;
   readonly #report: RequestReport;
@@ -92,7 +105,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #raw = false;
   #clientHasEnded = false;
   #upstreamHasEnded = false;
-  /** Monotonic; until when something has to come. */
+  /** Monotonic; until when something more has to come of an answer that has begun. */
   #deadlineMs = Number.POSITIVE_INFINITY;
 
   constructor(options: ExchangeOptions) {
@@ -100,6 +113,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#client = options.client;
     const { client, environment, route, account, peer } = options;
     this.#route = route;
+    this.#settings = route.http;
+    this.#lines = clientLines(peer, options.scheme, route.http.forwarding);
+    this.#times = new RequestTimes(environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
     this.#response = new Response(client, environment, this);
     this.#report = new RequestReport({ environment, consumer: account.consumer, client: peer });
   }
@@ -128,34 +144,41 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
   begin(chunk: Buffer, at: number): number {
-    const { environment, lines, budget, route: link } = this.#options;
+    const { environment, budget, route: link } = this.#options;
     const head = environment.requestHead;
     this.#reset(head);
     budget.add();
-    if (head.method === methods.connect || head.method === methods.trace) {
+    // A CONNECT names no resource that a route could be about.
+    const routing = head.method === methods.connect ? undefined : link.routing;
+    const ownAnswer = routing === undefined ? undefined : this.#choose(routing);
+    const refusal = ownAnswer === undefined ? refusalOf(head, this.#settings) : undefined;
+    if (refusal !== undefined) {
       this.#keepAlive = false;
-      this.#answer({
-        status: 405,
-        reason: 'this method is not passed on',
-        allow: 'GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH',
-      });
+      environment.metrics.refused(refusal.kind);
+      this.#answer(refusal.answer);
       return chunk.length;
     }
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
-    const ownAnswer = link.routing === undefined ? undefined : this.#choose(link.routing);
     const { newId } = this.#report;
     const host = this.#route.service;
     this.#key = this.#route.hashKey?.ofHead(head, this.#options.peer);
     const { target, rule } = this.#choice ?? { target: undefined, rule: undefined };
     const edits = rule?.request;
-    this.#head = environment.composer.request(head, { lines, host, newId, upgrade, target, edits });
+    this.#head = environment.composer.request(head, {
+      lines: this.#linesFor(link.http),
+      host,
+      newId,
+      upgrade,
+      target,
+      edits,
+    });
     const mirror = upgrade ? undefined : this.#choice?.mirror;
     if (mirror !== undefined) this.#beginCopy(mirror, head.contentLength);
     const used = this.#readBody(chunk, at);
     if (!this.#running) return used;
-    if (ownAnswer === undefined) this.#attempt();
+    if (ownAnswer === undefined) this.#enter();
     else this.#answer(ownAnswer);
     if (this.#copy !== undefined) this.#sendCopy();
     return used;
@@ -199,7 +222,22 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#route = lane;
     this.#report.service = lane.service;
     this.#report.lane = lane;
+    this.#settle(lane.http);
     return undefined;
+  }
+
+  /** Who comes over TLS is a stranger, and not believed about whom it speaks for. */
+  #linesFor(settings: HttpSettings): ClientLines {
+    const { scheme, peer } = this.#options;
+    const forwarding = scheme === 'https' ? 'set' : settings.forwarding;
+    if (forwarding !== this.#lines.forwarding) this.#lines = clientLines(peer, scheme, forwarding);
+    return this.#lines;
+  }
+
+  /** How it is treated: as the service says that it goes to. */
+  #settle(settings: HttpSettings): void {
+    this.#settings = settings;
+    this.#times.begin(this.#report.startedMs, settings.timeoutMs, settings.tryTimeoutMs, settings.hedgeAfterMs);
   }
 
   #reset(head: Head): void {
@@ -207,8 +245,11 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#route = this.#options.route;
     this.#choice?.reset();
     this.#report.begin(head, this.#route.service);
+    this.#settle(this.#route.http);
     this.#method = head.method;
-    this.#keepAlive = !this.#isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
+    // What follows a CONNECT is no further request, whatever the instance says to it.
+    const isLast = this.#isLast || head.method === methods.connect;
+    this.#keepAlive = !isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
     this.#kept = undefined;
     this.#keptBytes = 0;
     this.#attempts = undefined;
@@ -227,6 +268,10 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     if (this.#request.done || !this.#running) return 0;
     const used = this.#readBody(chunk, 0);
     if (this.#copy !== undefined) this.#sendCopy();
+    if (this.#request.done && !this.#answered && this.#upstream?.flows === true) {
+      const nowMs = this.#options.environment.clock.monotonicMs();
+      this.#times.asked(nowMs, nowMs);
+    }
     return used;
   }
 
@@ -236,6 +281,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       this.#options.environment.metrics.refused(error.kind);
+      // What is left of the chunk is not looked at.
+      this.#keepAlive = false;
       this.#dropUpstream();
       if (this.#answered) this.#breakOff();
       else this.#answer({ status: error.status, reason: error.message });
@@ -244,6 +291,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   readonly #onRequestBody = (buffer: Buffer, start: number, end: number): void => {
+    const { maxBodyBytes } = this.#settings;
+    if (maxBodyBytes > 0 && this.#request.contentBytes > maxBodyBytes) throw bodyTooLarge(maxBodyBytes);
     const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
     this.#copy?.add(piece);
     const upstream = this.#upstream;
@@ -286,7 +335,6 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   /** How long nothing may come of what has begun. */
   get #silenceMs(): number {
-    if (!this.#answered) return responseMs;
     return this.#clientHasEnded && !this.#raw ? endedClientMs : silentResponseMs;
   }
 
@@ -307,6 +355,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#stopWaiting();
     this.#dropUpstream();
     this.#forgetRequest();
+    this.#leave();
   }
 
   bodyTimedOut(): void {
@@ -316,18 +365,150 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   }
 
   tick(nowMs: number): void {
+    this.#times.check(nowMs);
     if (this.#moved) {
       this.#moved = false;
-      this.#deadlineMs = nowMs + this.#silenceMs;
+      if (this.#answered) this.#deadlineMs = nowMs + this.#silenceMs;
     }
-    if (nowMs < this.#deadlineMs || (!this.#answered && !this.#request.done)) return;
+    if (nowMs < this.#deadlineMs) return;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
-    if (this.#lastKeepsClient !== undefined || (this.#answered && this.#clientHasEnded && !this.#raw)) {
-      this.#giveClientUp();
+    if (this.#lastKeepsClient !== undefined || (this.#clientHasEnded && !this.#raw)) this.#giveClientUp();
+    else this.upstreamFailed({ problem: 'the response does not go on', blame: 'instance' });
+  }
+
+  // Its turn, and its time
+
+  /** Asks an instance at once, or when it is its turn. */
+  #enter(): void {
+    const { admission } = this.#route;
+    const entry = admission.enter(this);
+    if (entry === 'full') {
+      this.#reject('too many requests run, and too many wait for their turn');
       return;
     }
-    const problem = this.#answered ? 'the response does not go on' : `no response within ${responseMs / 1000} s`;
-    this.upstreamFailed({ problem, blame: 'instance' }, true);
+    this.#admission = admission;
+    if (entry === 'runs') this.#attempt();
+    else {
+      this.#queues = true;
+      this.#times.queued(this.#settings.queueTimeoutMs, this.#options.environment.clock.monotonicMs());
+    }
+  }
+
+  admitted(): void {
+    this.#queues = false;
+    this.#times.admitted();
+    if (this.#running) this.#attempt();
+  }
+
+  #reject(reason: string): void {
+    this.#options.environment.metrics.happened('rejected', this.#route.service);
+    this.#answer({ status: 503, reason, retryAfter: 1 });
+  }
+
+  /** Lets others have its turn. */
+  #leave(): void {
+    this.#times.end();
+    const admission = this.#admission;
+    if (admission === undefined) return;
+    this.#admission = undefined;
+    if (this.#queues) admission.giveUp(this);
+    else admission.leave();
+    this.#queues = false;
+  }
+
+  #timeIsUp(limit: TimeLimit, nowMs: number): void {
+    const { metrics } = this.#options.environment;
+    const { queueTimeoutMs, tryTimeoutMs } = this.#settings;
+    if (limit === 'queue')
+      this.#reject(`too many requests run: it was not its turn within ${formatDuration(queueTimeoutMs)}`);
+    else if (limit === 'hedge') this.#beginHedge();
+    else {
+      metrics.happened('timeouts', this.#route.service);
+      if (limit === 'request') this.#requestTimedOut(nowMs);
+      else this.#tryTimedOut(`no response within ${formatDuration(tryTimeoutMs)}`, nowMs);
+    }
+  }
+
+  #requestTimedOut(nowMs: number): void {
+    const problem = `the request has taken longer than ${formatDuration(this.#settings.timeoutMs)}`;
+    if (this.#answered) {
+      this.#report.problem = problem;
+      this.#dropUpstream();
+      this.#route.refused(problem);
+      this.#breakOff();
+      return;
+    }
+    const isAsked = this.#upstream?.open === true && this.#request.done;
+    const askedForMs = isAsked ? nowMs - this.#sentMs : undefined;
+    if (askedForMs !== undefined) this.#backend?.latency.atLeast(askedForMs, nowMs);
+    this.#dropUpstream({ problem, blame: blameForTimeout(this.#settings, askedForMs) });
+    this.#answer({ status: 504, reason: this.#queues ? `${problem}, waiting for its turn` : problem });
+  }
+
+  #tryTimedOut(problem: string, nowMs: number): void {
+    const upstream = this.#upstream;
+    if (upstream === undefined) {
+      this.#hedge?.fail({ problem, blame: 'instance', timedOut: true });
+      return;
+    }
+    if (upstream.open) this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    this.upstreamFailed({ problem, blame: upstream.open ? 'instance' : 'way', timedOut: true });
+  }
+
+  // A second instance
+
+  /** Asks another instance as well, when there is one and all of the request is there to be asked again. */
+  #beginHedge(): void {
+    const { budget, environment } = this.#options;
+    const route = this.#route;
+    if (this.#answered || this.#response.upgrades || !isIdempotent(this.#method)) return;
+    if (!this.#request.done || !this.#isReplayable) return;
+    if (this.#upstream === undefined || this.#attempts?.hasOther !== true || !budget.take()) return;
+    const next = this.#attempts.beside();
+    if (next === undefined) return;
+    environment.metrics.happened('hedges', route.service);
+    const request = this.#kept === undefined ? this.#head : Buffer.concat([this.#head, ...this.#kept]);
+    this.#hedge = new Hedge({ ...next, asker: this.#options, route, request, events: this });
+    this.#hedge.start();
+  }
+
+  hedgeAnswered(hedge: Hedge, upstream: HttpUpstream, bytes: Buffer): boolean {
+    const { clock } = this.#options.environment;
+    this.#hedge = undefined;
+    this.#stopWaiting();
+    const first = this.#upstream;
+    const nowMs = clock.monotonicMs();
+    if (first?.open === true) this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    this.#dropUpstream();
+    this.#response.forget();
+    this.#upstream = upstream;
+    this.#backend = hedge.backend;
+    this.#sentMs = hedge.sentMs;
+    upstream.use(this);
+    return this.upstreamBytes(bytes);
+  }
+
+  hedgeFailed(hedge: Hedge, failure: UpstreamFailure): void {
+    const { backend } = hedge;
+    const route = this.#route;
+    this.#hedge = undefined;
+    const isAlone = this.#upstream === undefined;
+    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
+    if (!isAlone) route.attemptFailed(backend, { ...failure, retried: true });
+    else if (this.#mayRepeat(failure))
+      this.#afterFailure('attempt', failure.problem, { backend, failure, status: statusOf(failure) });
+    else {
+      route.attemptFailed(backend, { ...failure, retried: false });
+      this.#answer({ status: statusOf(failure), reason: failure.problem });
+    }
+  }
+
+  /** The first instance has failed: the second one is asked alone, and has its time. */
+  #leaveToHedge(hedge: Hedge, failure: UpstreamFailure): void {
+    this.#stopWaiting();
+    this.#dropUpstream(failure, true);
+    this.#response.forget();
+    this.#times.asked(hedge.sentMs, this.#options.environment.clock.monotonicMs());
   }
 
   // To the instance
@@ -350,43 +531,27 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const nowMs = environment.clock.monotonicMs();
     backend.active += 1;
     this.#backend = backend;
-    const owner = backend.dial.via === 'direct' && !route.announcesClient ? '' : this.#options.account.consumer;
     // What may not be asked twice goes only where somebody listened a moment ago.
     const maxIdleMs = isIdempotent(this.#method) ? Number.POSITIVE_INFINITY : freshMs;
-    const pooled = route.announcesClient ? undefined : environment.pool.take(backend, owner, nowMs - maxIdleMs);
-    if (pooled !== undefined) {
-      pooled.use(this);
-      this.#upstream = pooled;
-      this.#send(pooled);
+    this.#attemptMs = nowMs;
+    const kept = takeKept(this.#options, route, backend, nowMs - maxIdleMs, this);
+    if (kept !== undefined) {
+      this.#upstream = kept;
+      this.#send(kept);
       return;
     }
-    this.#attemptMs = nowMs;
-    const dialled = this.#dial(backend, owner);
+    const dialled = dialFor(this.#options, route, backend, this);
     if (typeof dialled === 'string') {
       this.#failAttempt({ problem: dialled, blame: 'way' });
       return;
     }
     this.#upstream = dialled;
-    this.#cancelTimer = environment.clock.after(limitMs, () => {
+    const connectMs = Math.min(limitMs, this.#settings.tryTimeoutMs);
+    this.#cancelTimer = environment.clock.after(connectMs, () => {
       const blame = backend.dial.via === 'direct' ? 'host' : 'way';
-      this.upstreamFailed({ problem: `no answer within ${Math.round(limitMs)} ms`, blame });
+      this.upstreamFailed({ problem: `no answer within ${Math.round(connectMs)} ms`, blame });
     });
     if (dialled.flows) this.#send(dialled);
-  }
-
-  #dial(backend: Backend, owner: string): HttpUpstream | string {
-    const { environment, account, peer } = this.#options;
-    const { tunnels, buffers, pool, traceIds } = environment;
-    const { service, name } = backend.instance;
-    const { consumer } = account;
-    const declared = service === account.service ? account.declared : account.declares(service);
-    const client = peer ?? { address: '0.0.0.0', port: 0 };
-    const way =
-      tunnels === undefined
-        ? undefined
-        : { tunnels, head: { consumer, declared, service, instance: name, client, traceId: traceIds.next() } };
-    const lost = (upstream: HttpUpstream): void => pool.lost(upstream);
-    return HttpUpstream.dial({ backend, owner, buffers, user: this, lost }, way);
   }
 
   upstreamOpened(): void {
@@ -408,7 +573,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
   #send(upstream: HttpUpstream): void {
     upstream.requests += 1;
     this.#sentMs = this.#options.environment.clock.monotonicMs();
-    this.#deadlineMs = this.#sentMs + responseMs;
+    if (this.#request.done) this.#times.asked(this.#attemptMs, this.#sentMs);
     const kept = this.#kept;
     if (kept === undefined) upstream.write(this.#head);
     else upstream.write(Buffer.concat([this.#head, ...kept]));
@@ -446,6 +611,9 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const route = this.#route;
     const backend = this.#backend;
     this.#answered = true;
+    this.#times.notAsked();
+    this.#hedge?.letGo();
+    this.#hedge = undefined;
     this.#report.status = status;
     this.#report.answeredBy = backend;
     const choice = this.#choice;
@@ -474,16 +642,18 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   whole({ client, instance }: { readonly client: boolean; readonly instance: boolean }): void {
     this.#upstreamStays = instance;
+    this.#times.end();
     this.#finishWhenTaken(client);
   }
 
   upgraded(): void {
     this.#raw = true;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
+    this.#times.end();
     this.#forgetRequest();
     const ahead = this.#options.takeAhead();
-    if (this.#client.isPaused()) this.#client.resume();
     if (ahead !== undefined) this.#rawFromClient(ahead);
+    if (this.#client.isPaused() && this.#upstream?.full === false) this.#client.resume();
     if (this.#clientHasEnded) this.#upstream?.end();
   }
 
@@ -505,7 +675,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
 
   // Ends
 
-  upstreamFailed(failure: UpstreamFailure, timedOut = false): void {
+  upstreamFailed(failure: UpstreamFailure): void {
     if (!this.#running || this.#upstream === undefined) return;
     if (this.#lastKeepsClient !== undefined) {
       // It had said all before.
@@ -519,33 +689,41 @@ export class Exchange implements UpstreamUser, ResponseEvents {
       this.#dropUpstream();
       this.#route.refused(failure.problem);
       this.#breakOff();
-    } else if (this.#wasStale(upstream, failure)) {
+    } else if (failure.timedOut !== true && this.#wasStale(upstream, failure)) {
       const backend = this.#backend;
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
-    } else if (failure.exhausted !== undefined || failure.denied === true) this.#giveUp(failure);
-    else if (wasOpen && !this.#mayRepeat()) {
+    } else if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
+    else if (failure.exhausted !== undefined || failure.denied === true) this.#giveUp(failure);
+    else if (wasOpen && !this.#mayRepeat(failure)) {
       this.#dropUpstream(failure);
-      this.#answer({ status: timedOut ? 504 : 502, reason: failure.problem });
-    } else this.#failAttempt(failure, timedOut ? 504 : wasOpen ? 502 : 503);
+      this.#answer({ status: statusOf(failure), reason: failure.problem });
+    } else this.#failAttempt(failure, wasOpen ? statusOf(failure) : 503);
   }
 
   /** Whether the instance closed a connection that was kept, before it had heard of this request: nothing has failed. */
   #wasStale(upstream: HttpUpstream, { closedBefore }: UpstreamFailure): boolean {
     if (upstream.requests < 2 || this.#response.begun) return false;
-    if (this.#kept === undefined && this.#keptBytes > 0) return false;
+    if (!this.#isReplayable) return false;
     // Of what is one segment nothing was read, when the whole of it met a closed socket.
     const isUnread = closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
     return isIdempotent(this.#method) || isUnread;
   }
 
+  /** Whether all that was read of the request is still there. */
+  get #isReplayable(): boolean {
+    return this.#kept !== undefined || this.#keptBytes === 0;
+  }
+
   /** Whether another instance may be asked what one has perhaps heard already: RFC 9110 section 9.2.2. */
-  #mayRepeat(): boolean {
-    if (!isIdempotent(this.#method) || this.#report.retries >= maxRetries) return false;
-    if (this.#kept === undefined && this.#keptBytes > 0) return false;
-    if (!this.#options.budget.take()) return false;
+  #mayRepeat({ timedOut }: UpstreamFailure): boolean {
+    // Who has not answered in its time is not asked a second time.
+    if (timedOut === true && this.#attempts?.hasOther !== true) return false;
+    if (!isIdempotent(this.#method) || this.#report.retries >= this.#settings.retries) return false;
+    if (!this.#isReplayable || !this.#options.budget.take()) return false;
     this.#report.retries += 1;
-    this.#options.environment.metrics.repeated(this.#route.service);
+    this.#attempts?.anew();
+    this.#options.environment.metrics.happened('retries', this.#route.service);
     return true;
   }
 
@@ -565,6 +743,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     const backend = this.#backend;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
+    this.#times.notAsked();
     this.#upstream?.destroy();
     this.#upstream = undefined;
     this.#response.forget();
@@ -625,10 +804,11 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#running = false;
     this.#report.end('broken');
     this.#forgetRequest();
+    this.#leave();
     abort(this.#client, true);
   }
 
-  #dropUpstream(failure?: UpstreamFailure): void {
+  #dropUpstream(failure?: UpstreamFailure, retried = false): void {
     const route = this.#route;
     this.#upstream?.destroy();
     this.#upstream = undefined;
@@ -636,7 +816,7 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#backend = undefined;
     if (backend === undefined) return;
     route.ended(backend);
-    if (failure !== undefined) route.attemptFailed(backend, { ...failure, retried: false });
+    if (failure !== undefined) route.attemptFailed(backend, { ...failure, retried });
   }
 
   #forgetRequest(): void {
@@ -645,6 +825,8 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     this.#copy = undefined;
     this.#kept = undefined;
     this.#response.forget();
+    this.#hedge?.letGo();
+    this.#hedge = undefined;
   }
 
   /** What the client has not taken yet lies in the buffer that the instance's next bytes would be read into. */
@@ -676,14 +858,12 @@ export class Exchange implements UpstreamUser, ResponseEvents {
     }
     this.#raw = false;
     this.#upstreamHasEnded = false;
+    this.#leave();
     over(keepAlive);
   }
 }
 
-/** Upgrades to HTTP/2 over clear text: nobody uses them, and what comes behind would not be looked at (RFC 9113 section 3.1). */
-function asksForHttp2(head: Head): boolean {
-  for (let index = 0; index < head.count; index += 1) {
-    if (head.known[index] === fields.upgrade && head.value(index).toLowerCase().includes('h2c')) return true;
-  }
-  return false;
+/** What a client is told of an instance that was asked and has not answered. */
+function statusOf({ timedOut }: UpstreamFailure): number {
+  return timedOut === true ? 504 : 502;
 }

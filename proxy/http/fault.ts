@@ -11,6 +11,8 @@ export type HttpFaultKind =
   | 'trailer'
   | 'too-large'
   | 'method'
+  | 'upgrade'
+  | 'body-too-large'
   | 'connection';
 
 /** A message that is not passed on. `status` is what the client is told when it was a request. */

@@ -161,7 +161,7 @@ export class HeadComposer {
    */
   response(
     head: Head,
-    connection: 'close' | 'keep-alive' | 'upgrade' | undefined,
+    connection: 'close' | 'keep-alive' | 'upgrade' | 'tunnel' | undefined,
     dropsChunking: boolean,
     body: Buffer | undefined,
     edits?: HeaderEdits,
@@ -192,6 +192,9 @@ export class HeadComposer {
           case fields.transferEncoding:
           case fields.trailer:
             stays = !dropsChunking;
+            break;
+          case fields.contentLength:
+            stays = connection !== 'tunnel';
             break;
         }
       }

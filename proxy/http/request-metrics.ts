@@ -8,6 +8,16 @@ const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 /** How a request ended: the class of its status, or that there was no whole answer. */
 export type RequestEnd = '1xx' | '2xx' | '3xx' | '4xx' | '5xx' | 'broken' | 'client gone';
 
+const eventHelp = {
+  retries: 'Requests that were asked again.',
+  hedges: 'Requests that a second instance was asked as well because the first one took long.',
+  timeouts: 'Requests, and tries of them, that took longer than the service allows.',
+  rejected: 'Requests that were refused because too many were running and waiting.',
+} as const;
+
+/** What may happen to a request on its way; counted by service. */
+type RequestEvent = keyof typeof eventHelp;
+
 interface InstanceCells {
   readonly ends: Map<RequestEnd, CounterCell>;
   readonly seconds: HistogramCell;
@@ -20,7 +30,8 @@ export class RequestMetrics {
   readonly #own = new Map<string, InstanceCells>();
   readonly #instances = new WeakMap<Backend, InstanceCells>();
   readonly #refused = new Map<HttpFaultKind, CounterCell>();
-  readonly #repeats = new Map<string, CounterCell>();
+  /** By name and service. */
+  readonly #events = new Map<RequestEvent, Map<string, CounterCell>>();
 
   constructor(metrics: Metrics, idleConnections: () => number) {
     this.#metrics = metrics;
@@ -48,12 +59,17 @@ export class RequestMetrics {
     observe(cells.seconds, bounds, seconds);
   }
 
-  /** A request was asked of another instance, or again. */
-  repeated(service: string): void {
-    let cell = this.#repeats.get(service);
+  /** Something has happened to a request to this service. */
+  happened(event: RequestEvent, service: string): void {
+    let cells = this.#events.get(event);
+    if (cells === undefined) {
+      cells = new Map();
+      this.#events.set(event, cells);
+    }
+    let cell = cells.get(service);
     if (cell === undefined) {
-      cell = this.#metrics.counter('legate_http_retries_total', 'Requests that were asked again.', { service });
-      this.#repeats.set(service, cell);
+      cell = this.#metrics.counter(`legate_http_${event}_total`, eventHelp[event], { service });
+      cells.set(service, cell);
     }
     cell.value += 1;
   }

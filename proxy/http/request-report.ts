@@ -30,8 +30,9 @@ export class RequestReport {
   service = '';
   /** Where a route or a split has led it; undefined where it went to the link's own service as it is. */
   lane: Lane | undefined;
+  /** Monotonic. */
+  startedMs = 0;
   readonly #options: ReportOptions;
-  #startedMs = 0;
   #line = { method: '', target: '', traceId: '' };
 
   constructor(options: ReportOptions) {
@@ -42,7 +43,7 @@ export class RequestReport {
     this.service = service;
     this.lane = undefined;
     const { clock, accessLog, traceIds } = this.#options.environment;
-    this.#startedMs = clock.monotonicMs();
+    this.startedMs = clock.monotonicMs();
     this.status = 0;
     this.received = head.end - head.start;
     this.sent = 0;
@@ -67,7 +68,7 @@ export class RequestReport {
 
   end(end: RequestEnd): void {
     const { environment, consumer, client } = this.#options;
-    const durationMs = environment.clock.monotonicMs() - this.#startedMs;
+    const durationMs = environment.clock.monotonicMs() - this.startedMs;
     const { status, retries, answeredBy, service } = this;
     environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
     this.lane?.finished(answeredBy, end, end === '5xx' || end === 'broken', durationMs / 1000);

@@ -70,6 +70,11 @@ export class Response {
     this.#informational = 0;
   }
 
+  /** Whether the connection may become another protocol's. */
+  get upgrades(): boolean {
+    return this.#asked.upgrade;
+  }
+
   /** Whether anything of it has come. */
   get begun(): boolean {
     return this.#answered || this.#partial !== undefined || this.#informational > 0;
@@ -113,6 +118,10 @@ export class Response {
       this.#upgrade(head, chunk, end);
       return;
     }
+    if (this.#asked.method === methods.connect && head.status < 300) {
+      this.#becomeTunnel(head, chunk, end, 'tunnel');
+      return;
+    }
     const framing = this.#framingOf(head);
     const { minor } = this.#asked;
     const dropsChunking = framing.kind === 'chunked' && minor === 0;
@@ -139,10 +148,16 @@ export class Response {
 
   #upgrade(head: Head, chunk: Buffer, end: number): void {
     if (!this.#asked.upgrade) throw new HttpFault('status-line', 'an upgrade that nobody asked for');
+    this.#becomeTunnel(head, chunk, end, 'upgrade');
+  }
+
+  /** A 2xx to CONNECT has no body, whatever it says (RFC 9110 section 9.3.6): as with an upgrade all that follows are bytes. */
+  #becomeTunnel(head: Head, chunk: Buffer, end: number, kind: 'upgrade' | 'tunnel'): void {
     this.#answered = true;
     this.#events.answered(head.status);
     const { composer } = this.#environment;
-    this.#events.toClient(composer.response(head, 'upgrade', false, undefined, this.edits, this.cookie));
+    const said = composer.response(head, kind, kind === 'tunnel', undefined, this.edits, this.cookie);
+    this.#events.toClient(said);
     if (end < chunk.length) this.#events.toClient(Buffer.from(chunk.subarray(end)));
     this.#events.upgraded();
   }

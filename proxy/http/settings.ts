@@ -7,6 +7,8 @@ export interface HttpSettings {
   readonly timeoutMs: number;
   /** From a try's beginning to the head of its answer. */
   readonly tryTimeoutMs: number;
+  /** The same for calls of gRPC, which may have nothing to say for long; 0, where nobody chose: as long as it takes. */
+  readonly callTryTimeoutMs: number;
   readonly retries: number;
   /** 0: never. */
   readonly hedgeAfterMs: number;
@@ -30,6 +32,7 @@ export function httpSettingsOf(service: FurtherSettings): HttpSettings {
   return {
     timeoutMs: values.timeoutMs,
     tryTimeoutMs: values.tryTimeoutMs,
+    callTryTimeoutMs: chosen.tryTimeoutMs ?? 0,
     retries: values.retries,
     hedgeAfterMs: values.hedgeAfterMs,
     maxBodyBytes: values.maxBodyBytes,

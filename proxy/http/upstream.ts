@@ -30,6 +30,8 @@ export interface UpstreamFailure {
   readonly exhausted?: Error;
   /** The instance's host does not let this consumer in: another one would say the same. */
   readonly denied?: boolean;
+  /** It was asked, and has not answered in its time. */
+  readonly timedOut?: boolean;
   /** The instance had closed the connection, with nothing left to read, before it got what was written last. */
   readonly closedBefore?: boolean;
 }

@@ -87,6 +87,8 @@ export class Http2Connection implements CarriedConnection {
         maxConcurrentStreams: maxClientStreams,
         initialWindowSize: streamWindowBytes,
         maxHeaderListSize: maxHeadBytes,
+        // Who may use it is decided request by request.
+        enableConnectProtocol: true,
       },
     });
     this.#session = session;

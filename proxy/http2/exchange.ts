@@ -5,38 +5,37 @@ import {
   type OutgoingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
+import { formatDuration } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
-import type { Endpoint } from '../../src/model/address.ts';
 import type { Backend } from '../balance/backend.ts';
-import { bodyMs, lingerMs, maxInformational, maxRetries, responseMs, silentResponseMs } from '../http/bounds.ts';
+import type { Admission, Waiting } from '../http/admission.ts';
+import { bodyMs, lingerMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
 import { HttpFault } from '../http/fault.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
+import { blameForTimeout, RequestTimes, type TimeLimit } from '../http/request-times.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
 import { Choice } from '../http/routing/link-routing.ts';
+import type { HttpSettings } from '../http/settings.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import { Attempts } from '../tcp/attempts.ts';
-import type { Account } from '../tcp/carried.ts';
 import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { maxRefusals } from './bounds.ts';
-import type { Http2Environment } from './environment.ts';
 import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
 import { HeadersView } from './headers-view.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
-import { InstanceSession, type SessionUser } from './instance-session.ts';
+import { type Answering, Hedge, type HedgeEvents } from './hedge.ts';
+import type { InstanceSession, SessionUser } from './instance-session.ts';
+import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
+import { type Asker, sessionFor } from './session-ways.ts';
 
 const { NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_FLAG_END_STREAM } = constants;
 
-export interface ExchangeOptions {
+export interface ExchangeOptions extends Asker {
   readonly route: Route;
-  readonly account: Account;
   readonly budget: RetryBudget;
-  readonly environment: Http2Environment;
-  readonly peer: Endpoint | undefined;
   readonly marks: ClientMarks;
-  /** Those who share connections to instances that are reached directly, or are told for whom they are. */
-  readonly ownerFor: (route: Route) => string;
   /** Bytes of an answer have gone to the client. */
   readonly carried: () => void;
   /** Nothing is left of it. `reset`: the client took it back. */
@@ -50,7 +49,7 @@ type Outcome = 'open' | 'whole' | 'broken' | 'client gone';
  * One stream of a client, and those to instances that follow each other until one answers. What was sent of a request is kept
  * while it is little, so that another instance can have it when the first one has not looked at it.
  */
-export class Exchange implements SessionUser {
+export class Exchange implements SessionUser, Waiting, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: ServerHttp2Stream;
   readonly #startedMs: number;
@@ -62,6 +61,13 @@ export class Exchange implements SessionUser {
   #keptBytes = 0;
   /** Where it goes. */
   #route: Route;
+  /** What held for the service when it came. */
+  #settings: HttpSettings;
+  readonly #times: RequestTimes;
+  /** Where it is counted as running, or waits. */
+  #admission: Admission | undefined;
+  #queues = false;
+  #hedge: Hedge | undefined;
   /** What decides where it goes, where that is so; see `Route.pick`. */
   #key: number | undefined;
   /** What routes make of it; undefined where its link has none. */
@@ -71,6 +77,9 @@ export class Exchange implements SessionUser {
   #leaveLobby: (() => void) | undefined;
   #retries = 0;
   #refusals = 0;
+  /** What the whole request and each try may take, in milliseconds; 0: as long as it takes. */
+  #requestMs = 0;
+  #tryMs = 0;
   #attemptMs = 0;
   #sentMs = 0;
   #backend: Backend | undefined;
@@ -102,6 +111,8 @@ export class Exchange implements SessionUser {
     this.#client = client;
     this.#options = options;
     this.#route = options.route;
+    this.#settings = options.route.http;
+    this.#times = new RequestTimes(options.environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
     this.#requestDone = client.endAfterHeaders;
@@ -134,8 +145,10 @@ export class Exchange implements SessionUser {
     client.on('drain', () => this.#instance?.resume());
     budget.add();
     try {
-      this.#request = requestHead(headers, marks, route.service, () => environment.traceIds.next());
-      if (route.routing !== undefined) {
+      const { forwarding } = route.http;
+      this.#request = requestHead(headers, marks, forwarding, route.service, () => environment.traceIds.next());
+      // A plain CONNECT names no resource that a route could be about.
+      if (route.routing !== undefined && headers[':path'] !== undefined) {
         this.#choice = new Choice();
         route.routing.choose(new HeadersView(headers), this.#options.account, 'h2', this.#choice);
       }
@@ -146,10 +159,12 @@ export class Exchange implements SessionUser {
       return;
     }
     this.#received = this.#request.bytes;
-    const { method } = this.#request;
-    if (method === 'CONNECT' || method === 'TRACE') {
-      environment.metrics.refused('method');
-      this.#fail({ kind: 'method', reason: 'this method is not passed on' });
+    if (this.#choice !== undefined && !this.#follow(this.#choice, this.#request)) return;
+    this.#settings = this.#route.http;
+    this.#beginTimes(this.#request);
+    const refusal = refusalOf(this.#request, this.#settings);
+    if (refusal !== undefined) {
+      this.#refuse(refusal);
       return;
     }
     if (!this.#requestDone) {
@@ -159,10 +174,13 @@ export class Exchange implements SessionUser {
       });
       client.on('end', () => this.#clientEnded());
     }
-    const goesOn = this.#choice === undefined || this.#follow(this.#choice, this.#request);
-    if (!goesOn) return;
     this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
-    this.#attempt();
+    this.#enter();
+  }
+
+  #refuse({ kind, failure }: Refusal): void {
+    this.#options.environment.metrics.refused(kind);
+    this.end(failure);
   }
 
   /** Goes where routes lead it; false: that is nowhere, and it is answered. */
@@ -182,6 +200,11 @@ export class Exchange implements SessionUser {
     if (this.#outcome !== 'open') return;
     this.#received += chunk.length;
     this.#progressMs = this.#nowMs();
+    const { maxBodyBytes } = this.#settings;
+    if (maxBodyBytes > 0 && this.#received - (this.#request?.bytes ?? 0) > maxBodyBytes) {
+      this.#refuse(bodyTooLarge(maxBodyBytes));
+      return;
+    }
     const instance = this.#instance;
     if (this.#kept !== undefined) {
       this.#kept.push(chunk);
@@ -197,8 +220,11 @@ export class Exchange implements SessionUser {
   #clientEnded(): void {
     if (this.#requestDone || this.#outcome === 'client gone') return;
     this.#requestDone = true;
-    this.#progressMs = this.#nowMs();
-    this.#instance?.end();
+    const nowMs = this.#nowMs();
+    this.#progressMs = nowMs;
+    if (this.#instance === undefined) return;
+    this.#instance.end();
+    if (this.#status === 0) this.#times.asked(nowMs, nowMs);
   }
 
   /** The client has taken its request back, or is gone altogether. */
@@ -208,6 +234,7 @@ export class Exchange implements SessionUser {
     const { rstCode } = this.#client;
     this.#stopWaiting();
     this.#dropInstance(rstCode === NGHTTP2_NO_ERROR || rstCode === undefined ? NGHTTP2_CANCEL : rstCode);
+    this.#leave();
   }
 
   #clientClosed(): void {
@@ -215,9 +242,161 @@ export class Exchange implements SessionUser {
     this.#clientGone();
     this.#stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
+    this.#leave();
     this.#report();
     this.#kept = undefined;
     this.#options.over(this, isReset);
+  }
+
+  // Its turn, and its time
+
+  #beginTimes({ grpc, timeoutMs }: RequestHead): void {
+    const settings = this.#settings;
+    const ownMs = settings.timeoutMs || Number.POSITIVE_INFINITY;
+    const requestMs = Math.max(1, Math.min(ownMs, timeoutMs ?? ownMs));
+    this.#requestMs = requestMs === Number.POSITIVE_INFINITY ? 0 : requestMs;
+    this.#tryMs = grpc ? settings.callTryTimeoutMs : settings.tryTimeoutMs;
+    this.#times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
+  }
+
+  /** Asks an instance at once, or when it is its turn. */
+  #enter(): void {
+    const { admission } = this.#route;
+    const entry = admission.enter(this);
+    if (entry === 'full') {
+      this.#reject('too many requests run, and too many wait for their turn');
+      return;
+    }
+    this.#admission = admission;
+    if (entry === 'runs') this.#attempt();
+    else {
+      this.#queues = true;
+      this.#times.queued(this.#settings.queueTimeoutMs, this.#nowMs());
+    }
+  }
+
+  admitted(): void {
+    this.#queues = false;
+    this.#times.admitted();
+    if (this.#outcome === 'open') this.#attempt();
+  }
+
+  #reject(reason: string): void {
+    this.#options.environment.metrics.happened('rejected', this.#route.service);
+    this.end({ kind: 'exhausted', reason });
+  }
+
+  /** Lets others have its turn. */
+  #leave(): void {
+    this.#times.end();
+    this.#hedge?.letGo();
+    this.#hedge = undefined;
+    const admission = this.#admission;
+    if (admission === undefined) return;
+    this.#admission = undefined;
+    if (this.#queues) admission.giveUp(this);
+    else admission.leave();
+    this.#queues = false;
+  }
+
+  #timeIsUp(limit: TimeLimit, nowMs: number): void {
+    if (this.#outcome !== 'open' || this.#responseDone) return;
+    const { queueTimeoutMs } = this.#settings;
+    if (limit === 'queue')
+      this.#reject(`too many requests run: it was not its turn within ${formatDuration(queueTimeoutMs)}`);
+    else if (limit === 'hedge') this.#beginHedge();
+    else {
+      this.#options.environment.metrics.happened('timeouts', this.#route.service);
+      if (limit === 'request') this.#requestTimedOut(nowMs);
+      else this.#tryTimedOut(nowMs);
+    }
+  }
+
+  #requestTimedOut(nowMs: number): void {
+    const isOwn = this.#requestMs === this.#settings.timeoutMs;
+    const problem = isOwn
+      ? `the request has taken longer than ${formatDuration(this.#requestMs)}`
+      : `the call has taken longer than its limit of ${this.#requestMs} ms`;
+    const reason = this.#queues ? `${problem}, waiting for its turn` : problem;
+    const isAsked = this.#status === 0 && this.#instance !== undefined && this.#requestDone;
+    if (isAsked && isOwn) {
+      const askedForMs = nowMs - this.#sentMs;
+      this.#backend?.latency.atLeast(askedForMs, nowMs);
+      this.#dropInstance(NGHTTP2_CANCEL, { problem, blame: blameForTimeout(this.#settings, askedForMs) });
+    }
+    this.end({ kind: 'timeout', reason });
+  }
+
+  #tryTimedOut(nowMs: number): void {
+    const problem = `no response within ${formatDuration(this.#tryMs)}`;
+    const failure: UpstreamFailure = { problem, blame: 'instance', timedOut: true };
+    if (this.#instance === undefined) {
+      this.#hedge?.fail(failure);
+      return;
+    }
+    this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
+    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
+    else {
+      this.#dropInstance(NGHTTP2_CANCEL, failure);
+      this.#fail({ kind: 'timeout', reason: problem });
+    }
+  }
+
+  // A second instance
+
+  /** Asks another instance as well, when there is one and all of the request is there to be asked again. */
+  #beginHedge(): void {
+    const { budget, environment } = this.#options;
+    const request = this.#request;
+    if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return;
+    if (this.#status !== 0 || !this.#requestDone || this.#kept === undefined || this.#instance === undefined) return;
+    if (this.#attempts?.hasOther !== true || !budget.take()) return;
+    const next = this.#attempts.beside();
+    if (next === undefined) return;
+    environment.metrics.happened('hedges', this.#route.service);
+    this.#hedge = new Hedge({
+      ...next,
+      asker: this.#options,
+      route: this.#route,
+      headers: request.headers,
+      body: this.#kept,
+      trailers: this.#requestTrailers,
+      events: this,
+    });
+    this.#hedge.start();
+  }
+
+  hedgeAnswered(hedge: Hedge, { session, stream, headers, flags }: Answering): void {
+    const nowMs = this.#nowMs();
+    this.#hedge = undefined;
+    if (this.#instance !== undefined) this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    this.#dropInstance(NGHTTP2_CANCEL);
+    this.#session = session;
+    this.#instance = stream;
+    this.#backend = hedge.backend;
+    this.#sentMs = hedge.sentMs;
+    this.#listen(stream, session);
+    this.#answered(stream, headers, (flags & NGHTTP2_FLAG_END_STREAM) !== 0);
+  }
+
+  hedgeFailed({ backend }: Hedge, failure: UpstreamFailure): void {
+    const route = this.#route;
+    this.#hedge = undefined;
+    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
+    if (this.#instance !== undefined) route.attemptFailed(backend, { ...failure, retried: true });
+    else if (this.#mayRepeat(failure)) this.#afterFailure('attempt', failure.problem, { backend, failure });
+    else {
+      route.attemptFailed(backend, { ...failure, retried: false });
+      this.#fail({ kind: failure.timedOut === true ? 'timeout' : 'lost', reason: failure.problem });
+    }
+  }
+
+  /** The first instance has failed: the second one is asked alone, and has its time. */
+  #leaveToHedge(hedge: Hedge, failure: UpstreamFailure): void {
+    this.#dropInstance(NGHTTP2_CANCEL, failure, true);
+    this.#informational = 0;
+    this.#times.asked(hedge.sentMs, this.#nowMs());
   }
 
   // To an instance
@@ -234,13 +413,12 @@ export class Exchange implements SessionUser {
   }
 
   #to(backend: Backend, limitMs: number): void {
-    const { environment, account } = this.#options;
+    const { environment } = this.#options;
     const route = this.#route;
     backend.active += 1;
     this.#backend = backend;
-    const isDirect = backend.dial.via === 'direct';
-    const owner = isDirect || route.announcesClient ? this.#options.ownerFor(route) : account.consumer;
-    const session = environment.pool.take(backend, owner) ?? this.#dial(backend, owner);
+    this.#attemptMs = this.#nowMs();
+    const session = sessionFor(this.#options, route, backend);
     if (session === 'full') {
       this.#failAttempt({ problem: 'all streams of all connections to it are taken', blame: 'way' }, 'exhausted');
     } else if (typeof session === 'string') this.#failAttempt({ problem: session, blame: 'way' });
@@ -249,39 +427,14 @@ export class Exchange implements SessionUser {
       this.#session = session;
       if (session.isOpen) this.#send(session);
       else {
-        this.#attemptMs = this.#nowMs();
         session.wait(this);
-        this.#cancelTimer = environment.clock.after(limitMs, () => {
-          const blame = isDirect ? 'host' : 'way';
-          this.#failAttempt({ problem: `no answer within ${Math.round(limitMs)} ms`, blame });
+        const connectMs = Math.min(limitMs, this.#tryMs || limitMs);
+        this.#cancelTimer = environment.clock.after(connectMs, () => {
+          const blame = backend.dial.via === 'direct' ? 'host' : 'way';
+          this.#failAttempt({ problem: `no answer within ${Math.round(connectMs)} ms`, blame });
         });
       }
     }
-  }
-
-  #dial(backend: Backend, owner: string): InstanceSession | string {
-    const { environment, account, peer } = this.#options;
-    const route = this.#route;
-    const { tunnels, pool, traceIds } = environment;
-    const { service, name } = backend.instance;
-    const { consumer } = account;
-    const declared = service === account.service ? account.declared : account.declares(service);
-    const client = peer ?? { address: '0.0.0.0', port: 0 };
-    const head = { consumer, declared, service, instance: name, client, traceId: traceIds.next() };
-    const session = InstanceSession.dial(
-      {
-        backend,
-        owner,
-        nowMs: () => this.#nowMs(),
-        closed: (which) => pool.remove(which),
-        limit: pool.limitOf(backend),
-        limited: (limit) => pool.limited(backend, limit),
-        announced: route.announcesClient ? { client: peer } : undefined,
-      },
-      tunnels === undefined ? undefined : { tunnels, head },
-    );
-    if (typeof session !== 'string') pool.add(session);
-    return session;
   }
 
   sessionOpened(session: InstanceSession): void {
@@ -302,6 +455,10 @@ export class Exchange implements SessionUser {
   #send(session: InstanceSession): void {
     const request = this.#request;
     if (request === undefined) return;
+    if (request.protocol !== undefined && !session.takesProtocols) {
+      this.end({ kind: 'unsupported', reason: 'the instance takes no CONNECT with a protocol' });
+      return;
+    }
     const endStream = this.#requestDone && this.#keptBytes === 0 && this.#requestTrailers === undefined;
     let instance: ClientHttp2Stream;
     try {
@@ -314,6 +471,7 @@ export class Exchange implements SessionUser {
     this.#instance = instance;
     this.#sentMs = this.#nowMs();
     this.#progressMs = this.#sentMs;
+    if (this.#requestDone) this.#times.asked(this.#attemptMs, this.#sentMs);
     this.#listen(instance, session);
     let isFull = false;
     for (const chunk of this.#kept ?? []) isFull = !instance.write(chunk);
@@ -366,6 +524,11 @@ export class Exchange implements SessionUser {
     const backend = this.#backend;
     const nowMs = this.#nowMs();
     this.#status = Number(headers[':status']);
+    this.#hedge?.letGo();
+    this.#hedge = undefined;
+    this.#times.notAsked();
+    // What follows may take as long as it likes, as behind an upgrade.
+    if (this.#request?.method === 'CONNECT' && this.#status < 300) this.#times.end();
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
     this.#kept = undefined;
@@ -455,6 +618,7 @@ export class Exchange implements SessionUser {
     if (this.#instance !== instance || this.#outcome === 'client gone') return;
     if (this.#responseDone) {
       this.#dropInstance(NGHTTP2_NO_ERROR);
+      this.#leave();
       this.#stopRequest();
       return;
     }
@@ -466,10 +630,15 @@ export class Exchange implements SessionUser {
     const loss = session.loss();
     if (loss !== undefined) this.#lost(loss);
     else {
+      const problem = `the instance reset the stream with code ${code}`;
+      if (this.#hedge !== undefined) {
+        this.#leaveToHedge(this.#hedge, { problem, blame: 'way' });
+        return;
+      }
       this.#judge(code !== NGHTTP2_NO_ERROR && code !== NGHTTP2_CANCEL);
       this.#answeredBy = this.#backend;
       this.#dropInstance(code);
-      this.#reset('broken', code, `the instance reset the stream with code ${code}`);
+      this.#reset('broken', code, problem);
     }
   }
 
@@ -477,7 +646,8 @@ export class Exchange implements SessionUser {
   #ignored(): void {
     const failure: UpstreamFailure = { problem: 'the instance takes no more streams', blame: 'way' };
     this.#refusals += 1;
-    if (this.#kept === undefined) {
+    if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
+    else if (this.#kept === undefined) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       // The client has all of it, and may repeat it.
       this.#reset('broken', NGHTTP2_REFUSED_STREAM, failure.problem);
@@ -497,7 +667,8 @@ export class Exchange implements SessionUser {
     if (this.#status !== 0) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#breakOff({ kind: 'lost', reason: failure.problem });
-    } else if (this.#mayRepeat()) this.#failAttempt(failure);
+    } else if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
+    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
     else {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#fail({ kind: 'lost', reason: failure.problem });
@@ -505,17 +676,21 @@ export class Exchange implements SessionUser {
   }
 
   /** RFC 9110 section 9.2.2; calls of gRPC are never known to be idempotent. */
-  #mayRepeat(): boolean {
+  #mayRepeat({ timedOut }: UpstreamFailure): boolean {
+    // Who has not answered in its time is not asked a second time.
+    if (timedOut === true && this.#attempts?.hasOther !== true) return false;
     const request = this.#request;
     if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return false;
-    if (this.#retries >= maxRetries || this.#kept === undefined || !this.#options.budget.take()) return false;
+    if (this.#retries >= this.#settings.retries || this.#kept === undefined || !this.#options.budget.take())
+      return false;
     this.#countRetry();
+    this.#attempts?.anew();
     return true;
   }
 
   #countRetry(): void {
     this.#retries += 1;
-    this.#options.environment.metrics.repeated(this.#route.service);
+    this.#options.environment.metrics.happened('retries', this.#route.service);
   }
 
   #giveUp(failure: UpstreamFailure): void {
@@ -533,6 +708,7 @@ export class Exchange implements SessionUser {
   #failAttempt(failure: UpstreamFailure, kind: 'unavailable' | 'exhausted' = 'unavailable'): void {
     const backend = this.#backend;
     this.#stopWaiting();
+    this.#times.notAsked();
     this.#dropInstance(NGHTTP2_CANCEL);
     this.#informational = 0;
     this.#afterFailure('attempt', failure.problem, backend && { backend, failure }, kind);
@@ -575,7 +751,7 @@ export class Exchange implements SessionUser {
   }
 
   /** Gives everything back that was taken to ask an instance. */
-  #dropInstance(code: number, failure?: UpstreamFailure): void {
+  #dropInstance(code: number, failure?: UpstreamFailure, retried = false): void {
     const instance = this.#instance;
     const session = this.#session;
     const backend = this.#backend;
@@ -589,7 +765,7 @@ export class Exchange implements SessionUser {
     if (backend === undefined) return;
     if (this.#responseDone) backend.total += 1;
     this.#route.ended(backend);
-    if (failure !== undefined) this.#route.attemptFailed(backend, { ...failure, retried: false });
+    if (failure !== undefined) this.#route.attemptFailed(backend, { ...failure, retried });
   }
 
   // Ends
@@ -605,30 +781,17 @@ export class Exchange implements SessionUser {
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
+    this.#times.check(nowMs);
     if (this.#outcome !== 'open' || this.#responseDone) {
       if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) this.#client.close(NGHTTP2_CANCEL);
       return;
     }
-    const { timeoutMs, grpc } = this.#request ?? { timeoutMs: undefined, grpc: false };
     const silentMs = nowMs - this.#progressMs;
-    if (timeoutMs !== undefined && nowMs - this.#startedMs >= timeoutMs) {
-      this.end({ kind: 'timeout', reason: `the call has taken longer than its limit of ${timeoutMs} ms` });
-    } else if (silentMs >= silentResponseMs) {
-      this.end({ kind: 'timeout', reason: this.#status === 0 ? 'no response' : 'the response does not go on' });
-    } else if (this.#status === 0 && !grpc) {
-      if (!this.#requestDone && !this.#client.isPaused() && silentMs >= bodyMs)
-        this.end({ kind: 'slow body', reason: 'the body of the request does not come' });
-      else if (this.#requestDone && this.#instance !== undefined && silentMs >= responseMs) this.#timedOut();
-    }
-  }
-
-  #timedOut(): void {
-    const problem = `no response within ${responseMs / 1000} s`;
-    const failure: UpstreamFailure = { problem, blame: 'instance' };
-    if (this.#mayRepeat()) this.#failAttempt(failure);
-    else {
-      this.#dropInstance(NGHTTP2_CANCEL, failure);
-      this.#fail({ kind: 'timeout', reason: problem });
+    const isAnswered = this.#status !== 0;
+    if (silentMs >= silentResponseMs) {
+      this.end({ kind: 'timeout', reason: isAnswered ? 'the response does not go on' : 'no response' });
+    } else if (!isAnswered && this.#request?.grpc !== true && !this.#requestDone && silentMs >= bodyMs) {
+      if (!this.#client.isPaused()) this.end({ kind: 'slow body', reason: 'the body of the request does not come' });
     }
   }
 
@@ -650,6 +813,7 @@ export class Exchange implements SessionUser {
   #answerWith(headers: OutgoingHttpHeaders, body: string): void {
     this.#kept = undefined;
     const client = this.#client;
+    this.#leave();
     if (client.destroyed || client.closed || client.headersSent) return;
     this.#outcome = 'whole';
     this.#overMs = this.#nowMs();
@@ -670,6 +834,7 @@ export class Exchange implements SessionUser {
     this.#problem = failure.reason;
     this.#overMs = this.#nowMs();
     this.#responseTrailers = grpcTrailers(failure);
+    this.#leave();
     this.#stopRequest();
     this.#client.end();
   }
@@ -678,6 +843,7 @@ export class Exchange implements SessionUser {
     this.#outcome = outcome;
     this.#problem = problem;
     this.#overMs = this.#nowMs();
+    this.#leave();
     this.#client.close(code);
   }
 

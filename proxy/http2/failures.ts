@@ -20,6 +20,8 @@ const kinds = {
   timeout: { status: 504, grpc: grpcStatus.deadlineExceeded, reset: NGHTTP2_CANCEL },
   'slow body': { status: 408, grpc: grpcStatus.deadlineExceeded, reset: NGHTTP2_CANCEL },
   denied: { status: 403, grpc: grpcStatus.permissionDenied, reset: NGHTTP2_CANCEL },
+  'too large': { status: 413, grpc: grpcStatus.resourceExhausted, reset: NGHTTP2_CANCEL },
+  unsupported: { status: 501, grpc: grpcStatus.unimplemented, reset: NGHTTP2_CANCEL },
   malformed: { status: 400, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
   'bad answer': { status: 502, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
   method: {

@@ -1,4 +1,5 @@
 import { type IncomingHttpHeaders, type OutgoingHttpHeaders, sensitiveHeaders } from 'node:http2';
+import type { Forwarding } from '../../src/model/service-settings.ts';
 import { HttpFault } from '../http/fault.ts';
 import { isAuthority, isTarget } from '../http/grammar.ts';
 import { maxTargetBytes } from '../http/head.ts';
@@ -13,7 +14,11 @@ export interface ClientMarks {
 /** A request as it leaves. */
 export interface RequestHead {
   readonly method: string;
+  /** What a CONNECT makes of its stream (RFC 8441 section 4); undefined: a tunnel, or it is none. */
+  readonly protocol: string | undefined;
   readonly path: string;
+  /** The body's length, where the client says it. */
+  readonly declaredBytes: number | undefined;
   readonly grpc: boolean;
   /** What the client allows for all of it; undefined: it does not say. */
   readonly timeoutMs: number | undefined;
@@ -51,18 +56,24 @@ export function isIdempotentMethod(method: string): boolean {
  */
 export function requestHead(
   headers: IncomingHttpHeaders,
-  { address, scheme }: ClientMarks,
+  marks: ClientMarks,
+  forwarding: Forwarding,
   service: string,
   newId: () => string,
 ): RequestHead {
   const method = headers[':method'] ?? '';
   const path = headers[':path'] ?? '';
   const out: Record<string, string | string[]> = Object.create(null);
+  const protocol = method === 'CONNECT' ? protocolOf(headers) : undefined;
   out[':method'] = method;
-  out[':scheme'] = schemeOf(headers);
   out[':authority'] = authorityOf(headers) ?? service;
-  if (method !== 'CONNECT') checkPath(method, path);
-  out[':path'] = path;
+  if (method !== 'CONNECT' || protocol !== undefined) {
+    // A CONNECT without a protocol has neither (RFC 9113 section 8.5).
+    out[':scheme'] = schemeOf(headers);
+    checkPath(method, path);
+    out[':path'] = path;
+  }
+  if (protocol !== undefined) out[':protocol'] = protocol;
   let bytes = 0;
   for (const name in headers) {
     const value = headers[name];
@@ -77,20 +88,31 @@ export function requestHead(
   const kept = typeof given === 'string' ? traceparent.exec(given)?.[1] : undefined;
   const traceId = kept ?? newId();
   out.via = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
-  if (scheme === 'https') {
-    // Over TLS come strangers, who are not believed about whom they speak for.
-    for (const name of said) delete out[name];
-  }
-  const forwarded = out['x-forwarded-for'];
-  out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
-  out['x-forwarded-proto'] ??= scheme;
+  // Who comes over TLS is a stranger, and not believed about whom it speaks for.
+  forward(out, marks, marks.scheme === 'https' ? 'set' : forwarding);
   out['x-request-id'] ??= traceId;
   out.traceparent ??= `00-${traceId}-${traceId.slice(16)}-01`;
   keepSecrets(headers, out);
   const grpc = isGrpc(headers['content-type']);
   const timeout = headers['grpc-timeout'];
   const timeoutMs = grpc && typeof timeout === 'string' ? grpcTimeoutMs(timeout) : undefined;
-  return { method, path, grpc, timeoutMs, traceId, headers: out, bytes };
+  const length = headers['content-length'];
+  const declaredBytes = length === undefined ? undefined : Number(length);
+  return { method, protocol, path, declaredBytes, grpc, timeoutMs, traceId, headers: out, bytes };
+}
+
+/** Says who the client is, beside, instead of, or in spite of what it says itself. */
+function forward(out: Record<string, string | string[]>, { address, scheme }: ClientMarks, how: Forwarding): void {
+  if (how === 'leave') return;
+  if (how === 'set') for (const name of said) delete out[name];
+  const forwarded = out['x-forwarded-for'];
+  out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
+  out['x-forwarded-proto'] ??= scheme;
+}
+
+function protocolOf(headers: IncomingHttpHeaders): string | undefined {
+  const protocol = headers[':protocol'];
+  return typeof protocol === 'string' ? protocol : undefined;
 }
 
 /** The head or the trailers of a response, or the trailers of a request, for the other side. */

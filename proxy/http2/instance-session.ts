@@ -64,6 +64,7 @@ export class InstanceSession {
   #users = 0;
   #limit: number;
   #lastStreamId = everything;
+  #takesProtocols = false;
   #problem: string | undefined;
   #blamed = false;
   /** Monotonic; when it was asked something while nothing was outstanding. */
@@ -114,6 +115,11 @@ export class InstanceSession {
 
   get isOpen(): boolean {
     return this.#phase === 'open';
+  }
+
+  /** Whether the instance knows CONNECT with a protocol (RFC 8441 section 3). */
+  get takesProtocols(): boolean {
+    return this.#takesProtocols;
   }
 
   get users(): number {
@@ -226,7 +232,8 @@ export class InstanceSession {
     });
     this.#session = session;
     session.on('connect', () => session.setLocalWindowSize(connectionWindowBytes));
-    session.on('remoteSettings', ({ maxConcurrentStreams }) => {
+    session.on('remoteSettings', ({ maxConcurrentStreams, enableConnectProtocol }) => {
+      this.#takesProtocols = enableConnectProtocol === true;
       this.#limit = Math.min(maxConcurrentStreams ?? maxSessionStreams, maxSessionStreams);
       this.#options.limited(this.#limit);
       this.#open();

@@ -15,7 +15,7 @@ const over: Next = { kind: 'over' };
 export class Attempts {
   readonly #route: Route;
   readonly #clock: Clock;
-  readonly #startedMs: number;
+  #startedMs: number;
   readonly #key: number | undefined;
   #tried: Backend[] = [];
   /** How often every instance was tried in vain. */
@@ -32,6 +32,24 @@ export class Attempts {
 
   get elapsedMs(): number {
     return this.#clock.monotonicMs() - this.#startedMs;
+  }
+
+  /** An instance was connected to, and has not answered: the time for connecting begins anew. */
+  anew(): void {
+    this.#startedMs = this.#clock.monotonicMs();
+    this.#rounds = 0;
+  }
+
+  /** Whether there is an instance that was not tried. */
+  get hasOther(): boolean {
+    return this.#route.hasOther(this.#tried);
+  }
+
+  /** Another instance to ask beside the one that is being asked; undefined when there is none that is well. */
+  beside(): { readonly backend: Backend; readonly limitMs: number } | undefined {
+    this.anew();
+    const next = this.next();
+    return next?.backend.ejectedUntilMs === undefined ? next : undefined;
   }
 
   /** The next instance to try, and how long it has; undefined when there is none, or no time. */

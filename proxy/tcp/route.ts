@@ -1,5 +1,6 @@
 import type { CounterCell } from '../../src/base/metrics.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { Admission } from '../http/admission.ts';
 import type { HashKey } from '../http/hash-key.ts';
 import type { LinkRouting } from '../http/routing/link-routing.ts';
 import type { HttpSettings } from '../http/settings.ts';
@@ -49,6 +50,8 @@ export interface Route {
   readonly http: HttpSettings;
   /** What chooses where each request goes; undefined where all go here. */
   readonly routing: LinkRouting | undefined;
+  /** Whose turn it is, where only so many requests may run at a time. */
+  readonly admission: Admission;
   /** How many instances could be dialled now. */
   readonly size: number;
   /** Whether instances are told the client's address before the first byte. */

@@ -33,7 +33,16 @@ export type ToldValues = Observables<typeof toldValues>;
 export interface WorkerSetup
   extends Pick<
     DataPlaneOptions,
-    'self' | 'zone' | 'clearUnderlay' | 'links' | 'vipRange' | 'localRange' | 'tunnel' | 'maxConnections' | 'accessLog'
+    | 'self'
+    | 'zone'
+    | 'clearUnderlay'
+    | 'links'
+    | 'vipRange'
+    | 'localRange'
+    | 'tunnel'
+    | 'maxConnections'
+    | 'accessLog'
+    | 'workers'
   > {
   /** Which of the workers it is, from 0. */
   readonly slot: number;

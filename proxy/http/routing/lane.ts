@@ -4,6 +4,7 @@ import type { LinkTarget } from '../../link-target.ts';
 import type { Asked, Permission } from '../../permission.ts';
 import type { Account } from '../../tcp/carried.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from '../../tcp/route.ts';
+import type { Admission } from '../admission.ts';
 import type { HashKey } from '../hash-key.ts';
 import type { RequestEnd } from '../request-metrics.ts';
 import type { HttpSettings } from '../settings.ts';
@@ -67,6 +68,10 @@ export class Lane implements Route {
 
   hold(resume: () => void): (() => void) | undefined {
     return this.target.hold(resume);
+  }
+
+  get admission(): Admission {
+    return this.target.admission;
   }
 
   get hashKey(): HashKey | undefined {

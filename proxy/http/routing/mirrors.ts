@@ -7,9 +7,10 @@ import { maxReplayBytes } from '../../tcp/relay-bounds.ts';
 import type { HttpEnvironment } from '../environment.ts';
 import { HttpFault } from '../fault.ts';
 import type { Method } from '../head.ts';
+import { dialFor, takeKept } from '../instance-ways.ts';
 import { endOf } from '../request-metrics.ts';
 import { Response, type ResponseEvents } from '../response.ts';
-import { HttpUpstream, type UpstreamUser } from '../upstream.ts';
+import type { HttpUpstream, UpstreamUser } from '../upstream.ts';
 import type { Lane } from './lane.ts';
 
 /** Copies at a time, also those whose bodies have yet to come; further requests are not copied. */
@@ -125,25 +126,14 @@ export class Copy implements UpstreamUser, ResponseEvents {
 
   #open(backend: Backend): void {
     const { lane, account, peer } = this.#of;
-    const { pool, buffers, tunnels, traceIds } = this.#environment;
-    const { consumer } = account;
-    const owner = backend.dial.via === 'direct' && !lane.announcesClient ? '' : consumer;
-    const pooled = lane.announcesClient ? undefined : pool.take(backend, owner, Number.NEGATIVE_INFINITY);
+    const asker = { account, peer, environment: this.#environment };
+    const pooled = takeKept(asker, lane, backend, Number.NEGATIVE_INFINITY, this);
     if (pooled !== undefined) {
-      pooled.use(this);
       this.#upstream = pooled;
       this.#write(pooled);
       return;
     }
-    const { service, name: instance } = backend.instance;
-    const declared = service === account.service ? account.declared : account.declares(service);
-    const client = peer ?? { address: '0.0.0.0', port: 0 };
-    const way = tunnels && {
-      tunnels,
-      head: { consumer, declared, service, instance, client, traceId: traceIds.next() },
-    };
-    const lost = (upstream: HttpUpstream): void => pool.lost(upstream);
-    const dialled = HttpUpstream.dial({ backend, owner, buffers, user: this, lost }, way);
+    const dialled = dialFor(asker, lane, backend, this);
     if (typeof dialled === 'string') {
       this.#end('failed');
       return;
