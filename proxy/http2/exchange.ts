@@ -23,6 +23,7 @@ import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.t
 import { isGrpcFault } from './grpc.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
 import { InstanceSession, type SessionUser } from './instance-session.ts';
+import { resetStream } from './outside-parser.ts';
 
 const { NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_FLAG_END_STREAM } = constants;
 
@@ -375,13 +376,13 @@ export class Exchange implements SessionUser {
   #sayLast(): void {
     if (this.#outcome === 'client gone') return;
     this.#saidAll = this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
-    if (this.#stopsRequest) setImmediate(() => this.#stopRequest());
+    if (this.#stopsRequest) this.#stopRequest();
   }
 
   /** Nobody wants the rest of a request that is answered: its sender is told behind the answer (RFC 9113 section 8.1). */
   #stopRequest(): void {
     if (this.#requestDone) return;
-    if (this.#saidAll) this.#client.close(NGHTTP2_NO_ERROR);
+    if (this.#saidAll) resetStream(this.#client, NGHTTP2_NO_ERROR);
     else this.#stopsRequest = true;
   }
 
@@ -542,7 +543,7 @@ export class Exchange implements SessionUser {
     this.#backend = undefined;
     // A reset of what has come to its end on both sides would only look like an attack.
     const isWhole = this.#responseDone && instance?.writableFinished === true;
-    if (instance !== undefined && !instance.closed && !isWhole) instance.close(code);
+    if (instance !== undefined && !instance.closed && !isWhole) resetStream(instance, code);
     session?.release(this);
     if (backend === undefined) return;
     if (this.#responseDone) backend.total += 1;
@@ -564,7 +565,7 @@ export class Exchange implements SessionUser {
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
     if (this.#outcome !== 'open' || this.#responseDone) {
-      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) this.#client.close(NGHTTP2_CANCEL);
+      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) resetStream(this.#client, NGHTTP2_CANCEL);
       return;
     }
     const { timeoutMs, grpc } = this.#request ?? { timeoutMs: undefined, grpc: false };
@@ -626,7 +627,7 @@ export class Exchange implements SessionUser {
     this.#outcome = outcome;
     this.#problem = problem;
     this.#overMs = this.#nowMs();
-    this.#client.close(code);
+    resetStream(this.#client, code);
   }
 
   #report(): void {
