@@ -22,8 +22,9 @@ import type { Http2Environment } from './environment.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import type { Failure } from './failures.ts';
 import { type Flood, FloodGuard } from './flood-guard.ts';
+import { resetStream } from './outside-parser.ts';
 
-const { NGHTTP2_ENHANCE_YOUR_CALM } = constants;
+const { NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_REFUSED_STREAM } = constants;
 
 export interface Http2ConnectionOptions {
   /** A paused socket, or one that TLS with ALPN `h2` was spoken over. */
@@ -51,6 +52,10 @@ export class Http2Connection implements CarriedConnection {
   /** Monotonic; since when there is no stream. */
   #idleSinceMs: number;
   #leaving = false;
+  /** What the runtime calls closing: it makes the session refuse streams in a way that is dangerous; see `leave`. */
+  #close: (() => void) | undefined;
+  /** Too much came over it, and it is about to be destroyed. */
+  #flooded = false;
   #cutMs = Number.POSITIVE_INFINITY;
   #bytesRead = 0;
   #bytesWritten = 0;
@@ -97,8 +102,11 @@ export class Http2Connection implements CarriedConnection {
     session.on('remoteSettings', () => this.#allow('settings'));
     session.on('ping', () => this.#allow('ping'));
     session.on('error', (error) => this.#onError(error));
+    this.#close = session.close.bind(session);
+    // The runtime closes a session whose client says goodbye, while it may have open streams and begin others.
+    session.close = () => this.leave();
     socket.resume();
-    if (this.#leaving) session.close();
+    if (this.#leaving) this.#sayGoodbye(session);
   }
 
   get backendId(): string | undefined {
@@ -135,9 +143,25 @@ export class Http2Connection implements CarriedConnection {
 
   /** No further requests: what runs comes to its end (RFC 9113 section 6.8). */
   leave(): void {
+    if (this.#leaving) return;
     this.#leaving = true;
+    if (this.#session !== undefined) this.#sayGoodbye(this.#session);
+  }
+
+  /**
+   * A session that is closed refuses streams while it reads, as `resetStream` must not. Once its goodbye is out none
+   * come any more: it is closed then and not before.
+   */
+  #sayGoodbye(session: ServerHttp2Session): void {
+    if (session.destroyed) return;
+    session.goaway();
+    setImmediate(() => this.#closeSession());
+  }
+
+  #closeSession(): void {
     const session = this.#session;
-    if (session !== undefined && !session.closed) session.close();
+    if (session === undefined || session.destroyed || session.closed) return;
+    if (session.state.outboundQueueSize === 0) this.#close?.();
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
@@ -148,6 +172,7 @@ export class Http2Connection implements CarriedConnection {
       abort(this.#socket, true);
       return;
     }
+    if (this.#leaving) this.#closeSession();
     for (const exchange of this.#exchanges) exchange.tick(nowMs);
     if (this.#exchanges.size === 0 && nowMs - this.#idleSinceMs >= idleClientMs) this.leave();
   }
@@ -157,10 +182,12 @@ export class Http2Connection implements CarriedConnection {
   }
 
   #onStream(stream: ServerHttp2Stream, headers: Parameters<Exchange['begin']>[0]): void {
-    if (stream.closed || stream.destroyed) {
-      // It was taken back before anybody could look at it.
+    const isBack = stream.closed || stream.destroyed;
+    if (isBack || this.#leaving || this.#flooded) {
       stream.on('error', () => undefined);
-      this.#allow('reset');
+      // It was taken back before anybody could look at it, or came while the goodbye was on its way.
+      if (isBack) this.#allow('reset');
+      else resetStream(stream, NGHTTP2_REFUSED_STREAM);
       return;
     }
     const exchange = new Exchange(stream, this.#exchangeOptions);
@@ -177,9 +204,11 @@ export class Http2Connection implements CarriedConnection {
 
   #allow(what: Flood): void {
     const session = this.#session;
-    if (this.#guard.take(what, this.#nowMs()) || session === undefined || session.destroyed) return;
+    if (this.#flooded || this.#guard.take(what, this.#nowMs()) || session === undefined || session.destroyed) return;
+    this.#flooded = true;
     this.#options.environment.floods[what].value += 1;
-    session.destroy(new Error(`too many frames: ${what}`), NGHTTP2_ENHANCE_YOUR_CALM);
+    // It is reading; see `resetStream`.
+    setImmediate(() => session.destroy(new Error(`too many frames: ${what}`), NGHTTP2_ENHANCE_YOUR_CALM));
   }
 
   #onError(error: Error): void {

@@ -15,10 +15,12 @@ import {
 import type { AddressInfo, Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { Service } from '../../src/catalog/snapshot.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { type Bed, deadPort, dial, instanceOf, serviceOf, startBackend, startBed } from '../link-plane.fixture.ts';
+import { resetStream } from './outside-parser.ts';
 
 type Serve = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
 
@@ -60,7 +62,8 @@ async function instance(t: Test, serve: Serve, settings: object = {}): Promise<I
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  t.teardown(() => {
+  t.teardown(async () => {
+    await turn();
     for (const session of sessions) session.destroy();
     server.close();
   });
@@ -84,8 +87,22 @@ function before(t: Test, ports: readonly number[], fields: Partial<Service> = {}
 function client(t: Test, bed: Bed): ClientHttp2Session {
   const session = connect(`http://127.0.0.1:${bed.port}`);
   session.on('error', () => undefined);
-  t.teardown(() => session.destroy());
+  t.teardown(async () => {
+    await turn();
+    session.destroy();
+  });
   return session;
+}
+
+/** Sessions that are closed refuse streams while they read, unless their goodbye is out; see `resetStream`. */
+function sayGoodbye(session: ServerHttp2Session): void {
+  session.goaway();
+  const close = (): void => {
+    if (session.destroyed) return;
+    if (session.state.outboundQueueSize === 0) session.close();
+    else setImmediate(close);
+  };
+  setImmediate(close);
 }
 
 interface Answer {
@@ -248,8 +265,8 @@ t.test('resets go both ways, with their code, and never look like an end', async
     stream.resume();
     if (headers[':path'] === '/part') {
       stream.respond({ ':status': 200 }, { waitForTrailers: true });
-      stream.write('half of it', () => stream.close(constants.NGHTTP2_INTERNAL_ERROR));
-    } else if (headers[':path'] === '/none') stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+      stream.write('half of it', () => resetStream(stream, constants.NGHTTP2_INTERNAL_ERROR));
+    } else if (headers[':path'] === '/none') resetStream(stream, constants.NGHTTP2_ENHANCE_YOUR_CALM);
   });
   const bed = await before(t, [one.port]);
   const session = client(t, bed);
@@ -280,7 +297,7 @@ t.test('instances that cannot be asked', async (t) => {
     t.equal((await ask(session)).body.toString(), 'fine', 'the client does not notice');
   for (let turn = 0; turn < 6; turn += 1)
     t.equal((await ask(session, '/', { ':method': 'POST' }, 'x')).body.toString(), 'fine', 'whatever it asks');
-  const dying = await instance(t, (stream) => stream.session?.destroy());
+  const dying = await instance(t, (stream) => setImmediate(() => stream.session?.destroy()));
   const failing = client(t, await before(t, [dying.port]));
   const post = await ask(failing, '/', { ':method': 'POST' }, 'hi');
   t.match(post, { status: 502, headers: { 'legate-reason': /./ } }, 'what may not be done twice is asked once');
@@ -330,7 +347,7 @@ t.test('an instance that says goodbye under load loses no request', async (t) =>
   );
   const session = client(t, bed);
   const goodbye = setInterval(() => {
-    for (const { sessions } of instances) for (const one of sessions) one.close();
+    for (const { sessions } of instances) for (const one of sessions) sayGoodbye(one);
   }, 100);
   t.teardown(() => clearInterval(goodbye));
   const statuses = new Map<string, number>();
@@ -349,7 +366,7 @@ t.test('an instance that says goodbye under load loses no request', async (t) =>
 });
 
 t.test('what an instance refuses to look at goes elsewhere', async (t) => {
-  const refusing = await instance(t, (stream) => stream.close(constants.NGHTTP2_REFUSED_STREAM));
+  const refusing = await instance(t, (stream) => resetStream(stream, constants.NGHTTP2_REFUSED_STREAM));
   const fine = await instance(t, (stream) => {
     stream.respond({ ':status': 200 });
     stream.pipe(stream);

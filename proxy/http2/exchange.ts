@@ -27,6 +27,7 @@ import { HeadersView } from './headers-view.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
 import { type Answering, Hedge, type HedgeEvents } from './hedge.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
+import { resetStream } from './outside-parser.ts';
 import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
 
@@ -579,13 +580,13 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   #sayLast(): void {
     if (this.#outcome === 'client gone') return;
     this.#saidAll = this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
-    if (this.#stopsRequest) setImmediate(() => this.#stopRequest());
+    if (this.#stopsRequest) this.#stopRequest();
   }
 
   /** Nobody wants the rest of a request that is answered: its sender is told behind the answer (RFC 9113 section 8.1). */
   #stopRequest(): void {
     if (this.#requestDone) return;
-    if (this.#saidAll) this.#client.close(NGHTTP2_NO_ERROR);
+    if (this.#saidAll) resetStream(this.#client, NGHTTP2_NO_ERROR);
     else this.#stopsRequest = true;
   }
 
@@ -760,7 +761,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#backend = undefined;
     // A reset of what has come to its end on both sides would only look like an attack.
     const isWhole = this.#responseDone && instance?.writableFinished === true;
-    if (instance !== undefined && !instance.closed && !isWhole) instance.close(code);
+    if (instance !== undefined && !instance.closed && !isWhole) resetStream(instance, code);
     session?.release(this);
     if (backend === undefined) return;
     if (this.#responseDone) backend.total += 1;
@@ -783,7 +784,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   tick(nowMs: number): void {
     this.#times.check(nowMs);
     if (this.#outcome !== 'open' || this.#responseDone) {
-      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) this.#client.close(NGHTTP2_CANCEL);
+      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) resetStream(this.#client, NGHTTP2_CANCEL);
       return;
     }
     const silentMs = nowMs - this.#progressMs;
@@ -844,7 +845,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#problem = problem;
     this.#overMs = this.#nowMs();
     this.#leave();
-    this.#client.close(code);
+    resetStream(this.#client, code);
   }
 
   #report(): void {

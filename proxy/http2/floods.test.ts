@@ -96,8 +96,7 @@ async function before(t: Test, port: number): Promise<Bed> {
   return startBed(t, { services: [serviceOf(instances, { protocol: 'http2' })] });
 }
 
-const many = (count: number, make: (index: number) => Buffer): Buffer[] =>
-  Array.from({ length: count }, (_, at) => make(at));
+const many = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, at) => make(at));
 const cancel = Buffer.from([0, 0, 0, 8]);
 
 const floods: Readonly<Record<string, { frames: Buffer[]; counted: string; code: number }>> = {
@@ -200,3 +199,51 @@ t.test('whoever does not speak HTTP/2', async (t) => {
   t.equal(await bed.metric('legate_http_refused_total{reason="connection"}'), 1);
   t.equal(bed.plane.activeConnections(), 0);
 });
+
+/** What makes the runtime free streams that it is still reading, unless we keep it from that; see `resetStream`. */
+const endings: Readonly<Record<string, { frames: Buffer[]; code: number; requests: number }>> = {
+  'a goodbye with a request behind it': {
+    frames: [
+      frame(types.headers, endHeaders, 1, post),
+      frame(types.goaway, 0, 0, Buffer.alloc(8)),
+      ...many(3, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 3, get)),
+    ],
+    code: constants.NGHTTP2_NO_ERROR,
+    requests: 1,
+  },
+  'too many resets between requests': {
+    frames: many(250, (at) => [
+      frame(types.headers, endHeaders | endStream, 4 * at + 1, get),
+      frame(types.headers, endHeaders | endStream, 4 * at + 3, get),
+      frame(types.reset, 0, 4 * at + 1, cancel),
+    ]).flat(),
+    code: NGHTTP2_ENHANCE_YOUR_CALM,
+    requests: 2 * maxClientStreams,
+  },
+  'too many pings between requests': {
+    frames: [
+      ...many(501, () => frame(types.ping, 0, 0, Buffer.alloc(8))),
+      ...many(60, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 1, get)),
+    ],
+    code: NGHTTP2_ENHANCE_YOUR_CALM,
+    requests: 60,
+  },
+};
+
+for (const [name, { frames, code, requests }] of Object.entries(endings)) {
+  t.test(`${name}, again and again`, async (t) => {
+    const instance = await holding(t);
+    const bed = await before(t, instance.port);
+    const clients = 8;
+    for (let round = 0; round < 12; round += 1) {
+      const seen = instance.total();
+      const raws = many(clients, () => new Raw(dial(t, bed.port)));
+      for (const raw of raws) raw.send(...frames);
+      await waitFor('all are answered', () => raws.every(({ goaway }) => goaway !== undefined));
+      t.same(new Set(raws.map(({ goaway }) => goaway)), new Set([code]));
+      for (const { socket } of raws) socket.destroy();
+      await waitFor('nothing is left', () => bed.plane.activeConnections() === 0 && instance.streams.size === 0);
+      t.ok(instance.total() - seen <= clients * requests, 'nothing was asked that was refused');
+    }
+  });
+}

@@ -4,6 +4,7 @@ import type { Backend } from '../balance/backend.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import type { Route } from '../tcp/route.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
+import { resetStream } from './outside-parser.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
 
 const { NGHTTP2_CANCEL } = constants;
@@ -148,7 +149,7 @@ export class Hedge implements SessionUser {
     const session = this.#session;
     this.#stream = undefined;
     this.#session = undefined;
-    if (stream !== undefined && !stream.closed) stream.close(NGHTTP2_CANCEL);
+    if (stream !== undefined && !stream.closed) resetStream(stream, NGHTTP2_CANCEL);
     session?.release(this);
   }
 }

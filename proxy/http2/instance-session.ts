@@ -178,7 +178,6 @@ export class InstanceSession {
     const bytes = this.#transport?.bytesRead ?? 0;
     if (nowMs >= this.#pingDeadlineMs) {
       this.#fail({ problem: `no sign of life for ${(silentSessionMs + pingAnswerMs) / 1000} s`, blame: 'host' });
-      session.destroy();
     } else if (bytes !== this.#bytesSeen) {
       this.#bytesSeen = bytes;
       this.#askedMs = this.#users > 0 ? nowMs : Number.POSITIVE_INFINITY;
@@ -211,7 +210,6 @@ export class InstanceSession {
 
   destroy(): void {
     this.#fail({ problem: 'nobody needs it any more', blame: 'way' });
-    this.#session?.destroy();
   }
 
   /** It is connected; what it says first shows whether it speaks HTTP/2 at all, before anything is asked. */
@@ -276,6 +274,7 @@ export class InstanceSession {
     this.#waiting.clear();
     for (const [index, user] of waiting.entries())
       user.sessionFailed(this, index === 0 ? failure : { ...failure, blame: 'way' });
-    this.#transport?.destroy();
+    // The session goes with its transport, and may be reading; see `resetStream`.
+    setImmediate(() => this.#transport?.destroy());
   }
 }

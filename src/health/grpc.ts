@@ -1,5 +1,6 @@
 import type { ClientHttp2Session, ClientHttp2Stream, IncomingHttpHeaders } from 'node:http2';
 import { connect, type Socket } from 'node:net';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import { describeError, systemCode } from '../base/errors.ts';
 import { type Endpoint, formatEndpoint } from '../model/address.ts';
@@ -72,6 +73,8 @@ export function grpcProbe(trust: Trust): Probe {
       };
       ask().catch((error: unknown) => end('fail', describeError(error)));
     });
+    // The session may be reading: destroyed then, it frees a stream that it goes on to use (CVE-2026-56848).
+    await turn();
     session?.destroy();
     socket?.destroy();
     return found;
