@@ -121,7 +121,7 @@ t.test(
     const shares = instances.map(({ asked }) => asked());
     t.equal(
       shares.reduce((sum, share) => sum + share, 0),
-      3600,
+      1200,
     );
     t.ok(
       shares.every((share) => share > 300 && share < 500),
