@@ -15,7 +15,6 @@ import {
 } from '../proxy/link-plane.fixture.ts';
 import { ManualClock } from '../src/base/clock.ts';
 import type { Service } from '../src/catalog/snapshot.ts';
-import { soak } from './support/http-soak.ts';
 import { waitFor } from './support/wait.ts';
 
 /** What comes of HTTP links whose clients and instances are slow, endless, mad, or gone in the middle of a word. */
@@ -512,14 +511,4 @@ t.test('instances that say anything at all', async (t) => {
   );
   t.ok((counts['502'] ?? 0) > 50 && (counts['200'] ?? 0) > 10, JSON.stringify(counts));
   await nothingIsLeft(bed, instance);
-});
-
-t.test('twenty thousand requests, many of them aborted, leave nothing behind', async (t) => {
-  const { before: at, after, ...report } = await soak(20_000);
-  t.comment(JSON.stringify({ ...report, at, after }));
-  t.equal(report.wrong, 0);
-  t.ok(report.answers > 10_000);
-  t.equal(after.descriptors, at.descriptors);
-  t.equal(after.sockets, at.sockets);
-  t.ok(after.heapMegabytes < at.heapMegabytes + 10);
 });

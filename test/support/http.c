@@ -26,11 +26,16 @@ static int readable(int s, int wait_ms) {
 static void serve(int s, const char *name) {
   static char text[65536];
   size_t have = 0;
+  int served = 0, waited_ms = 0;
   for (;;) {
     char *end;
     while (text[have] = 0, (end = strstr(text, "\r\n\r\n")) == NULL) {
-      if (have == 0 && stopping && !readable(s, 0)) return;
-      if (!readable(s, 20)) continue;
+      // Who has just come is about to ask.
+      if (have == 0 && stopping && (served || waited_ms >= 200) && !readable(s, 0)) return;
+      if (!readable(s, 20)) {
+        waited_ms += 20;
+        continue;
+      }
       ssize_t got = recv(s, text + have, sizeof text - 1 - have, 0);
       if (got <= 0) return;
       have += (size_t)got;
@@ -57,6 +62,7 @@ static void serve(int s, const char *name) {
       while (recv(s, text, sizeof text, 0) > 0) continue;
       return;
     }
+    served = 1;
     have -= head + body;
     memmove(text, text + head + body, have);
   }
