@@ -67,12 +67,18 @@ interface Answer {
   readonly code: number;
 }
 
-function ask(session: ClientHttp2Session, headers: OutgoingHttpHeaders = {}, whole = true): Promise<Answer> {
+function ask(
+  session: ClientHttp2Session,
+  headers: OutgoingHttpHeaders = {},
+  whole = true,
+  begun: () => void = () => undefined,
+): Promise<Answer> {
   const stream = session.request({ ':path': '/', ...headers }, { endStream: whole });
   let head: IncomingHttpHeaders = {};
   let trailers: IncomingHttpHeaders = {};
   stream.on('response', (given) => {
     head = given;
+    begun();
   });
   stream.on('trailers', (given) => {
     trailers = given;
@@ -160,8 +166,12 @@ t.test('policy cuts what runs, and says why', async (t) => {
   const permission = new Permission({ policy, clock, log: silentLog, metrics: new Metrics() });
   const bed = await startBed(t, { services: services([one.port]), permission });
   const session = client(t, bed);
-  const answers = [ask(session), ask(session, grpc, false), ask(session, { ...grpc, ':path': '/half' }, false)];
-  await waitFor('all are there', () => one.streams.size === 3);
+  let hasBegun = false;
+  const begun = (): void => {
+    hasBegun = true;
+  };
+  const answers = [ask(session), ask(session, grpc, false), ask(session, { ...grpc, ':path': '/half' }, false, begun)];
+  await waitFor('all are there, and one is half answered', () => one.streams.size === 3 && hasBegun);
   policy.set(policyOf({ intents: intents('deny host db') }));
   const [plain, call, half] = await Promise.all(answers);
   t.match(plain?.headers, { ':status': 403 });
