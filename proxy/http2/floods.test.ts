@@ -212,6 +212,18 @@ const endings: Readonly<Record<string, { frames: Buffer[]; code: number; request
     requests: 1,
     rounds: 12,
   },
+  'a goodbye with an error, and a request behind it': {
+    frames: [
+      ...many(20, (at) =>
+        frame(types.headers, endHeaders | ((at % 2) * endStream), 2 * at + 1, at % 2 === 0 ? post : get),
+      ),
+      frame(types.goaway, 0, 0, Buffer.from([0, 0, 0, 0, 0, 0, 0, 2])),
+      ...many(3, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 41, get)),
+    ],
+    code: constants.NGHTTP2_NO_ERROR,
+    requests: 20,
+    rounds: 4,
+  },
   'too many resets between requests': {
     frames: many(400, (at) => [
       frame(types.headers, endHeaders | endStream, 2 * at + 1, get),
