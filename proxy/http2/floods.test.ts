@@ -201,7 +201,7 @@ t.test('whoever does not speak HTTP/2', async (t) => {
 });
 
 /** What makes the runtime free streams that it is still reading, unless we keep it from that; see `resetStream`. */
-const endings: Readonly<Record<string, { frames: Buffer[]; code: number; requests: number }>> = {
+const endings: Readonly<Record<string, { frames: Buffer[]; code: number; requests: number; rounds: number }>> = {
   'a goodbye with a request behind it': {
     frames: [
       frame(types.headers, endHeaders, 1, post),
@@ -210,32 +210,46 @@ const endings: Readonly<Record<string, { frames: Buffer[]; code: number; request
     ],
     code: constants.NGHTTP2_NO_ERROR,
     requests: 1,
+    rounds: 12,
+  },
+  'a goodbye with an error, and a request behind it': {
+    frames: [
+      ...many(20, (at) =>
+        frame(types.headers, endHeaders | ((at % 2) * endStream), 2 * at + 1, at % 2 === 0 ? post : get),
+      ),
+      frame(types.goaway, 0, 0, Buffer.from([0, 0, 0, 0, 0, 0, 0, 2])),
+      ...many(3, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 41, get)),
+    ],
+    code: constants.NGHTTP2_NO_ERROR,
+    requests: 20,
+    rounds: 4,
   },
   'too many resets between requests': {
-    frames: many(250, (at) => [
-      frame(types.headers, endHeaders | endStream, 4 * at + 1, get),
-      frame(types.headers, endHeaders | endStream, 4 * at + 3, get),
-      frame(types.reset, 0, 4 * at + 1, cancel),
+    frames: many(400, (at) => [
+      frame(types.headers, endHeaders | endStream, 2 * at + 1, get),
+      at % 10 === 0 ? nothing : frame(types.reset, 0, 2 * at + 1, cancel),
     ]).flat(),
     code: NGHTTP2_ENHANCE_YOUR_CALM,
-    requests: 2 * maxClientStreams,
+    requests: 400,
+    rounds: 2,
   },
   'too many pings between requests': {
     frames: [
-      ...many(501, () => frame(types.ping, 0, 0, Buffer.alloc(8))),
-      ...many(60, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 1, get)),
+      ...many(900, () => frame(types.ping, 0, 0, Buffer.alloc(8))),
+      ...many(20, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 1, get)),
     ],
     code: NGHTTP2_ENHANCE_YOUR_CALM,
-    requests: 60,
+    requests: 20,
+    rounds: 4,
   },
 };
 
-for (const [name, { frames, code, requests }] of Object.entries(endings)) {
+for (const [name, { frames, code, requests, rounds }] of Object.entries(endings)) {
   t.test(`${name}, again and again`, async (t) => {
     const instance = await holding(t);
     const bed = await before(t, instance.port);
     const clients = 8;
-    for (let round = 0; round < 12; round += 1) {
+    for (let round = 0; round < rounds; round += 1) {
       const seen = instance.total();
       const raws = many(clients, () => new Raw(dial(t, bed.port)));
       for (const raw of raws) raw.send(...frames);
