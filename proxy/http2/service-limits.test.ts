@@ -28,6 +28,8 @@ interface Instance {
   readonly held: ServerHttp2Stream[];
   /** How each stream was closed. */
   readonly codes: number[];
+  /** The same, with its path before the code. */
+  readonly ends: string[];
 }
 
 async function instance(t: Test, name: string, enableConnectProtocol = true): Promise<Instance> {
@@ -40,10 +42,14 @@ async function instance(t: Test, name: string, enableConnectProtocol = true): Pr
   const requests: IncomingHttpHeaders[] = [];
   const held: ServerHttp2Stream[] = [];
   const codes: number[] = [];
+  const ends: string[] = [];
   server.on('stream', (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
     requests.push(headers);
     stream.on('error', () => undefined);
-    stream.on('close', () => codes.push(stream.rstCode ?? -1));
+    stream.on('close', () => {
+      codes.push(stream.rstCode ?? -1);
+      ends.push(`${headers[':path']} ${stream.rstCode}`);
+    });
     if (headers[':method'] === 'CONNECT') {
       stream.respond({ ':status': 200 });
       stream.pipe(stream);
@@ -64,7 +70,7 @@ async function instance(t: Test, name: string, enableConnectProtocol = true): Pr
     for (const session of sessions) session.destroy();
     server.close();
   });
-  return { port: (server.address() as AddressInfo).port, requests, held, codes };
+  return { port: (server.address() as AddressInfo).port, requests, held, codes, ends };
 }
 
 async function before(
@@ -216,7 +222,8 @@ t.test('max_body', async (t) => {
     stream.end(last);
     t.match(await answer, expected, path);
   }
-  await waitFor('the instance is told', () => one.codes.filter((code) => code === NGHTTP2_CANCEL).length === 2);
+  const told = ['/slow', '/half'].map((path) => `${path} ${NGHTTP2_CANCEL}`);
+  await waitFor('the instance is told', () => told.every((end) => one.ends.includes(end)));
   const call = open(session, '/slow', { ':method': 'POST', 'content-type': 'application/grpc' }, false);
   call.write('more than that');
   t.match(await answerOf(call), { headers: { 'grpc-status': '8' } });
