@@ -61,7 +61,8 @@ export class Door {
 
   /** Why nobody gets in, for people. */
   get problem(): string | undefined {
-    return this.#problem;
+    if (this.#problem !== undefined || this.#certificates.first !== undefined) return this.#problem;
+    return 'no certificate can be used';
   }
 
   /** To be called when the service may have changed: it has to speak HTTP. */

@@ -532,7 +532,8 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     backend.active += 1;
     this.#backend = backend;
     // What may not be asked twice goes only where somebody listened a moment ago.
-    const maxIdleMs = isIdempotent(this.#method) ? Number.POSITIVE_INFINITY : freshMs;
+    const mayRepeat = isIdempotent(this.#method) && this.#settings.retries > 0;
+    const maxIdleMs = mayRepeat ? Number.POSITIVE_INFINITY : freshMs;
     this.#attemptMs = nowMs;
     const kept = takeKept(this.#options, route, backend, nowMs - maxIdleMs, this);
     if (kept !== undefined) {
@@ -689,7 +690,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
       this.#dropUpstream();
       this.#route.refused(failure.problem);
       this.#breakOff();
-    } else if (failure.timedOut !== true && this.#wasStale(upstream, failure)) {
+    } else if (failure.timedOut !== true && this.#wasStale(upstream, failure) && this.#mayAskAnew(failure)) {
       const backend = this.#backend;
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
@@ -708,6 +709,11 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     // Of what is one segment nothing was read, when the whole of it met a closed socket.
     const isUnread = closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
     return isIdempotent(this.#method) || isUnread;
+  }
+
+  /** What was proved unread is asked anew for nothing; else it may have been read, and that counts like any repeat. */
+  #mayAskAnew(failure: UpstreamFailure): boolean {
+    return failure.closedBefore === true || this.#mayRepeat(failure);
   }
 
   /** Whether all that was read of the request is still there. */

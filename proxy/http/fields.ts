@@ -70,6 +70,16 @@ export function fieldOf(buffer: Uint8Array, start: number, end: number): Field {
   return fields.other;
 }
 
+const forwardedPrefix = Uint8Array.from(Buffer.from('x-forwarded-', 'latin1'));
+const realIp = Uint8Array.from(Buffer.from('x-real-ip', 'latin1'));
+
+/** Whether a name that means nothing to the relay is one by which proxies say for whom they speak. */
+export function saysForWhom(buffer: Uint8Array, start: number, end: number): boolean {
+  const length = end - start;
+  if (length > forwardedPrefix.length) return equals(buffer, start, forwardedPrefix);
+  return length === realIp.length && equals(buffer, start, realIp);
+}
+
 /** Setting bit 5 makes letters small; of the other token bytes only `^` and `~`, `@` and the like change, which no known name has. */
 function equals(buffer: Uint8Array, start: number, small: Uint8Array): boolean {
   for (let index = 0; index < small.length; index += 1) {

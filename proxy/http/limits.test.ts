@@ -183,6 +183,14 @@ t.test('try_timeout and retries', async (t) => {
   await clock.advance(40);
   await once.heard(/^HTTP\/1\.1 504/);
   t.equal(open(), 5, 'and nobody else');
+  // A kept connection that ends when the request was read: that it was old proves nothing.
+  const kept = new Client(t, bed, ask('/') + ask('/'));
+  await kept.heard(/(slow|other)[\s\S]*(slow|other)$/);
+  const dying = new Client(t, bed, ask('/slow'));
+  await waitFor('it is asked', () => open() === 6);
+  for (const response of [...slow.held, ...other.held]) response.destroy();
+  await dying.heard(/^HTTP\/1\.1 502/);
+  t.equal(open(), 6, 'and nobody else');
   await idle(bed);
 });
 

@@ -1,6 +1,6 @@
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Forwarding } from '../../src/model/service-settings.ts';
-import { fields } from './fields.ts';
+import { fields, saysForWhom } from './fields.ts';
 import type { Head } from './head.ts';
 import type { HeaderEdits } from './routing/header-edits.ts';
 
@@ -124,6 +124,8 @@ export class HeadComposer {
             hasTrace = true;
             break;
         }
+      } else if (lines.forwarding === 'set') {
+        stays = !saysForWhom(from, head.spans[4 * index] ?? 0, head.spans[4 * index + 1] ?? 0);
       }
       if (stays && head.namedCount > 0) stays = !head.isNamed(index);
       if (stays && edits !== undefined) stays = !edits.takes(head, index);

@@ -2,7 +2,7 @@ import { constants, performServerHandshake, type ServerHttp2Session, type Server
 import type { Socket } from 'node:net';
 import { systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
-import { idleClientMs } from '../http/bounds.ts';
+import { headMs, idleClientMs, lingerMs } from '../http/bounds.ts';
 import { maxFields, maxHeadBytes } from '../http/head.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
 import type { Account, CarriedConnection } from '../tcp/carried.ts';
@@ -52,6 +52,10 @@ export class Http2Connection implements CarriedConnection {
   /** Monotonic; since when there is no stream. */
   #idleSinceMs: number;
   #leaving = false;
+  /** Monotonic; since when it is `#leaving`. */
+  #leavingSinceMs = Number.POSITIVE_INFINITY;
+  /** Its first frame has come, without which it does not speak HTTP/2. */
+  #greeted = false;
   /** What the runtime calls closing: it makes the session refuse streams in a way that is dangerous; see `leave`. */
   #close: (() => void) | undefined;
   /** Too much came over it, and it is about to be destroyed. */
@@ -99,7 +103,10 @@ export class Http2Connection implements CarriedConnection {
     this.#session = session;
     session.setLocalWindowSize(connectionWindowBytes);
     session.on('stream', (stream, headers) => this.#onStream(stream, headers));
-    session.on('remoteSettings', () => this.#allow('settings'));
+    session.on('remoteSettings', () => {
+      this.#greeted = true;
+      this.#allow('settings');
+    });
     session.on('ping', () => this.#allow('ping'));
     session.on('error', (error) => this.#onError(error));
     this.#close = session.close.bind(session);
@@ -145,6 +152,7 @@ export class Http2Connection implements CarriedConnection {
   leave(): void {
     if (this.#leaving) return;
     this.#leaving = true;
+    this.#leavingSinceMs = this.#nowMs();
     if (this.#session !== undefined) this.#sayGoodbye(this.#session);
   }
 
@@ -167,7 +175,8 @@ export class Http2Connection implements CarriedConnection {
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
     this.#count();
-    if (nowMs - this.#cutMs >= cutMs) {
+    if (this.#isStuck(nowMs)) this.#session?.destroy();
+    else if (nowMs - this.#cutMs >= cutMs) {
       this.#session?.destroy();
       abort(this.#socket, true);
       return;
@@ -175,6 +184,13 @@ export class Http2Connection implements CarriedConnection {
     if (this.#leaving) this.#closeSession();
     for (const exchange of this.#exchanges) exchange.tick(nowMs);
     if (this.#exchanges.size === 0 && nowMs - this.#idleSinceMs >= idleClientMs) this.leave();
+  }
+
+  /** It never began to speak HTTP/2, or holds on to half a frame after all was said: the runtime would wait for ever. */
+  #isStuck(nowMs: number): boolean {
+    if (this.#exchanges.size > 0) return false;
+    const leavingMs = nowMs - Math.max(this.#leavingSinceMs, this.#idleSinceMs);
+    return leavingMs >= lingerMs || (!this.#greeted && nowMs - this.#idleSinceMs >= headMs);
   }
 
   #nowMs(): number {

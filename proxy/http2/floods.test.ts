@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
 import type { AddressInfo, Socket } from 'node:net';
 import t, { type Test } from 'tap';
+import { ManualClock } from '../../src/base/clock.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { type Bed, dial, instanceOf, serviceOf, startBed } from '../link-plane.fixture.ts';
 import { maxClientStreams } from './bounds.ts';
@@ -198,6 +199,39 @@ t.test('whoever does not speak HTTP/2', async (t) => {
   await once(socket, 'close');
   t.equal(await bed.metric('legate_http_refused_total{reason="connection"}'), 1);
   t.equal(bed.plane.activeConnections(), 0);
+});
+
+t.test('whoever holds on to half of a beginning', async (t) => {
+  const instance = await holding(t);
+  const instances = [instanceOf({ name: 'a', port: instance.port, protocol: 'http2' })];
+  const clock = new ManualClock();
+  const bed = await startBed(t, { services: [serviceOf(instances, { protocol: 'http2' })], clock });
+  const silent = dial(t, bed.port);
+  const halfPreface = dial(t, bed.port);
+  const raws = [silent, halfPreface].map((socket) =>
+    once(
+      socket
+        .on('error', () => undefined)
+        .on('end', () => socket.end())
+        .resume(),
+      'close',
+    ),
+  );
+  halfPreface.write(preface.subarray(0, 8));
+  const halfHead = new Raw(dial(t, bed.port));
+  halfHead.send(frame(types.headers, endStream, 1, get));
+  const halfFrame = new Raw(dial(t, bed.port));
+  halfFrame.send(frame(types.headers, endHeaders | endStream, 1, get).subarray(0, 10));
+  await waitFor('all are there', () => bed.plane.activeConnections() === 4);
+  // What has come is read, before time goes on.
+  for (const raw of [halfHead, halfFrame]) await waitFor('it is greeted', () => raw.socket.bytesRead > 9);
+  await clock.advance(16_000);
+  await Promise.all(raws);
+  await waitFor('those who began are there', () => bed.plane.activeConnections() === 2);
+  await clock.advance(60_000);
+  await clock.advance(3000);
+  await waitFor('nobody is there', () => bed.plane.activeConnections() === 0);
+  t.equal(instance.streams.size, 0);
 });
 
 /** What makes the runtime free streams that it is still reading, unless we keep it from that; see `resetStream`. */

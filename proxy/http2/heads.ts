@@ -43,8 +43,10 @@ const ofConnections: ReadonlySet<string> = new Set([
   'http2-settings',
 ]);
 
-/** What clients say about whom they speak for. */
-const said = ['forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host'] as const;
+/** Whether it is what clients say about whom they speak for. */
+function isSaid(name: string): boolean {
+  return name === 'forwarded' || name === 'x-real-ip' || name.startsWith('x-forwarded-');
+}
 
 export function isIdempotentMethod(method: string): boolean {
   return idempotent.has(method);
@@ -104,7 +106,7 @@ export function requestHead(
 /** Says who the client is, beside, instead of, or in spite of what it says itself. */
 function forward(out: Record<string, string | string[]>, { address, scheme }: ClientMarks, how: Forwarding): void {
   if (how === 'leave') return;
-  if (how === 'set') for (const name of said) delete out[name];
+  if (how === 'set') for (const name in out) if (isSaid(name)) delete out[name];
   const forwarded = out['x-forwarded-for'];
   out['x-forwarded-for'] = forwarded === undefined ? address : `${forwarded}, ${address}`;
   out['x-forwarded-proto'] ??= scheme;

@@ -108,11 +108,14 @@ t.test('config check is content with a good file, config options lists every opt
     stdout: `${good}: no faults\n`,
     stderr: '',
   });
-  writeFileSync(good, 'tls: {ca: /nowhere/ca, cert: /nowhere/crt, key: /nowhere/key}\n');
+  const files = '{cert: /nowhere/crt, key: /nowhere/key}';
+  const door = `links: [{service: a, listen: 127.0.0.1:1, tls: ${files}}]`;
+  writeFileSync(good, `tls: {ca: /nowhere/ca, cert: /nowhere/crt, key: /nowhere/key}\n${door}\n`);
   const missing = await spawnLegate(t, ['config', 'check', good]).finished;
   t.equal(missing.status, 2);
   t.match(missing.stdout, /:1:11: tls\.ca: "\/nowhere\/ca" cannot be read: ENOENT/);
-  t.match(missing.stdout, /3 faults, it would start, and not work as written\.\n$/);
+  t.match(missing.stdout, /:2:\d+: links\[0\]\.tls: "\/nowhere\/key" cannot be read: ENOENT/);
+  t.match(missing.stdout, /5 faults, it would start, and not work as written\.\n$/);
   const text = await spawnLegate(t, ['config', 'options']).finished;
   t.match(text.stdout, /dns\.listen\n {4}where the name server listens, UDP and TCP\n/);
   const json = await spawnLegate(t, ['config', 'options', '--json']).finished;

@@ -104,13 +104,14 @@ t.test('what may be a mistake is said, and done', async (t) => {
   t.match(stdout, /^ ok web is split: next 100 %/);
   t.equal(
     stderr,
-    ` - next: no instance has this tag; its share goes to the others meanwhile
- - 3 instances have none of these tags and get nothing; there: canary, stable
+    ` - no tag with a weight has a usable instance: requests go to all instances, whatever their tags
+ - next: no instance has this tag
+ - 3 instances have none of these tags; there: canary, stable
 `,
   );
   const [table = '', note = ''] = (await s.run('web')).stdout.split('\n').slice(1);
   t.match(table, /^ next +1 +100 % +0 +0$/);
-  t.match(note, /^ x next: no instance has this tag/);
+  t.match(note, /^ x no tag with a weight has a usable instance/);
   const tcp = await sidecar(t, document({ stable: 1 }, { splits: false, protocol: 'tcp' }));
   t.match(await tcp.run('web'), {
     stdout: / x web is of protocol tcp: only http, http2 and grpc are divided by request\n/,

@@ -22,6 +22,14 @@ export function checkSurroundings(values: Values, faults: Faults, fileFault: Fil
     const fault = path ? fileFault(path) : undefined;
     if (path && fault !== undefined) faults.add(values.placeOf(key), key, `${quoted(path)} cannot be read: ${fault}`);
   }
+  for (const { path, tls } of values.get('links') ?? []) {
+    for (const file of tls?.value.flatMap(({ cert, key }) => [cert, key]) ?? []) {
+      const fault = fileFault(file);
+      if (tls !== undefined && fault !== undefined) {
+        faults.add(tls.at, `${path}.tls`, `${quoted(file)} cannot be read: ${fault}`);
+      }
+    }
+  }
   const tunnel = values.get('tunnel.listen');
   const advertise = values.get('advertise');
   // What is not written is the default route's, and other hosts need not exist.

@@ -16,10 +16,11 @@ export interface Readings {
 
 /**
  * Gives a path itself when there is nothing to it, else how it may be read. Throws an HttpFault for one with the segments
- * `.` or `..`, also encoded ones: where it leads depends on who resolves them, so that no rule could be relied on.
+ * `.` or `..`, also encoded ones, or with a NUL: where it leads depends on who resolves them, so that no rule could be relied on.
  */
 export function readPath(path: string): string | Readings {
   if (!special.test(path)) return path;
+  if (path.includes('%00')) throw new HttpFault('target', 'a path with a NUL, where some servers end it');
   const plain = plainPath(path);
   const loose = plain
     .replaceAll(/%2F|%5C|\\/g, '/')

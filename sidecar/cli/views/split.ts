@@ -48,16 +48,20 @@ export function splitNotes({ service, protocol, splits, sides, without }: SplitD
   if (!splits && sides.length > 0) {
     notes.push(`${service} is of protocol ${protocol}: only http, http2 and grpc are divided by request`);
   }
+  const isVoid = sides.length > 0 && sides.every(({ weight, usable }) => weight === 0 || usable === 0);
+  if (isVoid)
+    notes.push('no tag with a weight has a usable instance: requests go to all instances, whatever their tags');
   for (const { tag, weight, instances, usable } of sides) {
     if (usable > 0 || weight === 0) continue;
     const why =
       instances === 0 ? 'no instance has this tag' : `none of ${plural(instances, 'instance')} can be used now`;
-    notes.push(`${tag}: ${why}; its share goes to the others meanwhile`);
+    notes.push(isVoid ? `${tag}: ${why}` : `${tag}: ${why}; its share goes to the others meanwhile`);
   }
   if (without.instances > 0) {
     const count = plural(without.instances, 'instance has', 'instances have');
     const tags = without.tags.length === 0 ? 'no tags' : without.tags.join(', ');
-    notes.push(`${count} none of these tags and ${without.instances === 1 ? 'gets' : 'get'} nothing; there: ${tags}`);
+    const share = isVoid ? '' : ` and ${without.instances === 1 ? 'gets' : 'get'} nothing`;
+    notes.push(`${count} none of these tags${share}; there: ${tags}`);
   }
   return notes;
 }
