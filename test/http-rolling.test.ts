@@ -43,6 +43,11 @@ class Load {
   async #run(address: string, port: number, at: number): Promise<void> {
     let socket: Socket | undefined;
     for (let turn = at; !this.#stopped; turn += 1) {
+      // Closed while nothing was asked: what is written there now would never be answered, and nothing would say so.
+      if (socket !== undefined && (socket.destroyed || socket.readableEnded)) {
+        socket.destroy();
+        socket = undefined;
+      }
       const dialled = socket ?? (await dial(address, port));
       if (typeof dialled === 'string') {
         this.#failed('connecting', dialled);
@@ -61,7 +66,7 @@ class Load {
       this.count += 1;
       if (problem === undefined) this.answeredBy.set(by, (this.answeredBy.get(by) ?? 0) + 1);
       else this.#failed(isPost ? 'POST' : 'GET', problem);
-      if (!keeps || socket.destroyed || socket.readableEnded) {
+      if (!keeps) {
         socket.destroy();
         socket = undefined;
       }
