@@ -43,6 +43,11 @@ class Load {
   async #run(address: string, port: number, at: number): Promise<void> {
     let socket: Socket | undefined;
     for (let turn = at; !this.#stopped; turn += 1) {
+      // Closed while nothing was asked: what is written there now would never be answered, and nothing would say so.
+      if (socket !== undefined && (socket.destroyed || socket.readableEnded)) {
+        socket.destroy();
+        socket = undefined;
+      }
       const dialled = socket ?? (await dial(address, port));
       if (typeof dialled === 'string') {
         this.#failed('connecting', dialled);
@@ -61,7 +66,7 @@ class Load {
       this.count += 1;
       if (problem === undefined) this.answeredBy.set(by, (this.answeredBy.get(by) ?? 0) + 1);
       else this.#failed(isPost ? 'POST' : 'GET', problem);
-      if (!keeps || socket.destroyed || socket.readableEnded) {
+      if (!keeps) {
         socket.destroy();
         socket = undefined;
       }
@@ -192,6 +197,8 @@ class Shop {
       'check.interval': '500ms',
       'check.rise': 1,
       'check.fall': 2,
+      // In turn, so that both sides of a split have some.
+      tags: this.#generation % 2 === 0 ? 'even' : 'odd',
     };
     const options = Object.entries(labels).flatMap(([key, value]) => ['--label', `legate.${key}=${value}`]);
     await this.docker.start(name, options, ['http', String(this.port), name]);
@@ -231,6 +238,35 @@ class Shop {
     await this.usable(instances);
   }
 
+  /** To one side, and then in ten steps to the other one, which at the end has everything. */
+  async split(load: Load): Promise<void> {
+    await this.#mustSplit('odd=100', 'even=0');
+    for (let even = 10; even <= 90; even += 10) {
+      const path = `/api/services/${this.service}`;
+      const { status, text } = await this.agent.api('PUT', path, { split: { odd: 100 - even, even } });
+      if (status !== 200) throw new Error(`split at ${even}: ${status} ${text}`);
+      const until = load.count + 50;
+      await waitFor('requests under it', () => load.count > until, slow);
+    }
+    await this.#mustSplit('odd=0', 'even=100');
+    const isOdd = (name: string): boolean => Number(name.slice(name.lastIndexOf('-') + 1)) % 2 === 1;
+    const oddly = (): number => [...load.answeredBy].reduce((sum, [name, count]) => sum + (isOdd(name) ? count : 0), 0);
+    // Every process has heard of it when for a good while nothing goes to the other side.
+    let seen = oddly();
+    let since = load.count;
+    const isOver = (): boolean => {
+      if (oddly() !== seen) [seen, since] = [oddly(), load.count];
+      return load.count >= since + 200;
+    };
+    await waitFor('all requests to go to one side', isOver, slow);
+    await this.#mustSplit('--off');
+  }
+
+  async #mustSplit(...words: string[]): Promise<void> {
+    const { status, stderr } = await this.agent.cli('split', this.service, ...words);
+    if (status !== 0) throw new Error(`legate split ${words.join(' ')}: ${stderr}`);
+  }
+
   async replace(): Promise<void> {
     await this.agent.replace();
     this.#note();
@@ -239,12 +275,12 @@ class Shop {
 }
 
 /** What is done while the clients ask. */
-const changes: Readonly<Record<string, (shop: Shop) => Promise<void>>> = {
+const changes: Readonly<Record<string, (shop: Shop, load: Load) => Promise<void>>> = {
   'all five instances are replaced': (shop) => shop.rolling(),
   'the configuration is read again': (shop) => shop.reload(),
   'an instance is unhealthy and well again': (shop) => shop.unhealthy(),
   'the sidecar is replaced': (shop) => shop.replace(),
-  // A split that is changed from 0 to 100 in ten steps belongs here.
+  'all requests are moved to one side of a split, in ten steps': (shop, load) => shop.split(load),
 };
 
 t.test('no request fails', { skip, timeout: Math.max(115_000, wanted * 5) }, async (t) => {
@@ -259,7 +295,7 @@ t.test('no request fails', { skip, timeout: Math.max(115_000, wanted * 5) }, asy
     for (const [name, change] of Object.entries(changes)) {
       load.during = name;
       const before = load.count;
-      await change(shop);
+      await change(shop, load);
       await waitFor('requests behind it', () => load.count > before + 100);
     }
     wrk += (await others).stdout;

@@ -33,6 +33,8 @@ export interface TcpListenerOptions {
 export class TcpListener {
   /** How many connections may wait for being accepted; the system's own bound (somaxconn) is usually smaller. */
   static readonly backlog = 4096;
+  /** Turns of the event loop that a listener takes at most to accept who has connected when it is to close. */
+  static readonly maxClosingTurns = 1024;
   static readonly retryFirstMs = 250;
   static readonly retryCeilingMs = 10_000;
   readonly #options: TcpListenerOptions;
@@ -40,6 +42,7 @@ export class TcpListener {
   #server: Server | undefined;
   #bound: Endpoint | undefined;
   #cancelRetry: (() => void) | undefined;
+  #accepted = 0;
   #closed = false;
 
   constructor(options: TcpListenerOptions) {
@@ -57,16 +60,30 @@ export class TcpListener {
     return new Promise((resolve) => this.#try(resolve));
   }
 
-  /** Stops accepting. Connections run on. */
+  /** Stops accepting, once those are in who have connected already. Connections run on. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     this.#cancelRetry?.();
     this.#bound = undefined;
-    // `close` calls back when the last connection has ended, for which nobody waits here; the handle closes at once.
-    this.#server?.close();
+    const server = this.#server;
     this.#server = undefined;
-    await new Promise((resolve) => setImmediate(resolve));
+    // What waits at a shared one is left to the other processes that listen there.
+    if (server !== undefined && this.#options.listenShared === undefined) await this.#letIn();
+    // `close` calls back when the last connection has ended, for which nobody waits here; the handle closes at once.
+    server?.close();
+    await nextTurn();
+  }
+
+  /** Whom the kernel has connected it would reset when nobody listens any more. */
+  async #letIn(): Promise<void> {
+    let quietTurns = 0;
+    // This turn may have accepted already, or not begun to; the next one looks for certain.
+    for (let turn = 0; turn < TcpListener.maxClosingTurns && quietTurns < 2; turn += 1) {
+      const before = this.#accepted;
+      await nextTurn();
+      quietTurns = this.#accepted === before ? quietTurns + 1 : 0;
+    }
   }
 
   #try(done: () => void): void {
@@ -101,11 +118,18 @@ export class TcpListener {
 
   #createServer(): Server {
     const halves = { allowHalfOpen: true, pauseOnConnect: true, highWaterMark: writeHighWaterMark };
-    return createServer({ ...halves, noDelay: true }, this.#options.onConnection);
+    return createServer({ ...halves, noDelay: true }, (socket) => {
+      this.#accepted += 1;
+      this.#options.onConnection(socket);
+    });
   }
 
   /** For messages: what it tries to listen on. */
   toString(): string {
     return formatEndpoint(this.#options.endpoint);
   }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
