@@ -96,6 +96,7 @@ function client(t: Test, bed: Bed): ClientHttp2Session {
 
 /** Sessions that are closed refuse streams while they read, unless their goodbye is out; see `resetStream`. */
 function sayGoodbye(session: ServerHttp2Session): void {
+  if (session.destroyed) return;
   session.goaway();
   const close = (): void => {
     if (session.destroyed) return;
