@@ -30,6 +30,7 @@ import type { InstanceSession, SessionUser } from './instance-session.ts';
 import { resetStream } from './outside-parser.ts';
 import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
+import { headAlone, withMore } from './stream-options.ts';
 
 const { NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_FLAG_END_STREAM } = constants;
 
@@ -463,8 +464,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const endStream = this.#requestDone && this.#keptBytes === 0 && this.#requestTrailers === undefined;
     let instance: ClientHttp2Stream;
     try {
-      // Without waiting for trailers the runtime would end the request in order before it resets it.
-      instance = session.request(request.headers, { endStream, waitForTrailers: !endStream });
+      instance = session.request(request.headers, endStream);
     } catch (error) {
       this.#failAttempt({ problem: describeError(error), blame: 'way' });
       return;
@@ -539,10 +539,9 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       // What is not implemented (501) is no sign of trouble.
       this.#judge(this.#status >= 500 && this.#status !== 501, this.#status < 400);
     } else this.#judgeGrpc(headers);
-    const options = isAll ? { endStream: true } : { waitForTrailers: true };
     const said = passedOn(headers, true);
     if (this.#choice !== undefined) this.#edit(said, this.#choice);
-    if (!this.#tryToSay(() => this.#client.respond(said, options))) return;
+    if (!this.#tryToSay(() => this.#client.respond(said, isAll ? headAlone : withMore))) return;
     if (isAll) {
       this.#responseDone = true;
       this.#saidAll = true;

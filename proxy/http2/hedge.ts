@@ -107,7 +107,7 @@ export class Hedge implements SessionUser {
     const endStream = body.length === 0 && trailers === undefined;
     let stream: ClientHttp2Stream;
     try {
-      stream = session.request(headers, { endStream, waitForTrailers: !endStream });
+      stream = session.request(headers, endStream);
     } catch (error) {
       this.fail({ problem: describeError(error), blame: 'way' });
       return;

@@ -11,6 +11,7 @@ import { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import { Http2Connection } from './connection.ts';
 import type { Http2Environment } from './environment.ts';
+import { bindLightly } from './light-binding.ts';
 import { SessionPool } from './session-pool.ts';
 
 export interface Http2PlaneOptions {
@@ -32,6 +33,7 @@ export class Http2Plane {
   #owners = 0;
 
   constructor({ clock, metrics, requestMetrics, tunnels, accessLog }: Http2PlaneOptions) {
+    bindLightly();
     const pool = new SessionPool();
     const flood = (kind: string) =>
       metrics.counter('legate_http2_floods_total', 'Clients that were cut off, by what they sent too much of.', {

@@ -23,6 +23,7 @@ import {
   streamWindowBytes,
   tunnelStreamWindowBytes,
 } from './bounds.ts';
+import { headAlone, withMore } from './stream-options.ts';
 import { TunnelDuplex } from './tunnel-duplex.ts';
 
 /** One who waits for a connection to open. Exactly one of the two is called, unless it has left before. */
@@ -149,10 +150,10 @@ export class InstanceSession {
     this.#waiting.add(user);
   }
 
-  /** Begins a stream. Throws when the session cannot take it: then nothing of it was sent. */
-  request(headers: OutgoingHttpHeaders, options: { endStream: boolean; waitForTrailers: boolean }): ClientHttp2Stream {
+  /** Begins a stream; `isAll`: the head is all of it. Throws when the session cannot take it: then nothing of it was sent. */
+  request(headers: OutgoingHttpHeaders, isAll: boolean): ClientHttp2Stream {
     if (this.#session === undefined) throw new Error('the connection is not open');
-    const stream = this.#session.request(headers, options);
+    const stream = this.#session.request(headers, isAll ? headAlone : withMore);
     if (this.#askedMs === Number.POSITIVE_INFINITY) this.#askedMs = this.#options.nowMs();
     return stream;
   }
