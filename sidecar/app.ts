@@ -17,11 +17,10 @@ import { InstanceAddresses } from '../src/catalog/instance-addresses.ts';
 import { recordsOfHost, rememberedVips } from '../src/catalog/saved-state.ts';
 import type { Config, StaticInstance, StoreConfig } from '../src/config/config.ts';
 import { type InstancesResult, parseInstanceValue } from '../src/config/instances-file.ts';
-import { parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
+import { type GivenSettings, parseSettingsValue, type SettingsResult } from '../src/config/settings-value.ts';
 import { type Endpoint, numberToIpv4 } from '../src/model/address.ts';
 import type { Dialler } from '../src/model/dial.ts';
 import { isExternal } from '../src/model/instance.ts';
-import type { ServiceSettings } from '../src/model/service.ts';
 import { restoredFrom } from '../src/pki/authority.ts';
 import { defaultTunnelPort } from '../src/pki/desk.ts';
 import { hostFiles } from '../src/pki/host-files.ts';
@@ -759,8 +758,8 @@ function onlyInstance(result: InstancesResult): StaticInstance {
 }
 
 /** The settings of a request's body; its faults are the caller's. */
-function givenSettings(result: SettingsResult): ServiceSettings {
-  if ('settings' in result) return result.settings;
+function givenSettings(result: SettingsResult): GivenSettings {
+  if ('settings' in result) return result;
   throw new LegateError('E_INVALID', result.faults.map((fault) => fault.text).join('; '), {
     hint: 'the fields are those of an entry of `services:` in the configuration',
   });

@@ -6,6 +6,7 @@ import type { Metrics } from '../src/base/metrics.ts';
 import { printable, truncate } from '../src/base/text.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
 import type { Snapshot } from '../src/catalog/snapshot.ts';
+import type { GivenSettings } from '../src/config/settings-value.ts';
 import type { StaticInstance } from '../src/config/config.ts';
 import type { HealthDetails } from '../src/health/runner.ts';
 import type { Refresh } from '../src/health/ttl-check.ts';
@@ -13,7 +14,6 @@ import { initialStatuses } from '../src/model/check.ts';
 import type { Instance, InstanceRecord, Refusal } from '../src/model/instance.ts';
 import { instanceNameFault } from '../src/model/names.ts';
 import type { RevokedHost } from '../src/model/policy.ts';
-import type { ServiceSettings } from '../src/model/service.ts';
 import type { ServiceOrders } from '../src/registrar/service-orders.ts';
 import { makeBackup, parseBackup } from '../src/registrar/store-backup.ts';
 import { restoreBackup } from '../src/registrar/store-restore.ts';
@@ -93,7 +93,7 @@ export interface BackendParts {
   /** E_NOT_FOUND when no instance of the API has this name. */
   readonly deregister: (name: string) => Promise<void>;
   /** Checks a service's settings as the configuration file would; E_INVALID names every fault. */
-  readonly parseSettings: (body: ServiceSettingsDocument) => ServiceSettings;
+  readonly parseSettings: (body: ServiceSettingsDocument) => GivenSettings;
   /** Undefined while the store is not open. */
   readonly orders: () => ServiceOrders | undefined;
   /** Drains own instances by name; with `host` also those that come later. */
@@ -224,7 +224,8 @@ export function createBackend(parts: BackendParts): AdminBackend {
       await parts.deregister(name);
     },
     async setService(name, body) {
-      return serviceDocument(await opened(parts.orders()).set(name, parts.parseSettings(body)), withHealth);
+      const { settings, unset } = parts.parseSettings(body);
+      return serviceDocument(await opened(parts.orders()).set(name, settings, unset), withHealth);
     },
     async forgetService(name) {
       return { forgotten: name, vips: await opened(parts.orders()).forget(name) };

@@ -341,11 +341,7 @@ export interface RefreshDocument {
 }
 
 /** Body of `PUT /api/services/NAME`; the same fields as an entry of `services:`, at least one. The answer is the service. */
-export interface ServiceSettingsDocument {
-  readonly port?: number;
-  readonly protocol?: string;
-  readonly balance?: string;
-}
+export type ServiceSettingsDocument = Readonly<Record<string, unknown>>;
 
 /** Answer of `DELETE /api/services/NAME`. */
 export interface ForgottenDocument {

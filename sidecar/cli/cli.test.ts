@@ -525,6 +525,8 @@ t.test('exit statuses, and one line that says what, where, why and what to do', 
       /service.port: "54 32" is not a port .*; service.balance/,
     ],
     [['service', 'set', 'db', 'blance=random'], 2, /unknown key `blance`; did you mean `balance`/],
+    [['service', 'set', 'db', 'port=default'], 2, /service\.port: it is always something/],
+    [['service', 'set', 'db', 'split=default'], 2, /service\.split: it is ended by an empty map/],
     [['service', 'set', 'DB', 'port=1'], 2, /the service's name "DB" has characters/],
     [['service', 'forget', '..'], 2, /the service's name "\.\." has characters/],
     [['service', 'forget', 'db', '--admin', address], 1, /^legate service forget: there is no \/api\/services\/db/],
@@ -740,6 +742,11 @@ t.test('service set and forget say what holds now', async (t) => {
   t.match(admin.seen[0], { method: 'PUT', url: '/api/services/db' });
   t.strictSame(JSON.parse(String(admin.seen[0]?.body)), { port: 5432, balance: 'least-connections' });
   t.strictSame(JSON.parse((await go('set', 'db', 'protocol=http', '--json')).stdout), db);
+  await go('set', 'db', 'timeout=5s', 'max_body=2MiB', 'retries=default', 'split={a: 1}');
+  const mixed = { timeout: '5s', max_body: '2MiB', retries: null, split: { a: 1 } };
+  t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), mixed, 'null takes one back');
+  const idle = await go('set', 'db', 'timeout=5s', 'park=1s', 'routes=[]');
+  t.match(idle, { status: 0, stderr: ' - db is of protocol tcp: timeout, routes only concern HTTP services\n' });
   const forgotten = await go('forget', 'db');
   t.match(forgotten, { status: 0, stdout: ' ok db is forgotten; 240.77.118.4 may go to another service\n' });
   t.match(admin.seen.at(-1), { method: 'DELETE', url: '/api/services/db' });

@@ -305,6 +305,12 @@ t.test('each fault names its place, path, value and what was expected', async (t
       '1:68: services.a.routes[0].response.set.x: has characters other than visible ASCII',
     ],
     [
+      'services: {a: {routes: [{match: {path: /a/../b}}, {match: {path: /x}, strip: /y}, {redirect: "/a/*/b"}]}}',
+      '1:40: services.a.routes[0].match.path: "/a/../b" has a segment . or .., which no request may have',
+      '1:78: services.a.routes[1].strip: no path that matches begins with "/y"',
+      '1:94: services.a.routes[2].redirect.to: "/a/*/b" has a * that is not at its end',
+    ],
+    [
       'services: {a: {routes: [{redirect: {to: "ftp://x/", status: 200}}]}}',
       '1:61: services.a.routes[0].redirect.status: "200" is not a whole number from 300 to 399',
     ],

@@ -132,6 +132,7 @@ const headerPattern = /^[!#$%&'*+\-.^_`|~0-9a-z]{1,64}$/;
 const hostPattern = /^(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
 /** Path characters of RFC 3986, without `?` and `#`. */
 const pathPattern = /^\/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*$/;
+const dotSegment = /\/(?:\.|%2e){1,2}(?:\/|$)/i;
 const redirectPattern = /^(?:https?:\/\/[A-Za-z0-9\-._~:[\]]+)?\/[A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*$/;
 /** Whose change would let two servers read a message in two ways, or that Legate sets itself. */
 const untouchable = new Set([
@@ -184,6 +185,10 @@ class RouteReader {
       this.#fault(path, `a redirect goes nowhere else: ${others.join(', ')} would have no effect beside it`);
     }
     if (rule.strip !== undefined && rule.strip === '/') this.#fault(`${path}.strip`, 'nothing would be left of a path');
+    const asked = rule.match.path ?? rule.match.exact;
+    if (rule.strip !== undefined && asked !== undefined && !begins(asked, rule.strip)) {
+      this.#fault(`${path}.strip`, `no path that matches begins with ${quoted(rule.strip)}`);
+    }
     return Object.freeze(rule);
   }
 
@@ -256,6 +261,7 @@ class RouteReader {
     const to = this.#text(given.to, `${path}.to`);
     const status = given.status === undefined ? 308 : this.#number(given.status, `${path}.status`, 300, 399);
     if (to === undefined || status === undefined) return undefined;
+    if (to.slice(0, -1).includes('*')) return this.#fault(`${path}.to`, `${quoted(to)} has a * that is not at its end`);
     if (!redirectPattern.test(to))
       return this.#fault(`${path}.to`, `${quoted(to)} is neither a URL with a path nor a path`);
     if (!redirectStatuses.some((each) => each === status)) {
@@ -305,7 +311,10 @@ class RouteReader {
   }
 
   #path(value: unknown, path: string): string | undefined {
-    return this.#checked(value, path, (text) => (pathPattern.test(text) ? undefined : 'is not a path such as /api'));
+    return this.#checked(value, path, (text) => {
+      if (!pathPattern.test(text)) return 'is not a path such as /api';
+      return dotSegment.test(text) ? 'has a segment . or .., which no request may have' : undefined;
+    });
   }
 
   #checked(value: unknown, path: string, faultOf: (text: string) => string | undefined): string | undefined {
@@ -361,6 +370,11 @@ class RouteReader {
     // Equal maps have equal encodings.
     return entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
   }
+}
+
+/** Whether a path is `prefix`, or below it. */
+function begins(path: string, prefix: string): boolean {
+  return path === prefix || path.startsWith(prefix.endsWith('/') ? prefix : `${prefix}/`);
 }
 
 function quoted(text: string): string {

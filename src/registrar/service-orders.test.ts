@@ -226,6 +226,19 @@ t.test('set: what is given, at once; a service that is not there needs a port', 
   await t.rejects(b.done(b.orders.set('db', { port: 1 })), { code: 'E_STORE_AWAY' });
 });
 
+t.test('what is taken back is as where nobody chose', async (t) => {
+  const store = await opened();
+  const b = host(t, store, 1);
+  await b.clock.advance(0);
+  await b.done(b.orders.set('web', { port: 80, retries: 0, timeoutMs: 5000 }));
+  const after = await b.done(b.orders.set('web', { maxBodyBytes: 9 }, ['retries', 'parkMs']));
+  t.match(after, { timeoutMs: 5000, maxBodyBytes: 9, retries: undefined });
+  t.notOk('retries' in (stored(store, 'web') ?? {}));
+  const since = store.writes.length;
+  await b.done(b.orders.set('web', {}, ['retries']));
+  t.equal(store.writes.length, since, 'nothing to write');
+});
+
 t.test('a split is set as a whole, and the one before is remembered', async (t) => {
   const store = await opened();
   const b = host(t, store, 1);

@@ -18,11 +18,11 @@ import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
 import type { Weights } from '../model/routes.ts';
 import { type ServiceRecord, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
-import { httpDefaults, sameSetting } from '../model/service-settings.ts';
+import { type FurtherField, httpDefaults, sameSetting } from '../model/service-settings.ts';
 import { mayTakeBack, type TakenBack } from '../model/taken-back.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
-import { freshRecord, withSettings, withTakenBack } from './service-record.ts';
+import { freshRecord, withoutSettings, withSettings, withTakenBack } from './service-record.ts';
 import { unchanged } from './service-writer.ts';
 import { checkNotMoving, notMoving } from './store-marker.ts';
 
@@ -64,15 +64,15 @@ export class ServiceOrders {
     this.#options = options;
   }
 
-  /** Sets what is given; a service that does not exist yet is made. */
-  async set(name: string, settings: ServiceSettings): Promise<Service> {
+  /** Sets what is given, and takes back what is `unset`; a service that does not exist yet is made. */
+  async set(name: string, settings: ServiceSettings, unset: readonly FurtherField[] = []): Promise<Service> {
     checkName(name);
-    if (serviceFields.every((field) => settings[field] === undefined)) {
+    if (unset.length === 0 && serviceFields.every((field) => settings[field] === undefined)) {
       throw new LegateError('E_INVALID', 'there is nothing to set', {
         hint: `give ${serviceFields.map(settingWord).join(', ')}`,
       });
     }
-    const record = await this.#persist(name, () => this.#trySet(name, settings));
+    const record = await this.#persist(name, () => this.#trySet(name, settings, unset));
     this.#options.adopt(name);
     const isTaken = (service: Service | undefined): service is Service =>
       service !== undefined && serviceFields.every((field) => sameSetting(service[field], record[field]));
@@ -99,14 +99,18 @@ export class ServiceOrders {
     throw notSeen(name);
   }
 
-  async #trySet(name: string, settings: ServiceSettings): Promise<ServiceRecord | undefined> {
+  async #trySet(
+    name: string,
+    settings: ServiceSettings,
+    unset: readonly FurtherField[],
+  ): Promise<ServiceRecord | undefined> {
     const { store, keys, snapshots, log } = this.#options;
     const entry = await store.get(keys.service(name));
     const before = readRecord(name, entry);
     const record =
       before === undefined
         ? freshRecord(name, settings, { service: snapshots.value.services.get(name), isDamaged: entry !== undefined })
-        : withSettings(before, settings);
+        : withSettings(withoutSettings(before, unset), settings);
     if (record === undefined) {
       throw new LegateError('E_INVALID', `there is no service ${name} yet, so it needs a port`, {
         hint: `legate service set ${name} port=NUMBER`,

@@ -9,7 +9,7 @@ import {
   type ServiceSettings,
   serviceFields,
 } from '../model/service.ts';
-import { furtherSettings, sameSetting } from '../model/service-settings.ts';
+import { type FurtherField, furtherSettings, sameSetting } from '../model/service-settings.ts';
 import { type TakenBack, withoutSide } from '../model/taken-back.ts';
 
 /** How a service's stored record comes to be and changes. Pure: an unchanged record is the same object. */
@@ -66,6 +66,14 @@ export function withSettings(record: ServiceRecord, settings: ServiceSettings): 
 /** The record once a guard has taken a side of its split back. */
 export function withTakenBack(record: ServiceRecord, split: Weights, takenBack: TakenBack): ServiceRecord {
   return { ...record, split: withoutSide(split, takenBack.tag), formerSplit: split, takenBack };
+}
+
+/** The record as if nobody had chosen these. */
+export function withoutSettings(record: ServiceRecord, fields: readonly FurtherField[]): ServiceRecord {
+  if (fields.every((field) => record[field] === undefined)) return record;
+  const rest: Partial<Record<keyof ServiceRecord, unknown>> & ServiceRecord = { ...record };
+  for (const field of fields) delete rest[field];
+  return rest;
 }
 
 /** The record with those of the settings that nobody has chosen yet. */

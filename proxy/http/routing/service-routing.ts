@@ -77,12 +77,15 @@ export class ServiceRouting {
   get fault(): { readonly message: string; readonly hint: string } | undefined {
     const { name, version, service } = this.target;
     const hint = 'requests that it is for are refused: let it lead elsewhere';
+    const faults: string[] = [];
     for (const other of this.others) {
       const leads = `a route of ${name} leads to ${other.name}`;
-      if (other.service === undefined) return { message: `${leads}, which nobody offers`, hint };
-      if (other.version === version) continue;
-      return { message: `${leads}, which speaks ${other.service.protocol}, and not ${service?.protocol}`, hint };
+      if (other.service === undefined) faults.push(`${leads}, which nobody offers`);
+      else if (other.version !== version) {
+        faults.push(`${leads}, which speaks ${other.service.protocol}, and not ${service?.protocol}`);
+      }
     }
+    if (faults.length > 0) return { message: faults.join('; '), hint };
     if (version !== 'h2' || !this.#hasMirror) return undefined;
     const message = `a route of ${name} has a mirror, which services of protocol ${service?.protocol} cannot have yet`;
     return { message, hint: 'take it out: nothing is copied' };

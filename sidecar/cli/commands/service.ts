@@ -26,13 +26,13 @@ export function addServiceCommands({ program, session, register }: CommandTools)
       `sets ${serviceFields.map(settingWord).join(', ')} of a service for the whole mesh; running links follow`,
     )
     .argument('<name>', 'a service; one that does not exist yet is made, and needs a port')
-    .argument('<settings...>', 'key=value, as in `services:` of the configuration')
+    .argument('<settings...>', 'key=value, as in `services:` of the configuration; key=default takes one back')
     .addHelpText(
       'after',
       examples(
-        'legate service set db port=5432',
-        'legate service set db prefer=any park=5s',
-        'legate service set web port=80 protocol=http',
+        'legate service set db port=5432 prefer=any park=5s',
+        'legate service set web timeout=5s max_body=10MiB retries=default',
+        'legate service set web routes=@routes.yaml',
       ),
     );
   register<GlobalOptions>(setting, async (options, name = '', ...words) => {
@@ -42,7 +42,11 @@ export function addServiceCommands({ program, session, register }: CommandTools)
       client.json<ServiceDocument>(servicePath(name), { method: 'PUT', json }),
     );
     if (options.json) printJson(terminal, document);
-    else terminal.lines([done(session, setText(document))]);
+    else {
+      terminal.lines([done(session, setText(document))]);
+      const note = idleNote(document, Object.keys(json));
+      if (note !== undefined) terminal.error(note);
+    }
     return exitStatus.done;
   });
 
@@ -73,19 +77,19 @@ function settingsOf(words: readonly string[]): Readonly<Record<string, unknown>>
     }
     if (values.has(key)) throw new LegateError('E_USAGE', `${printable(key)} is given twice`);
     const text = word.slice(equals + 1);
-    values.set(key, writtenAsYaml.has(key) ? structureOf(key, text) : text);
+    if (text === 'default') values.set(key, null);
+    else values.set(key, writtenAsYaml.has(key) ? structureOf(key, text) : text);
   }
   const result = parseSettingsValue(Object.fromEntries(values));
   if ('faults' in result) throw new LegateError('E_USAGE', result.faults.map((fault) => fault.text).join('; '));
-  const { settings } = result;
+  const { settings, unset } = result;
   const chosen = serviceFields.filter((field) => settings[field] !== undefined);
-  return Object.fromEntries(
-    chosen.map((field) => {
-      const value = settings[field];
-      const isText = typeof value !== 'object' && field !== 'port';
-      return [settingWord(field), isText ? settingText(field, settings) : value];
-    }),
-  );
+  const given = chosen.map((field): [string, unknown] => {
+    const value = settings[field];
+    const isText = typeof value !== 'object' && field !== 'port';
+    return [settingWord(field), isText ? settingText(field, settings) : value];
+  });
+  return Object.fromEntries([...given, ...unset.map((field): [string, unknown] => [settingWord(field), null])]);
 }
 
 /** The settings that are maps or lists: written as YAML (JSON is some), or in a file whose name follows `@`. */
@@ -139,6 +143,21 @@ function setText(document: ServiceDocument): string {
   if (vip !== null) words.push(`at ${vip}`);
   return `${name} is set: ${words.join(', ')}`;
 }
+
+/** Which of the words just set have no effect, since the service is not one of HTTP. */
+function idleNote({ name, protocol }: ServiceDocument, words: readonly string[]): string | undefined {
+  if (protocol === 'http' || protocol === 'http2' || protocol === 'grpc') return undefined;
+  const idle = words.filter((word) => requestWords.has(word));
+  if (idle.length === 0) return undefined;
+  return ` - ${printable(name)} is of protocol ${protocol}: ${idle.join(', ')} only ${idle.length === 1 ? 'concerns' : 'concern'} HTTP services`;
+}
+
+/** The settings that only requests have. */
+const requestWords: ReadonlySet<string> = new Set(
+  furtherFields
+    .filter((field) => !['prefer', 'parkMs', 'proxyProtocol', 'hashOn'].includes(field))
+    .map((field) => furtherKinds[field].word),
+);
 
 /** What the API says also where nobody chose it. */
 const isUsual = new Map<string, unknown>([
