@@ -690,7 +690,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
       this.#dropUpstream();
       this.#route.refused(failure.problem);
       this.#breakOff();
-    } else if (failure.timedOut !== true && this.#wasStale(upstream, failure) && this.#mayAskAnew(failure)) {
+    } else if (failure.timedOut !== true && this.#wasStale(upstream) && this.#mayAskAnew(failure)) {
       const backend = this.#backend;
       this.#dropUpstream();
       if (backend !== undefined) this.#to({ backend, limitMs: connectAttemptMs });
@@ -702,18 +702,16 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     } else this.#failAttempt(failure, wasOpen ? statusOf(failure) : 503);
   }
 
-  /** Whether the instance closed a connection that was kept, before it had heard of this request: nothing has failed. */
-  #wasStale(upstream: HttpUpstream, { closedBefore }: UpstreamFailure): boolean {
-    if (upstream.requests < 2 || this.#response.begun) return false;
-    if (!this.#isReplayable) return false;
-    // Of what is one segment nothing was read, when the whole of it met a closed socket.
-    const isUnread = closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
-    return isIdempotent(this.#method) || isUnread;
+  /** Whether the instance perhaps closed a connection that was kept, before it had heard of this request: nothing has failed. */
+  #wasStale(upstream: HttpUpstream): boolean {
+    return upstream.requests >= 2 && !this.#response.begun && this.#isReplayable;
   }
 
   /** What was proved unread is asked anew for nothing; else it may have been read, and that counts like any repeat. */
   #mayAskAnew(failure: UpstreamFailure): boolean {
-    return failure.closedBefore === true || this.#mayRepeat(failure);
+    // Of what is one segment nothing was read, when the whole of it met a closed socket.
+    const isUnread = failure.closedBefore === true && this.#head.length + this.#keptBytes <= maxSegmentBytes;
+    return isUnread || this.#mayRepeat(failure);
   }
 
   /** Whether all that was read of the request is still there. */
