@@ -189,7 +189,7 @@ t.test(
     const offered = await OfferedStore.open(t, {
       trust: testTrust(a, new Latest<Policy | undefined>(testPolicy(hostA))),
     });
-    const client = testTrust(await authority.issue(hostB, soon(5000)));
+    const client = testTrust(await authority.issue(hostB, soon(6000)));
     const opened = await openTestStore(t, offeredConfig(offered.port, true), undefined, client);
     await stateOf(opened, 'connected');
     client.credentials.set(await authority.issue(hostB));

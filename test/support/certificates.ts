@@ -50,8 +50,9 @@ export async function makeTestAuthority(mesh = 'legate'): Promise<TestAuthority>
     root: root.toString('pem'),
     async issue(hostId, options = {}) {
       const pair = await provider.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-      const notBeforeMs = options.notBeforeMs ?? Date.now() - hourMs;
-      const notAfterMs = options.notAfterMs ?? Date.now() + hourMs;
+      // A certificate knows whole seconds only: what is said of it has to be what it says.
+      const notBeforeMs = wholeSeconds(options.notBeforeMs ?? Date.now() - hourMs);
+      const notAfterMs = wholeSeconds(options.notAfterMs ?? Date.now() + hourMs);
       const uris = options.uris ?? [spiffeIdOf(options.mesh ?? mesh, hostId)];
       const certificate = await x509.X509CertificateGenerator.create({
         subject: `CN=${hostId}`,
@@ -87,6 +88,10 @@ export async function makeTestAuthority(mesh = 'legate'): Promise<TestAuthority>
       };
     },
   };
+}
+
+function wholeSeconds(ms: number): number {
+  return Math.floor(ms / 1000) * 1000;
 }
 
 /** Writes a certificate and its key as files of a door; names of hosts, and not of the mesh, are in it. */
