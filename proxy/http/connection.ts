@@ -3,12 +3,14 @@ import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
 import { abort, peerOf, resetError, wasReset } from '../tcp/socket-ends.ts';
+import { SocketWriter } from '../tcp/socket-writer.ts';
 import { ownAnswer } from './answers.ts';
 import { bodyMs, headMs, idleClientMs, leavingClientMs, lingerMs, maxAheadBytes } from './bounds.ts';
 import { Exchange, type ExchangeOptions } from './exchange.ts';
 import { HttpFault } from './fault.ts';
 
-export interface HttpConnectionOptions extends Omit<ExchangeOptions, 'client' | 'peer' | 'over' | 'takeAhead'> {
+export interface HttpConnectionOptions
+  extends Omit<ExchangeOptions, 'client' | 'writer' | 'peer' | 'over' | 'takeAhead'> {
   /** A paused socket, with `allowHalfOpen`. */
   readonly socket: Socket;
   /** Called once, when the client's socket is closed. */
@@ -23,6 +25,7 @@ type Phase = 'idle' | 'head' | 'exchange' | 'lingering' | 'closed';
 export class HttpConnection implements CarriedConnection {
   readonly #options: HttpConnectionOptions;
   readonly #socket: Socket;
+  readonly #writer: SocketWriter;
   readonly #exchange: Exchange;
   #phase: Phase = 'idle';
   /** Monotonic; since when it is in this phase, or when something last came of a body. */
@@ -36,21 +39,26 @@ export class HttpConnection implements CarriedConnection {
   #leaving = false;
 
   constructor(options: HttpConnectionOptions) {
-    const { socket, environment } = options;
+    const { socket, scheme, route, account, budget, environment } = options;
     this.#options = options;
     this.#socket = socket;
     this.#sinceMs = environment.clock.monotonicMs();
-    const client = peerOf(socket);
+    this.#writer = new SocketWriter(socket, environment.writes, () => this.#exchange.clientDrained());
+    // Not spread: objects made so have a shape of their own each, and whatever reads them could not be compiled well.
     this.#exchange = new Exchange({
-      ...options,
       client: socket,
-      peer: client,
+      writer: this.#writer,
+      peer: peerOf(socket),
+      scheme,
+      route,
+      account,
+      budget,
+      environment,
       over: (keepAlive) => this.#exchangeOver(keepAlive),
       takeAhead: () => this.#takeAhead(),
     });
     environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
-    socket.on('drain', () => this.#exchange.clientDrained());
     socket.on('error', () => undefined);
     socket.on('close', () => this.#onClose());
   }
@@ -211,7 +219,7 @@ export class HttpConnection implements CarriedConnection {
   #refuse(fault: HttpFault): void {
     const { status, message, kind } = fault;
     this.#options.environment.metrics.refused(kind);
-    this.#socket.write(ownAnswer({ status, reason: message }, { close: true, head: false }));
+    this.#writer.write(ownAnswer({ status, reason: message }, { close: true, head: false }));
     this.#closeGently();
   }
 

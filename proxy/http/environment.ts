@@ -1,6 +1,7 @@
 import type { Clock } from '../../src/base/clock.ts';
 import type { AccessLog } from '../access-log.ts';
 import type { AcceptGate } from '../tcp/accept-gate.ts';
+import type { DirectWrites } from '../tcp/direct-writes.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import type { SharedReads } from '../tcp/shared-reads.ts';
 import type { TraceIds } from '../trace-ids.ts';
@@ -20,6 +21,7 @@ export interface HttpEnvironment {
   readonly buffers: ReadBuffers;
   /** What clients say is read into. */
   readonly clientReads: SharedReads;
+  readonly writes: DirectWrites;
   readonly tunnels: Tunnels | undefined;
   readonly pool: HttpPool;
   readonly traceIds: TraceIds;

@@ -7,6 +7,7 @@ import type { Account } from '../tcp/carried.ts';
 import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
+import type { SocketWriter } from '../tcp/socket-writer.ts';
 import type { Admission, Waiting } from './admission.ts';
 import { type OwnAnswer, ownAnswer, refusalAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
@@ -31,6 +32,8 @@ import type { HttpUpstream, UpstreamFailure, UpstreamUser } from './upstream.ts'
 
 export interface ExchangeOptions {
   readonly client: Socket;
+  /** Writes to it. */
+  readonly writer: SocketWriter;
   readonly peer: Endpoint | undefined;
   readonly scheme: 'http' | 'https';
   readonly route: Route;
@@ -57,6 +60,7 @@ interface Try {
 export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: Socket;
+  readonly #writer: SocketWriter;
   /** Where the present request goes. */
   #route: Route;
   /** What routes make of it; undefined as long as its link has had none. */
@@ -111,12 +115,13 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
   constructor(options: ExchangeOptions) {
     this.#options = options;
     this.#client = options.client;
-    const { client, environment, route, account, peer } = options;
+    this.#writer = options.writer;
+    const { writer, environment, route, account, peer } = options;
     this.#route = route;
     this.#settings = route.http;
     this.#lines = clientLines(peer, options.scheme, route.http.forwarding);
     this.#times = new RequestTimes(environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
-    this.#response = new Response(client, environment, this);
+    this.#response = new Response(writer, environment, this);
     this.#report = new RequestReport({ environment, consumer: account.consumer, client: peer });
   }
 
@@ -604,7 +609,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
       if (!(error instanceof HttpFault)) throw error;
       this.upstreamFailed({ problem: `the instance answers with ${error.message}`, blame: 'instance' });
     }
-    return this.#client.writableLength === 0;
+    return this.#writer.pending === 0;
   }
 
   answered(status: number): boolean {
@@ -638,7 +643,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     traffic.sent += bytes.length;
     cells.sent.value += bytes.length;
     this.#report.sent += bytes.length;
-    this.#client.write(bytes);
+    this.#writer.write(bytes);
   }
 
   whole({ client, instance }: { readonly client: boolean; readonly instance: boolean }): void {
@@ -663,7 +668,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
     if (this.#lastKeepsClient !== undefined) return;
     if (this.#raw) {
       if (this.#clientHasEnded) this.#finishWhenTaken(false);
-      else if (this.#client.writableLength > 0) this.#endsClient = true;
+      else if (this.#writer.pending > 0) this.#endsClient = true;
       else this.#client.end();
     } else if (this.#response.endsByClose) this.#finishWhenTaken(false);
     else this.upstreamFailed({ problem: 'the connection was closed', blame: 'instance' });
@@ -835,7 +840,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, Waiting, HedgeEve
 
   /** What the client has not taken yet lies in the buffer that the instance's next bytes would be read into. */
   #finishWhenTaken(keepAlive: boolean): void {
-    if (this.#client.writableLength > 0) this.#lastKeepsClient = keepAlive;
+    if (this.#writer.pending > 0) this.#lastKeepsClient = keepAlive;
     else this.#finish(keepAlive);
   }
 

@@ -4,6 +4,7 @@ import type { Metrics } from '../../src/base/metrics.ts';
 import type { AccessLog } from '../access-log.ts';
 import type { AcceptGate } from '../tcp/accept-gate.ts';
 import type { Account } from '../tcp/carried.ts';
+import { DirectWrites } from '../tcp/direct-writes.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import type { Route } from '../tcp/route.ts';
 import { SharedReads } from '../tcp/shared-reads.ts';
@@ -45,6 +46,7 @@ export class HttpPlane {
       accepts,
       buffers,
       clientReads: new SharedReads(),
+      writes: new DirectWrites(),
       tunnels,
       pool,
       traceIds: new TraceIds(),

@@ -29,7 +29,7 @@ export function takeKept(
 /** Begins to connect; or says why there is no tunnel. */
 export function dialFor(asker: Asker, route: Route, backend: Backend, user: UpstreamUser): HttpUpstream | string {
   const { environment, account, peer } = asker;
-  const { tunnels, buffers, pool, traceIds } = environment;
+  const { tunnels, buffers, writes, pool, traceIds } = environment;
   const { service, name } = backend.instance;
   const { consumer } = account;
   const declared = service === account.service ? account.declared : account.declares(service);
@@ -39,7 +39,7 @@ export function dialFor(asker: Asker, route: Route, backend: Backend, user: Upst
       ? undefined
       : { tunnels, head: { consumer, declared, service, instance: name, client, traceId: traceIds.next() } };
   const lost = (upstream: HttpUpstream): void => pool.lost(upstream);
-  return HttpUpstream.dial({ backend, owner: ownerOf(asker, route, backend), buffers, user, lost }, way);
+  return HttpUpstream.dial({ backend, owner: ownerOf(asker, route, backend), buffers, writes, user, lost }, way);
 }
 
 function ownerOf({ account }: Asker, route: Route, backend: Backend): string {

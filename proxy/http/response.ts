@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net';
+import type { SocketWriter } from '../tcp/socket-writer.ts';
 import { BodyReader, bodyUntilClose, chunkedBody, type Framing, noBody } from './body.ts';
 import { maxInformational, maxJoinedBytes } from './bounds.ts';
 import type { HttpEnvironment } from './environment.ts';
@@ -29,7 +29,7 @@ export interface ResponseEvents {
  * HttpFault when it cannot be read in one way only.
  */
 export class Response {
-  readonly #client: Pick<Socket, 'cork' | 'uncork'>;
+  readonly #client: Pick<SocketWriter, 'cork' | 'uncork'>;
   readonly #environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>;
   readonly #events: ResponseEvents;
   readonly #body = new BodyReader();
@@ -39,15 +39,15 @@ export class Response {
   #asked: Asked = { method: methods.get, minor: 1, upgrade: false };
   /** The part of the head that has come. */
   #partial: Buffer | undefined;
-  /** Of a body that leaves together with its head; used anew each time. */
-  readonly #pieces: Buffer[] = [];
+  /** Of a body that leaves together with its head. */
+  #joined: Buffer | undefined;
   #informational = 0;
   #answered = false;
   #keepsClient = false;
   #keepsInstance = false;
 
   constructor(
-    client: Pick<Socket, 'cork' | 'uncork'>,
+    client: Pick<SocketWriter, 'cork' | 'uncork'>,
     environment: Pick<HttpEnvironment, 'responseHead' | 'composer'>,
     events: ResponseEvents,
   ) {
@@ -132,18 +132,19 @@ export class Response {
     const connection = this.#keepsClient ? (minor === 0 ? 'keep-alive' : undefined) : 'close';
     const { composer } = this.#environment;
     if (chunk.length - end <= maxJoinedBytes) {
-      const pieces = this.#pieces;
-      pieces.length = 0;
+      this.#joined = undefined;
       const used = this.#body.read(chunk, end, this.#onPiece);
-      const body = pieces.length > 1 ? Buffer.concat(pieces) : pieces[0];
+      const body = this.#joined;
+      this.#joined = undefined;
       this.#events.toClient(composer.response(head, connection, dropsChunking, body, this.edits, this.cookie));
       this.#afterBody(used, chunk.length);
       return;
     }
     this.#client.cork();
     this.#events.toClient(composer.response(head, connection, dropsChunking, undefined, this.edits, this.cookie));
-    this.#readBody(chunk, end);
+    const used = this.#body.read(chunk, end, this.#onBody);
     this.#client.uncork();
+    this.#afterBody(used, chunk.length);
   }
 
   #upgrade(head: Head, chunk: Buffer, end: number): void {
@@ -180,7 +181,8 @@ export class Response {
   };
 
   readonly #onPiece = (buffer: Buffer, start: number, end: number): void => {
-    this.#pieces.push(buffer.subarray(start, end));
+    const piece = buffer.subarray(start, end);
+    this.#joined = this.#joined === undefined ? piece : Buffer.concat([this.#joined, piece]);
   };
 
   /** Whoever says more than its answer is not asked again. */

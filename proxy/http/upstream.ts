@@ -1,12 +1,14 @@
 import type { Socket } from 'node:net';
 import { describeError, systemCode } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
+import type { DirectWrites } from '../tcp/direct-writes.ts';
 import { dialInstance, type InstanceSocketEvents } from '../tcp/instance-socket.ts';
 import { proxyHeader } from '../tcp/proxy-header.ts';
 import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import { ownLimits, silences } from '../tcp/relay-bounds.ts';
 import type { Blame } from '../tcp/route.ts';
 import { ResetAfterEnd } from '../tcp/socket-ends.ts';
+import { SocketWriter } from '../tcp/socket-writer.ts';
 import { streamFaults } from '../tcp/stream-faults.ts';
 import type { Upstream } from '../tcp/upstream.ts';
 import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
@@ -47,6 +49,7 @@ export interface UpstreamOptions {
   /** Those who may share it: connections through tunnels are their consumer's. */
   readonly owner: string;
   readonly buffers: ReadBuffers;
+  readonly writes: DirectWrites;
   readonly user: UpstreamUser;
   /** It was idle, and is gone or said something that nobody asked for. */
   readonly lost: (upstream: HttpUpstream) => void;
@@ -64,6 +67,8 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   readonly #options: UpstreamOptions;
   #user: UpstreamUser | undefined;
   #transport: Upstream | undefined;
+  /** Of a socket; a stream has none. */
+  #writer: SocketWriter | undefined;
 
   private constructor(options: UpstreamOptions) {
     this.#options = options;
@@ -76,8 +81,11 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   static dial(options: UpstreamOptions, way: TunnelWay | undefined): HttpUpstream | string {
     const upstream = new HttpUpstream(options);
     const { dial, instance } = options.backend;
-    if (dial.via === 'direct') upstream.#transport = dialInstance(dial.endpoint, options.buffers, upstream);
-    else {
+    if (dial.via === 'direct') {
+      const socket = dialInstance(dial.endpoint, options.buffers, upstream);
+      upstream.#transport = socket;
+      upstream.#writer = new SocketWriter(socket, options.writes, () => upstream.#user?.upstreamDrained());
+    } else {
       if (way === undefined) return 'there is no tunnel';
       const stream = StreamUpstream.open(way.tunnels, instance.hostId, way.head, upstream);
       if (typeof stream === 'string') return stream;
@@ -92,7 +100,7 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   }
 
   get full(): boolean {
-    return (this.#transport?.writableLength ?? 0) > 0;
+    return (this.#writer?.pending ?? this.#transport?.writableLength ?? 0) > 0;
   }
 
   get destroyed(): boolean {
@@ -109,7 +117,8 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   }
 
   write(chunk: Buffer): void {
-    this.#transport?.write(chunk);
+    if (this.#writer !== undefined) this.#writer.write(chunk);
+    else this.#transport?.write(chunk);
   }
 
   /** The client has said all that it had to say, in another protocol. */
@@ -157,10 +166,6 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
 
   socketBytes(_socket: Socket, chunk: Buffer): boolean {
     return this.#bytes(chunk);
-  }
-
-  socketDrained(): void {
-    this.#user?.upstreamDrained();
   }
 
   socketEnded(): void {

@@ -9,7 +9,6 @@ export interface InstanceSocketEvents {
   socketOpened(socket: Socket): void;
   /** The bytes may be looked at only during the call, unless they were written to a socket that has not taken them: then false stops the reading. */
   socketBytes(socket: Socket, chunk: Buffer): boolean;
-  socketDrained(socket: Socket): void;
   /** The instance has said all that it had to say. */
   socketEnded(socket: Socket): void;
   socketFailed(socket: Socket, error: Error): void;
@@ -48,7 +47,6 @@ export function dialInstance({ address, port }: Endpoint, buffers: ReadBuffers, 
     if (wasReset(socket)) socket.destroy(new ResetAfterEnd());
     else events.socketEnded(socket);
   });
-  socket.on('drain', () => events.socketDrained(socket));
   socket.on('error', (error) => events.socketFailed(socket, error));
   socket.on('close', () => {
     events.socketClosed(socket);

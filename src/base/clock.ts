@@ -1,3 +1,5 @@
+import { performance } from 'node:perf_hooks';
+
 /**
  * Time comes in through this seam, so that tests decide it. `monotonicMs` never jumps and is for durations; `nowMs` is
  * the wall clock and is for people and for what is stored.
