@@ -73,11 +73,11 @@ t.test('what the other side does not read waits, whoever wrote it, and comes who
   }
   t.ok(writer.pending > 0);
   t.equal(drained, 0);
-  near.end();
-  const read = await readAll(far);
-  t.ok(read.equals(Buffer.concat(sent)));
+  const reading = readAll(far);
+  await waitFor('the socket to drain', () => drained > 0);
   t.equal(writer.pending, 0);
-  t.ok(drained > 0);
+  near.end();
+  t.ok((await reading).equals(Buffer.concat(sent)));
 });
 
 t.test('it drains each time that it was full', async (t) => {
