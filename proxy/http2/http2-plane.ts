@@ -64,9 +64,12 @@ export class Http2Plane {
     metrics.gauge('legate_http2_instance_connections', 'Connections to instances over which HTTP/2 goes.', [], () => [
       [[], this.#sessions],
     ]);
-    metrics.gauge('legate_http2_streams_count', 'Requests that instances are being asked over HTTP/2.', [], () => [
-      [[], pool.streams + copyPool.streams],
-    ]);
+    metrics.gauge(
+      'legate_http2_streams_count',
+      'Requests, and copies of them, that instances are being asked over HTTP/2.',
+      [],
+      () => [[[], pool.streams + copyPool.streams]],
+    );
   }
 
   /** Takes over a paused socket. `ended` is called once, when it is closed. */
