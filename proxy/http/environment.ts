@@ -6,6 +6,7 @@ import type { ReadBuffers } from '../tcp/read-buffers.ts';
 import type { SharedReads } from '../tcp/shared-reads.ts';
 import type { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
+import type { HttpCopyOf } from './copy-sender.ts';
 import type { Head } from './head.ts';
 import type { HeadComposer } from './outgoing.ts';
 import type { HttpPool } from './pool.ts';
@@ -34,5 +35,5 @@ export interface HttpEnvironment {
   readonly metrics: RequestMetrics;
   /** Undefined where requests are not logged. */
   readonly accessLog: AccessLog | undefined;
-  readonly mirrors: Mirrors;
+  readonly mirrors: Mirrors<HttpCopyOf>;
 }

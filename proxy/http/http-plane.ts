@@ -12,6 +12,7 @@ import { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import { sweepMs } from './bounds.ts';
 import { HttpConnection } from './connection.ts';
+import { type HttpCopyOf, HttpCopySender } from './copy-sender.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { Head } from './head.ts';
 import { HeadComposer } from './outgoing.ts';
@@ -57,7 +58,12 @@ export class HttpPlane {
       metrics: new RequestMetrics(metrics, () => pool.size),
       accessLog,
     };
-    this.#environment = { ...environment, mirrors: new Mirrors(environment, metrics) };
+    const mirrors = new Mirrors<HttpCopyOf>({
+      clock,
+      metrics,
+      senderFor: (of, ended) => new HttpCopySender(of, environment, ended),
+    });
+    this.#environment = { ...environment, mirrors };
   }
 
   /** What is counted of requests, of all versions of the protocol. */

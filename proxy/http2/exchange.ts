@@ -14,13 +14,16 @@ import { HttpFault } from '../http/fault.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
 import { blameForTimeout, RequestTimes, type TimeLimit } from '../http/request-times.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
+import type { Lane } from '../http/routing/lane.ts';
 import { Choice } from '../http/routing/link-routing.ts';
+import type { Copy } from '../http/routing/mirrors.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import { Attempts } from '../tcp/attempts.ts';
 import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { maxRefusals } from './bounds.ts';
+import type { Http2Environment } from './environment.ts';
 import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
 import { HeadersView } from './headers-view.ts';
@@ -35,6 +38,7 @@ import { headAlone, withMore } from './stream-options.ts';
 const { NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_FLAG_END_STREAM } = constants;
 
 export interface ExchangeOptions extends Asker {
+  readonly environment: Http2Environment;
   readonly route: Route;
   readonly budget: RetryBudget;
   readonly marks: ClientMarks;
@@ -74,6 +78,8 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   #key: number | undefined;
   /** What routes make of it; undefined where its link has none. */
   #choice: Choice | undefined;
+  /** For whom a route wants it copied. */
+  #copy: Copy | undefined;
   #attempts: Attempts | undefined;
   #cancelTimer: (() => void) | undefined;
   #leaveLobby: (() => void) | undefined;
@@ -169,15 +175,41 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#refuse(refusal);
       return;
     }
+    if (this.#choice?.mirror !== undefined) this.#beginCopy(this.#choice.mirror, this.#request);
     if (!this.#requestDone) {
       client.on('data', (chunk: Buffer) => this.#fromClient(chunk));
       client.on('trailers', (trailers) => {
         this.#requestTrailers = passedOn(trailers, false);
       });
-      client.on('end', () => this.#clientEnded());
+      client.on('end', () => {
+        this.#clientEnded();
+        this.#sendCopy();
+      });
     }
     this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
     this.#enter();
+    this.#sendCopy();
+  }
+
+  #beginCopy(lane: Lane, { protocol, declaredBytes, headers }: RequestHead): void {
+    if (protocol !== undefined) return;
+    const { environment } = this.#options;
+    const trailers = (): OutgoingHttpHeaders | undefined => this.#requestTrailers;
+    this.#copy = environment.mirrors.begin({
+      lane,
+      contentLength: declaredBytes,
+      headers,
+      trailers,
+      asker: this.#options,
+    });
+  }
+
+  /** The copy goes once the request is whole, and never before it. What is answered before is a conversation. */
+  #sendCopy(): void {
+    if (!this.#requestDone) return;
+    const isConversation = this.#responseDone || (this.#status !== 0 && this.#request?.grpc === true);
+    if (isConversation) this.#copy?.drop('streaming');
+    else this.#copy?.send();
   }
 
   #refuse({ kind, failure }: Refusal): void {
@@ -207,6 +239,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#refuse(bodyTooLarge(maxBodyBytes));
       return;
     }
+    this.#copy?.add(chunk);
     const instance = this.#instance;
     if (this.#kept !== undefined) {
       this.#kept.push(chunk);
@@ -291,6 +324,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   /** Lets others have its turn. */
   #leave(): void {
     this.#times.end();
+    this.#copy?.drop();
     this.#hedge?.letGo();
     this.#hedge = undefined;
     const admission = this.#admission;

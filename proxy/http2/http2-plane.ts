@@ -5,11 +5,13 @@ import type { AccessLog } from '../access-log.ts';
 import { sweepMs } from '../http/bounds.ts';
 import type { RequestMetrics } from '../http/request-metrics.ts';
 import { RetryBudgets } from '../http/retry-budget.ts';
+import { Mirrors } from '../http/routing/mirrors.ts';
 import type { Account } from '../tcp/carried.ts';
 import type { Route } from '../tcp/route.ts';
 import { TraceIds } from '../trace-ids.ts';
 import type { Tunnels } from '../tunnel/tunnels.ts';
 import { Http2Connection } from './connection.ts';
+import { type Http2CopyOf, Http2CopySender } from './copy-sender.ts';
 import type { Http2Environment } from './environment.ts';
 import { bindLightly } from './light-binding.ts';
 import { SessionPool } from './session-pool.ts';
@@ -25,6 +27,8 @@ export interface Http2PlaneOptions {
 /** All HTTP/2 connections of this process, and what they share. */
 export class Http2Plane {
   readonly #environment: Http2Environment;
+  /** Connections to instances: those of requests, and those of copies of them. */
+  readonly #pools: readonly SessionPool[];
   readonly #connections = new Set<Http2Connection>();
   readonly #budgets = new RetryBudgets();
   #cancelSweep: (() => void) | undefined;
@@ -35,11 +39,12 @@ export class Http2Plane {
   constructor({ clock, metrics, requestMetrics, tunnels, accessLog }: Http2PlaneOptions) {
     bindLightly();
     const pool = new SessionPool();
+    const copyPool = new SessionPool();
     const flood = (kind: string) =>
       metrics.counter('legate_http2_floods_total', 'Clients that were cut off, by what they sent too much of.', {
         kind,
       });
-    this.#environment = {
+    const environment = {
       clock,
       tunnels,
       pool,
@@ -48,12 +53,23 @@ export class Http2Plane {
       floods: { settings: flood('settings'), ping: flood('ping'), reset: flood('reset'), frames: flood('frames') },
       accessLog,
     };
+    const ofCopies = { ...environment, pool: copyPool };
+    const mirrors = new Mirrors<Http2CopyOf>({
+      clock,
+      metrics,
+      senderFor: (of, ended) => new Http2CopySender(of, ofCopies, ended),
+    });
+    this.#environment = { ...environment, mirrors };
+    this.#pools = [pool, copyPool];
     metrics.gauge('legate_http2_instance_connections', 'Connections to instances over which HTTP/2 goes.', [], () => [
-      [[], pool.size],
+      [[], this.#sessions],
     ]);
-    metrics.gauge('legate_http2_streams_count', 'Requests that instances are being asked over HTTP/2.', [], () => [
-      [[], pool.streams],
-    ]);
+    metrics.gauge(
+      'legate_http2_streams_count',
+      'Requests, and copies of them, that instances are being asked over HTTP/2.',
+      [],
+      () => [[[], pool.streams + copyPool.streams]],
+    );
   }
 
   /** Takes over a paused socket. `ended` is called once, when it is closed. */
@@ -80,7 +96,7 @@ export class Http2Plane {
       environment: this.#environment,
       ended: (which) => {
         this.#connections.delete(which);
-        if (own !== '') this.#environment.pool.closeOf(own);
+        if (own !== '') for (const pool of this.#pools) pool.closeOf(own);
         ended(which);
       },
     });
@@ -100,7 +116,12 @@ export class Http2Plane {
     this.#closed = true;
     this.#cancelSweep?.();
     this.#cancelSweep = undefined;
-    this.#environment.pool.close();
+    this.#environment.mirrors.close();
+    for (const pool of this.#pools) pool.close();
+  }
+
+  get #sessions(): number {
+    return this.#pools.reduce((sum, { size }) => sum + size, 0);
   }
 
   #newOwner(): string {
@@ -109,14 +130,14 @@ export class Http2Plane {
   }
 
   #sweepLater(): void {
-    const { clock, pool } = this.#environment;
+    const { clock } = this.#environment;
     this.#cancelSweep = clock.after(sweepMs, () => {
       this.#cancelSweep = undefined;
       if (this.#closed) return;
       const nowMs = clock.monotonicMs();
       for (const connection of [...this.#connections]) connection.tick(nowMs);
-      pool.sweep(nowMs);
-      if (this.#connections.size > 0 || pool.size > 0) this.#sweepLater();
+      for (const pool of this.#pools) pool.sweep(nowMs);
+      if (this.#connections.size > 0 || this.#sessions > 0) this.#sweepLater();
     });
   }
 }

@@ -9,7 +9,7 @@ import { InstanceSession } from './instance-session.ts';
 export interface Asker {
   readonly account: Account;
   readonly peer: Endpoint | undefined;
-  readonly environment: Http2Environment;
+  readonly environment: Omit<Http2Environment, 'mirrors'>;
   /** Those who share connections to instances that are reached directly, or are told for whom they are. */
   readonly ownerFor: (route: Route) => string;
 }

@@ -85,9 +85,7 @@ export class LinkRouting {
     }
     choice.lane = lane;
     choice.target = rule?.targetOf(view);
-    // Over HTTP/2 nothing is copied yet.
-    if (rule?.mirror !== undefined && version === 'http/1.1')
-      choice.mirror = this.#mirror(rule.mirror, account, version);
+    if (rule?.mirror !== undefined) choice.mirror = this.#mirror(rule.mirror, account, version);
   }
 
   #mirror(mirror: MirrorTo, account: Account, version: HttpVersion): Lane | undefined {

@@ -1,61 +1,68 @@
-import type { Socket } from 'node:net';
+import type { Clock } from '../../../src/base/clock.ts';
 import type { Metrics } from '../../../src/base/metrics.ts';
-import type { Endpoint } from '../../../src/model/address.ts';
 import type { Backend } from '../../balance/backend.ts';
-import type { Account } from '../../tcp/carried.ts';
 import { maxReplayBytes } from '../../tcp/relay-bounds.ts';
-import type { HttpEnvironment } from '../environment.ts';
-import { HttpFault } from '../fault.ts';
-import type { Method } from '../head.ts';
-import { dialFor, takeKept } from '../instance-ways.ts';
-import { endOf } from '../request-metrics.ts';
-import { Response, type ResponseEvents } from '../response.ts';
-import type { HttpUpstream, UpstreamUser } from '../upstream.ts';
+import type { RequestEnd } from '../request-metrics.ts';
 import type { Lane } from './lane.ts';
 
 /** Copies at a time, also those whose bodies have yet to come; further requests are not copied. */
 export const maxCopies = 256;
-/** How long one may take from being sent to the end of its answer. */
+/** How long a body may take to come, and then how long it may take from being sent to the end of the answer. */
 export const copyMs = 10_000;
 /** By this an instance knows a copy. */
-const mark = Buffer.from('X-Legate-Mirror: 1\r\n\r\n', 'latin1');
-/** Answers go nowhere. */
-const nowhere = { cork: () => undefined, uncork: () => undefined } satisfies Pick<Socket, 'cork' | 'uncork'>;
+export const copyMark = { name: 'X-Legate-Mirror', value: '1' } as const;
 
-/** Where copies go and as whom. */
+/** How a copy ended: those that are `busy`, `too large` or `streaming` were never sent. */
+export type CopyEnd = RequestEnd | 'busy' | 'too large' | 'streaming' | 'no instance' | 'failed' | 'timeout';
+
+/** Where a copy goes; with whatever else its sender needs to know. */
 export interface CopyOf {
   readonly lane: Lane;
-  readonly method: Method;
-  /** As it leaves, with the empty line. */
-  readonly head: Buffer;
+  /** The body's length, where it is known. */
   readonly contentLength: number | undefined;
-  readonly account: Account;
-  readonly peer: Endpoint | undefined;
+}
+
+/** Asks an instance in one version of HTTP, and reads its answer. */
+export interface CopySender {
+  /** Sends the request; says how it ended once, perhaps at once, unless nobody waits any longer. */
+  send(backend: Backend, body: readonly Buffer[]): void;
+  /** It is over: what it holds is given back, and nothing more is to be said. */
+  letGo(): void;
+}
+
+export interface MirrorsOptions<Of extends CopyOf> {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly senderFor: (of: Of, ended: (end: CopyEnd) => void) => CopySender;
 }
 
 /**
  * Copies of requests, whose answers nobody sees. They take part in nothing: no retry, no ejection, no figure of the
  * service; what there is no room for, or does not come to an end, is dropped and counted.
  */
-export class Mirrors {
-  readonly #environment: Omit<HttpEnvironment, 'mirrors'>;
-  readonly #metrics: Metrics;
+export class Mirrors<Of extends CopyOf> {
+  readonly #options: MirrorsOptions<Of>;
   readonly #running = new Set<Copy>();
 
-  constructor(environment: Omit<HttpEnvironment, 'mirrors'>, metrics: Metrics) {
-    this.#environment = environment;
-    this.#metrics = metrics;
+  constructor(options: MirrorsOptions<Of>) {
+    this.#options = options;
   }
 
   /** Makes room for a copy; undefined where there is none. */
-  begin(of: CopyOf): Copy | undefined {
-    const { service } = of.lane;
-    if (this.#running.size >= maxCopies) this.#count(service, 'busy');
-    else if ((of.contentLength ?? 0) > maxReplayBytes) this.#count(service, 'too large');
+  begin(of: Of): Copy | undefined {
+    const { lane } = of;
+    if (this.#running.size >= maxCopies) this.#count(lane.service, 'busy');
+    else if ((of.contentLength ?? 0) > maxReplayBytes) this.#count(lane.service, 'too large');
     else {
-      const copy = new Copy(of, this.#environment, (end) => {
-        this.#running.delete(copy);
-        if (end !== undefined) this.#count(service, end);
+      const { clock, senderFor } = this.#options;
+      const copy = new Copy({
+        lane,
+        clock,
+        senderFor: (ended) => senderFor(of, ended),
+        over: (end) => {
+          this.#running.delete(copy);
+          if (end !== undefined) this.#count(lane.service, end);
+        },
       });
       this.#running.add(copy);
       return copy;
@@ -64,34 +71,36 @@ export class Mirrors {
   }
 
   close(): void {
-    for (const copy of [...this.#running]) copy.drop();
+    for (const copy of [...this.#running]) copy.close();
   }
 
-  #count(service: string, end: string): void {
-    const help = 'Copies of requests (mirror), by how they ended; busy and too large were never sent.';
-    this.#metrics.counter('legate_http_mirrored_requests_total', help, { service, end }).value += 1;
+  #count(service: string, end: CopyEnd): void {
+    const help = 'Copies of requests (mirror), by how they ended; busy, too large and streaming were never sent.';
+    this.#options.metrics.counter('legate_http_mirrored_requests_total', help, { service, end }).value += 1;
   }
 }
 
+interface CopyOptions {
+  readonly lane: Lane;
+  readonly clock: Clock;
+  readonly senderFor: (ended: (end: CopyEnd) => void) => CopySender;
+  /** `end`: how it ended; undefined: there was nothing to copy. */
+  readonly over: (end: CopyEnd | undefined) => void;
+}
+
 /** One of them. The body is collected first, so that it never waits for the client or makes it wait. */
-export class Copy implements UpstreamUser, ResponseEvents {
-  readonly #of: CopyOf;
-  readonly #environment: Omit<HttpEnvironment, 'mirrors'>;
-  readonly #over: (end: string | undefined) => void;
-  readonly #response: Response;
+export class Copy {
+  readonly #options: CopyOptions;
   readonly #body: Buffer[] = [];
   #bodyBytes = 0;
+  #sender: CopySender | undefined;
   #backend: Backend | undefined;
-  #upstream: HttpUpstream | undefined;
-  #cancelTimer: (() => void) | undefined;
-  #status = 0;
+  #cancelTimer: () => void;
   #isOver = false;
 
-  constructor(of: CopyOf, environment: Omit<HttpEnvironment, 'mirrors'>, over: (end: string | undefined) => void) {
-    this.#of = of;
-    this.#environment = environment;
-    this.#over = over;
-    this.#response = new Response(nowhere, environment, this);
+  constructor(options: CopyOptions) {
+    this.#options = options;
+    this.#cancelTimer = options.clock.after(copyMs, () => this.#end('streaming'));
   }
 
   /** Some more of the body. */
@@ -99,19 +108,19 @@ export class Copy implements UpstreamUser, ResponseEvents {
     if (this.#isOver) return;
     this.#bodyBytes += piece.length;
     if (this.#bodyBytes > maxReplayBytes) this.#end('too large');
-    // Whoever has read it may use its buffer again.
+    // Whoever has read it may use its buffer again, or it is a small part of a large one.
     else this.#body.push(Buffer.from(piece));
   }
 
-  /** The request did not come to its end. */
-  drop(): void {
-    this.#end(undefined);
+  /** The request did not come to its end, or, with `streaming`, others do not understand it without its answer. */
+  drop(end?: 'streaming'): void {
+    if (this.#sender === undefined) this.#end(end);
   }
 
+  /** The request is whole. */
   send(): void {
-    if (this.#isOver) return;
-    const { lane, method } = this.#of;
-    const { clock } = this.#environment;
+    if (this.#isOver || this.#sender !== undefined) return;
+    const { lane, clock, senderFor } = this.#options;
     const backend = lane.pick([]);
     if (backend === undefined) {
       this.#end('no instance');
@@ -119,96 +128,24 @@ export class Copy implements UpstreamUser, ResponseEvents {
     }
     backend.active += 1;
     this.#backend = backend;
+    this.#cancelTimer();
     this.#cancelTimer = clock.after(copyMs, () => this.#end('timeout'));
-    this.#response.begin({ method, minor: 1, upgrade: false });
-    this.#open(backend);
+    this.#sender = senderFor((end) => this.#end(end));
+    this.#sender.send(backend, this.#body);
   }
 
-  #open(backend: Backend): void {
-    const { lane, account, peer } = this.#of;
-    const asker = { account, peer, environment: this.#environment };
-    const pooled = takeKept(asker, lane, backend, Number.NEGATIVE_INFINITY, this);
-    if (pooled !== undefined) {
-      this.#upstream = pooled;
-      this.#write(pooled);
-      return;
-    }
-    const dialled = dialFor(asker, lane, backend, this);
-    if (typeof dialled === 'string') {
-      this.#end('failed');
-      return;
-    }
-    this.#upstream = dialled;
-    if (dialled.flows) this.#write(dialled);
+  /** Whatever has become of it. */
+  close(): void {
+    this.#end(undefined);
   }
 
-  #write(upstream: HttpUpstream): void {
-    const { head } = this.#of;
-    upstream.requests += 1;
-    upstream.write(Buffer.concat([head.subarray(0, -2), mark, ...this.#body]));
-  }
-
-  upstreamOpened(): void {
-    const upstream = this.#upstream;
-    if (upstream === undefined || upstream.backend.dial.via !== 'direct') return;
-    if (this.#of.lane.announcesClient) upstream.announce(this.#of.peer);
-    this.#write(upstream);
-  }
-
-  upstreamBytes(chunk: Buffer): boolean {
-    try {
-      if (!this.#isOver) this.#response.bytes(chunk);
-    } catch (error) {
-      if (!(error instanceof HttpFault)) throw error;
-      this.#end('failed');
-    }
-    return true;
-  }
-
-  upstreamDrained(): void {}
-
-  upstreamEnded(): void {
-    this.#end(this.#response.endsByClose ? endOf(this.#status) : 'failed');
-  }
-
-  upstreamFailed(): void {
-    const backend = this.#backend;
-    const wasStale = this.#upstream !== undefined && this.#upstream.requests > 1 && !this.#response.begun;
-    if (this.#isOver || backend === undefined || !wasStale) this.#end('failed');
-    else {
-      this.#upstream?.destroy();
-      this.#open(backend);
-    }
-  }
-
-  answered(status: number): boolean {
-    this.#status = status;
-    return true;
-  }
-
-  toClient(_bytes: Buffer): void {}
-
-  upgraded(): void {
-    this.#end('failed');
-  }
-
-  whole({ instance }: { readonly instance: boolean }): void {
-    const upstream = this.#upstream;
-    if (instance && upstream !== undefined && !this.#of.lane.announcesClient) {
-      this.#upstream = undefined;
-      this.#environment.pool.give(upstream, this.#environment.clock.monotonicMs());
-    }
-    this.#end(endOf(this.#status));
-  }
-
-  #end(end: string | undefined): void {
+  #end(end: CopyEnd | undefined): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#cancelTimer?.();
-    this.#upstream?.destroy();
-    this.#upstream = undefined;
+    this.#cancelTimer();
+    this.#sender?.letGo();
     this.#body.length = 0;
-    if (this.#backend !== undefined) this.#of.lane.ended(this.#backend);
-    this.#over(end);
+    if (this.#backend !== undefined) this.#options.lane.ended(this.#backend);
+    this.#options.over(end);
   }
 }

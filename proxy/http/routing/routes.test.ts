@@ -397,9 +397,6 @@ t.test('over HTTP/2', async (t) => {
   t.equal(await bed.metric('legate_http_requests_total{service="api",instance="here/api",end="2xx"}'), 2);
   policy.set(policyOf({ intents: intents('deny * api') }));
   t.match(await ask('/api'), { ':status': 403, body: /forbids host to call api/ });
-  bed.set(serviceOf(instances, { protocol: 'http2', routes: [{ match: {}, mirror: { tag: 'green' } }] }), api);
-  const told = /has a mirror, which services of protocol http2 cannot have yet/;
-  await waitFor('the mirror', () => told.test(bed.conditions.list()[0]?.message ?? ''));
 });
 
 t.test('another service on another host is reached over its tunnel, as whoever asks', async (t) => {

@@ -59,35 +59,45 @@ export class ServiceRouting {
   readonly target: LinkTarget;
   readonly rules: Rules<RouteTo>;
   readonly permission: Permission;
-  /** The other services that rules lead to. */
+  /** The other services that rules lead to, or copy to. */
   readonly others: ReadonlySet<LinkTarget>;
-  readonly #hasMirror: boolean;
+  readonly #leads: ReadonlySet<LinkTarget>;
+  readonly #mirrors: ReadonlySet<LinkTarget>;
 
   constructor({ target, rules, resolve, random, permission }: ServiceRoutingOptions) {
     const ready = rules.map((rule) => new RouteTo(rule, target, resolve, random));
-    const targets = ready.flatMap((rule) => [rule.target, ...(rule.mirror === undefined ? [] : [rule.mirror.target])]);
+    const others = (targets: readonly LinkTarget[]): Set<LinkTarget> =>
+      new Set(targets.filter((each) => each !== target));
     this.target = target;
     this.rules = new Rules(ready);
     this.permission = permission;
-    this.#hasMirror = ready.some((rule) => rule.mirror !== undefined);
-    this.others = new Set(targets.filter((each) => each !== target));
+    this.#leads = others(ready.map((rule) => rule.target));
+    this.#mirrors = others(ready.flatMap(({ mirror }) => mirror?.target ?? []));
+    this.others = new Set([...this.#leads, ...this.#mirrors]);
   }
 
   /** What is wrong with where its rules lead, for people; undefined: nothing. */
   get fault(): { readonly message: string; readonly hint: string } | undefined {
+    const lost = this.#faultsOf(this.#leads, 'leads');
+    const uncopied = this.#faultsOf(this.#mirrors, 'copies requests');
+    if (lost.length + uncopied.length === 0) return undefined;
+    const hint =
+      lost.length > 0
+        ? 'requests that it is for are refused: let it lead elsewhere'
+        : 'nothing is copied there, and requests go where they go: let it copy to another service';
+    return { message: [...lost, ...uncopied].join('; '), hint };
+  }
+
+  #faultsOf(others: ReadonlySet<LinkTarget>, does: string): string[] {
     const { name, version, service } = this.target;
-    const hint = 'requests that it is for are refused: let it lead elsewhere';
     const faults: string[] = [];
-    for (const other of this.others) {
-      const leads = `a route of ${name} leads to ${other.name}`;
+    for (const other of others) {
+      const leads = `a route of ${name} ${does} to ${other.name}`;
       if (other.service === undefined) faults.push(`${leads}, which nobody offers`);
       else if (other.version !== version) {
         faults.push(`${leads}, which speaks ${other.service.protocol}, and not ${service?.protocol}`);
       }
     }
-    if (faults.length > 0) return { message: faults.join('; '), hint };
-    if (version !== 'h2' || !this.#hasMirror) return undefined;
-    const message = `a route of ${name} has a mirror, which services of protocol ${service?.protocol} cannot have yet`;
-    return { message, hint: 'take it out: nothing is copied' };
+    return faults;
   }
 }
