@@ -179,7 +179,7 @@ t.test('large bodies are whole', async (t) => {
 
 t.test('answers of every kind', async (t) => {
   const answers: Record<string, string> = {
-    '/204': 'HTTP/1.1 204 No Content\r\n\r\n',
+    '/204': 'HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n',
     '/304': 'HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n',
     '/103': `HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n${ok('x')}`,
     '/chunked': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;e\r\nx\r\n0\r\n\r\n',
@@ -310,6 +310,7 @@ t.test('what is refused', async (t) => {
       /^HTTP\/1\.1 400 /,
     'POST / HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n':
       /^HTTP\/1\.1 400 .*a chunk without a size/s,
+    [get('/', 'Via: 1.1 legate\r\n'.repeat(16))]: /^HTTP\/1\.1 508 .*leads back to itself\n$/s,
   };
   for (const [text, expected] of Object.entries(cases))
     t.match(await talk(t, bed, text), expected, JSON.stringify(text));
@@ -318,7 +319,8 @@ t.test('what is refused', async (t) => {
     /^HTTP\/1\.1 200 .*HTTP\/1\.1 400 /s,
     'also behind a good one',
   );
-  t.equal(backend.heads.length, 1, 'and only the good one went on');
+  t.match(await talk(t, bed, get('/', `Via: 1.1 legate\r\nVia: 1.1 other\r\n${close}`)), /^HTTP\/1\.1 200 /);
+  t.equal(backend.heads.length, 2, 'and only the good one went on');
 });
 
 t.test('instances that fail', async (t) => {

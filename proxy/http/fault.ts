@@ -13,7 +13,8 @@ export type HttpFaultKind =
   | 'method'
   | 'upgrade'
   | 'body-too-large'
-  | 'connection';
+  | 'connection'
+  | 'loop';
 
 /** A message that is not passed on. `status` is what the client is told when it was a request. */
 export class HttpFault extends Error {

@@ -73,11 +73,22 @@ export function fieldOf(buffer: Uint8Array, start: number, end: number): Field {
 const forwardedPrefix = Uint8Array.from(Buffer.from('x-forwarded-', 'latin1'));
 const realIp = Uint8Array.from(Buffer.from('x-real-ip', 'latin1'));
 
-/** Whether a name that means nothing to the relay is one by which proxies say for whom they speak. */
+/**
+ * Whether a name that means nothing to the relay is one by which proxies say for whom they speak, or stands for one:
+ * servers that hand fields on as environment variables take `_` for `-`.
+ */
 export function saysForWhom(buffer: Uint8Array, start: number, end: number): boolean {
   const length = end - start;
-  if (length > forwardedPrefix.length) return equals(buffer, start, forwardedPrefix);
-  return length === realIp.length && equals(buffer, start, realIp);
+  if (length > forwardedPrefix.length) return resembles(buffer, start, forwardedPrefix);
+  return length === realIp.length && resembles(buffer, start, realIp);
+}
+
+function resembles(buffer: Uint8Array, start: number, small: Uint8Array): boolean {
+  for (let index = 0; index < small.length; index += 1) {
+    const byte = buffer[start + index] ?? 0;
+    if ((byte === 0x5f ? 0x2d : byte | 0x20) !== small[index]) return false;
+  }
+  return true;
 }
 
 /** Setting bit 5 makes letters small; of the other token bytes only `^` and `~`, `@` and the like change, which no known name has. */

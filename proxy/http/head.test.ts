@@ -51,6 +51,8 @@ t.test('what a request says', (t) => {
   t.equal(whole.text(whole.pathStart, whole.targetEnd), '/x', 'the path of a whole URI');
   t.match(read(`OPTIONS * HTTP/1.1\r\n${host}\r\n`), { method: methods.options });
   t.match(read('CONNECT web:443 HTTP/1.1\r\nHost: web:443\r\n\r\n'), { method: methods.connect });
+  t.equal(faultOf('CONNECT web HTTP/1.1\r\nHost: web\r\n\r\n'), '400 target', 'no port');
+  t.equal(faultOf('CONNECT web: HTTP/1.1\r\nHost: web:\r\n\r\n'), '400 target');
   t.match(read('GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n'), { hostAt: 0 });
   t.end();
 });

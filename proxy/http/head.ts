@@ -68,6 +68,8 @@ export class Head {
   hostAt = -1;
   /** The last `X-Forwarded-For`, or -1. */
   forwardedForAt = -1;
+  /** Fields `Via`: each sidecar adds one. */
+  viaCount = 0;
   closes = false;
   keepsAlive = false;
   /** `Connection` has the option `upgrade`, and there is an `Upgrade`. */
@@ -177,6 +179,7 @@ export class Head {
     this.chunked = false;
     this.hostAt = -1;
     this.forwardedForAt = -1;
+    this.viaCount = 0;
     this.closes = false;
     this.keepsAlive = false;
     this.upgrades = false;
@@ -345,6 +348,9 @@ export class Head {
       case fields.forwardedFor:
         this.forwardedForAt = index;
         break;
+      case fields.via:
+        this.viaCount += 1;
+        break;
     }
   }
 
@@ -437,7 +443,7 @@ export class Head {
     this.authorityEnd = 0;
     this.pathStart = start;
     if (this.method === methods.connect) {
-      this.#checkAuthority(start, end);
+      if (!this.#checkAuthority(start, end)) throw new HttpFault('target', 'a CONNECT that names no port');
       this.authorityStart = start;
       this.authorityEnd = end;
       return;
@@ -461,8 +467,8 @@ export class Head {
     this.#checkAuthority(this.authorityStart, at);
   }
 
-  /** A host, and perhaps a port, with nothing else. */
-  #checkAuthority(start: number, end: number): void {
+  /** A host, and perhaps a port, with nothing else. Gives whether there is a port. */
+  #checkAuthority(start: number, end: number): boolean {
     const { buffer } = this;
     if (start === end) throw new HttpFault('host', 'an empty host');
     let at = start;
@@ -481,12 +487,14 @@ export class Head {
       }
       if (at === start) throw new HttpFault('host', 'an empty host');
     }
-    if (at === end) return;
+    if (at === end) return false;
+    const port = at + 1;
     if (buffer[at] !== bytes.colon || end - at > 6) throw new HttpFault('host', 'a port that is none');
     for (at += 1; at < end; at += 1) {
       const digit = (buffer[at] as number) - 0x30;
       if (digit < 0 || digit > 9) throw new HttpFault('host', 'a port that is none');
     }
+    return at > port;
   }
 }
 

@@ -172,6 +172,8 @@ export class HeadComposer {
     const from = head.buffer;
     const added = (edits?.lines.length ?? 0) + (cookie?.length ?? 0);
     this.#begin(head.end - head.start + (body?.length ?? 0) + added);
+    // These have no content, and say nothing of its length: RFC 9110 section 8.6, RFC 9112 section 6.1.
+    const isBare = head.status === 204 || head.status < 200;
     // The status and its reason; the version is ours.
     this.#put(status);
     const firstLine = head.count > 0 ? (head.spans[0] ?? 0) : head.end - 2;
@@ -193,10 +195,10 @@ export class HeadComposer {
             break;
           case fields.transferEncoding:
           case fields.trailer:
-            stays = !dropsChunking;
+            stays = !dropsChunking && !isBare;
             break;
           case fields.contentLength:
-            stays = connection !== 'tunnel';
+            stays = connection !== 'tunnel' && !isBare;
             break;
         }
       }

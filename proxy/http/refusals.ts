@@ -11,6 +11,9 @@ export interface Refusal {
   readonly answer: OwnAnswer;
 }
 
+/** RFC 9110 section 7.6.3. Whom a request goes through may pass on what it came with; so often only circles do. */
+export const maxTimesThrough = 16;
+export const loops = `the request has come through a sidecar ${maxTimesThrough} times: its service leads back to itself`;
 const notPassedOn: Refusal = {
   kind: 'method',
   answer: {
@@ -28,6 +31,7 @@ const notUpgraded: Refusal = { kind: 'upgrade', answer: { status: 403, reason: n
 /** Why a request goes nowhere, as far as its head tells; undefined: it is passed on. */
 export function refusalOf(head: Head, settings: HttpSettings): Refusal | undefined {
   const { method } = head;
+  if (head.viaCount >= maxTimesThrough) return { kind: 'loop', answer: { status: 508, reason: loops } };
   if (method === methods.trace || (method === methods.connect && !settings.connect)) return notPassedOn;
   if (method === methods.connect && (head.chunked || (head.contentLength ?? 0) > 0)) return connectWithBody;
   if (head.upgrades && !settings.upgrade && !asksForHttp2(head)) return notUpgraded;

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { describeError, systemCode } from '../../src/base/errors.ts';
+import { systemCode } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
 import type { DirectWrites } from '../tcp/direct-writes.ts';
 import { dialInstance, type InstanceSocketEvents } from '../tcp/instance-socket.ts';
@@ -13,6 +13,7 @@ import { streamFaults } from '../tcp/stream-faults.ts';
 import type { Upstream } from '../tcp/upstream.ts';
 import { type StreamListener, StreamUpstream } from '../tunnel/stream-upstream.ts';
 import type { ResetReason, StreamHead, Tunnels } from '../tunnel/tunnels.ts';
+import { instanceProblem } from './instance-problem.ts';
 
 /** What whoever uses a connection hears of it. */
 export interface UpstreamUser {
@@ -173,7 +174,7 @@ export class HttpUpstream implements StreamListener, InstanceSocketEvents {
   }
 
   socketFailed(_socket: Socket, error: Error): void {
-    const problem = describeError(error);
+    const problem = instanceProblem(error);
     const code = systemCode(error);
     if (this.open) this.#failed({ problem, blame: 'instance', closedBefore: error instanceof ResetAfterEnd });
     else if (code !== undefined && ownLimits.has(code)) this.#failed({ problem, blame: 'way', exhausted: error });

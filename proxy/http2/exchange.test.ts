@@ -461,6 +461,11 @@ t.test('what is refused', async (t) => {
   t.match(await ask(session, '/', { ':method': 'TRACE' }), { status: 405 });
   const tunnel = session.request({ ':method': 'CONNECT', ':authority': 'db:80' });
   t.match(await answerOf(tunnel), { status: 405, headers: { allow: /GET/ } });
+  const circle = Array.from({ length: 16 }, () => '2 legate').join(', ');
+  t.match(await ask(session, '/', { via: circle }), {
+    status: 508,
+    headers: { 'legate-reason': /leads back to itself/ },
+  });
   t.equal(one.streams.total, 0);
   t.equal((await ask(session)).status, 200, 'others of the same connection are not');
 });

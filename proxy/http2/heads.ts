@@ -3,6 +3,7 @@ import type { Forwarding } from '../../src/model/service-settings.ts';
 import { HttpFault } from '../http/fault.ts';
 import { isAuthority, isTarget } from '../http/grammar.ts';
 import { maxTargetBytes } from '../http/head.ts';
+import { loops, maxTimesThrough } from '../http/refusals.ts';
 import { grpcTimeoutMs, isGrpc } from './grpc.ts';
 
 /** What the head of a request is given on its way, the same for all of one client's connection. */
@@ -45,7 +46,9 @@ const ofConnections: ReadonlySet<string> = new Set([
 
 /** Whether it is what clients say about whom they speak for. */
 function isSaid(name: string): boolean {
-  return name === 'forwarded' || name === 'x-real-ip' || name.startsWith('x-forwarded-');
+  // Servers that hand fields on as environment variables take `_` for `-`.
+  const plain = name.replaceAll('_', '-');
+  return plain === 'forwarded' || plain === 'x-real-ip' || plain.startsWith('x-forwarded-');
 }
 
 export function isIdempotentMethod(method: string): boolean {
@@ -89,6 +92,8 @@ export function requestHead(
   const given = headers.traceparent;
   const kept = typeof given === 'string' ? traceparent.exec(given)?.[1] : undefined;
   const traceId = kept ?? newId();
+  if (headers.via !== undefined && headers.via.split(' legate').length > maxTimesThrough)
+    throw new HttpFault('loop', loops, 508);
   out.via = headers.via === undefined ? '2 legate' : `${headers.via}, 2 legate`;
   // Who comes over TLS is a stranger, and not believed about whom it speaks for.
   forward(out, marks, marks.scheme === 'https' ? 'set' : forwarding);

@@ -6,10 +6,11 @@ import {
   type OutgoingHttpHeaders,
 } from 'node:http2';
 import { connect as dialSocket, type Socket } from 'node:net';
-import { describeError, systemCode } from '../../src/base/errors.ts';
+import { systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Backend } from '../balance/backend.ts';
 import { maxHeadBytes } from '../http/head.ts';
+import { instanceProblem } from '../http/instance-problem.ts';
 import type { TunnelWay, UpstreamFailure } from '../http/upstream.ts';
 import { proxyHeader } from '../tcp/proxy-header.ts';
 import { ownLimits, silences } from '../tcp/relay-bounds.ts';
@@ -105,7 +106,7 @@ export class InstanceSession {
     const socket = dialSocket({ host: address, port, noDelay: true });
     socket.once('connect', () => this.#connected());
     socket.on('error', (error) => {
-      const problem = describeError(error);
+      const problem = instanceProblem(error);
       const code = systemCode(error);
       if (this.isOpen) this.#fail({ problem, blame: 'instance' });
       else if (code !== undefined && ownLimits.has(code)) this.#fail({ problem, blame: 'way', exhausted: error });
@@ -239,7 +240,7 @@ export class InstanceSession {
     });
     session.on('goaway', (code, lastStreamId) => this.#toldToGo(code, lastStreamId));
     session.on('error', (error) => {
-      this.#problem ??= describeError(error);
+      this.#problem ??= instanceProblem(error);
     });
     session.on('close', () => this.#fail({ problem: this.#problem ?? 'the connection was closed', blame: 'instance' }));
   }
