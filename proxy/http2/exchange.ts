@@ -8,17 +8,17 @@ import {
 import { formatDuration } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
-import type { Admission, Waiting } from '../http/admission.ts';
 import { bodyMs, lingerMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
 import { HttpFault } from '../http/fault.ts';
+import { KeptBody } from '../http/kept-body.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
-import { blameForTimeout, RequestTimes, type TimeLimit } from '../http/request-times.ts';
+import { blameForTimeout } from '../http/request-times.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
 import { Choice } from '../http/routing/link-routing.ts';
 import type { HttpSettings } from '../http/settings.ts';
+import { Tries, type TriesUser } from '../http/tries.ts';
+import { Turn, type TurnUser } from '../http/turn.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
-import { Attempts } from '../tcp/attempts.ts';
-import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { maxRefusals } from './bounds.ts';
 import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
@@ -51,40 +51,28 @@ type Outcome = 'open' | 'whole' | 'broken' | 'client gone';
  * One stream of a client, and those to instances that follow each other until one answers. What was sent of a request is kept
  * while it is little, so that another instance can have it when the first one has not looked at it.
  */
-export class Exchange implements SessionUser, Waiting, HedgeEvents {
+export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: ServerHttp2Stream;
   readonly #startedMs: number;
   #request: RequestHead | undefined;
   #requestDone: boolean;
   #requestTrailers: OutgoingHttpHeaders | undefined;
-  /** What was read of the body, while it may be needed again; undefined once it was too much. */
-  #kept: Buffer[] | undefined = [];
-  #keptBytes = 0;
+  /** What was read of the body, while it may be needed again. */
+  readonly #kept = new KeptBody();
   /** Where it goes. */
   #route: Route;
   /** What held for the service when it came. */
   #settings: HttpSettings;
-  readonly #times: RequestTimes;
-  /** Where it is counted as running, or waits. */
-  #admission: Admission | undefined;
-  #queues = false;
+  readonly #turn: Turn;
+  readonly #tries: Tries;
   #hedge: Hedge | undefined;
-  /** What decides where it goes, where that is so; see `Route.pick`. */
-  #key: number | undefined;
   /** What routes make of it; undefined where its link has none. */
   #choice: Choice | undefined;
-  #attempts: Attempts | undefined;
-  #cancelTimer: (() => void) | undefined;
-  #leaveLobby: (() => void) | undefined;
-  #retries = 0;
   #refusals = 0;
   /** What the whole request and each try may take, in milliseconds; 0: as long as it takes. */
   #requestMs = 0;
   #tryMs = 0;
-  #attemptMs = 0;
-  #sentMs = 0;
-  #backend: Backend | undefined;
   #session: InstanceSession | undefined;
   #instance: ClientHttp2Stream | undefined;
   #informational = 0;
@@ -114,14 +102,35 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#options = options;
     this.#route = options.route;
     this.#settings = options.route.http;
-    this.#times = new RequestTimes(options.environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
+    const { environment, budget } = options;
+    const { clock, metrics } = environment;
+    this.#turn = new Turn({ user: this, clock, metrics });
+    this.#tries = new Tries({ user: this, clock, metrics, budget });
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
     this.#requestDone = client.endAfterHeaders;
   }
 
   get backendId(): string | undefined {
-    return this.#backend?.id;
+    return this.#tries.backend?.id;
+  }
+
+  get route(): Route {
+    return this.#route;
+  }
+
+  get settings(): HttpSettings {
+    return this.#settings;
+  }
+
+  get isOpen(): boolean {
+    return this.#outcome === 'open';
+  }
+
+  /** Calls of gRPC are never known to be idempotent. */
+  get isRepeatable(): boolean {
+    const request = this.#request;
+    return request !== undefined && !request.grpc && isIdempotentMethod(request.method) && this.#kept.isWhole;
   }
 
   #nowMs(): number {
@@ -137,15 +146,14 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   // The request
 
   begin(headers: IncomingHttpHeaders): void {
-    const { budget, environment, marks } = this.#options;
-    const { route } = this.#options;
+    const { route, environment, marks } = this.#options;
     const client = this.#client;
     client.on('error', () => undefined);
     client.on('aborted', () => this.#clientGone());
     client.on('close', () => this.#clientClosed());
     client.on('wantTrailers', () => this.#sayLast());
     client.on('drain', () => this.#instance?.resume());
-    budget.add();
+    this.#tries.begin();
     try {
       const { forwarding } = route.http;
       this.#request = requestHead(headers, marks, forwarding, route.service, () => environment.traceIds.next());
@@ -176,8 +184,8 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       });
       client.on('end', () => this.#clientEnded());
     }
-    this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
-    this.#enter();
+    this.#tries.key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
+    this.#turn.enter();
   }
 
   #refuse({ kind, failure }: Refusal): void {
@@ -208,14 +216,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       return;
     }
     const instance = this.#instance;
-    if (this.#kept !== undefined) {
-      this.#kept.push(chunk);
-      this.#keptBytes += chunk.length;
-      if (this.#keptBytes > maxReplayBytes) {
-        if (instance === undefined) this.#client.pause();
-        else this.#kept = undefined;
-      }
-    }
+    if (!this.#kept.add(chunk, instance !== undefined)) this.#client.pause();
     if (instance?.write(chunk) === false) this.#client.pause();
   }
 
@@ -226,7 +227,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#progressMs = nowMs;
     if (this.#instance === undefined) return;
     this.#instance.end();
-    if (this.#status === 0) this.#times.asked(nowMs, nowMs);
+    if (this.#status === 0) this.#turn.times.asked(nowMs, nowMs);
   }
 
   /** The client has taken its request back, or is gone altogether. */
@@ -234,7 +235,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     if (this.#outcome !== 'open') return;
     this.#outcome = 'client gone';
     const { rstCode } = this.#client;
-    this.#stopWaiting();
+    this.#tries.stopWaiting();
     this.#dropInstance(rstCode === NGHTTP2_NO_ERROR || rstCode === undefined ? NGHTTP2_CANCEL : rstCode);
     this.#leave();
   }
@@ -242,11 +243,11 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   #clientClosed(): void {
     const isReset = this.#outcome === 'client gone' || (this.#outcome === 'open' && !this.#responseDone);
     this.#clientGone();
-    this.#stopWaiting();
+    this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
     this.#leave();
     this.#report();
-    this.#kept = undefined;
+    this.#kept.forget();
     this.#options.over(this, isReset);
   }
 
@@ -258,87 +259,49 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const requestMs = Math.max(1, Math.min(ownMs, timeoutMs ?? ownMs));
     this.#requestMs = requestMs === Number.POSITIVE_INFINITY ? 0 : requestMs;
     this.#tryMs = grpc ? settings.callTryTimeoutMs : settings.tryTimeoutMs;
-    this.#times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
+    this.#turn.times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
   }
 
-  /** Asks an instance at once, or when it is its turn. */
-  #enter(): void {
-    const { admission } = this.#route;
-    const entry = admission.enter(this);
-    if (entry === 'full') {
-      this.#reject('too many requests run, and too many wait for their turn');
-      return;
-    }
-    this.#admission = admission;
-    if (entry === 'runs') this.#attempt();
-    else {
-      this.#queues = true;
-      this.#times.queued(this.#settings.queueTimeoutMs, this.#nowMs());
-    }
+  itsTurn(): void {
+    if (this.#outcome === 'open') this.#tries.attempt();
   }
 
-  admitted(): void {
-    this.#queues = false;
-    this.#times.admitted();
-    if (this.#outcome === 'open') this.#attempt();
-  }
-
-  #reject(reason: string): void {
-    this.#options.environment.metrics.happened('rejected', this.#route.service);
+  rejected(reason: string): void {
     this.end({ kind: 'exhausted', reason });
   }
 
   /** Lets others have its turn. */
   #leave(): void {
-    this.#times.end();
     this.#hedge?.letGo();
     this.#hedge = undefined;
-    const admission = this.#admission;
-    if (admission === undefined) return;
-    this.#admission = undefined;
-    if (this.#queues) admission.giveUp(this);
-    else admission.leave();
-    this.#queues = false;
+    this.#turn.leave();
   }
 
-  #timeIsUp(limit: TimeLimit, nowMs: number): void {
-    if (this.#outcome !== 'open' || this.#responseDone) return;
-    const { queueTimeoutMs } = this.#settings;
-    if (limit === 'queue')
-      this.#reject(`too many requests run: it was not its turn within ${formatDuration(queueTimeoutMs)}`);
-    else if (limit === 'hedge') this.#beginHedge();
-    else {
-      this.#options.environment.metrics.happened('timeouts', this.#route.service);
-      if (limit === 'request') this.#requestTimedOut(nowMs);
-      else this.#tryTimedOut(nowMs);
-    }
-  }
-
-  #requestTimedOut(nowMs: number): void {
+  requestTimedOut(nowMs: number): void {
     const isOwn = this.#requestMs === this.#settings.timeoutMs;
     const problem = isOwn
       ? `the request has taken longer than ${formatDuration(this.#requestMs)}`
       : `the call has taken longer than its limit of ${this.#requestMs} ms`;
-    const reason = this.#queues ? `${problem}, waiting for its turn` : problem;
+    const reason = this.#turn.queues ? `${problem}, waiting for its turn` : problem;
     const isAsked = this.#status === 0 && this.#instance !== undefined && this.#requestDone;
     if (isAsked && isOwn) {
-      const askedForMs = nowMs - this.#sentMs;
-      this.#backend?.latency.atLeast(askedForMs, nowMs);
-      this.#dropInstance(NGHTTP2_CANCEL, { problem, blame: blameForTimeout(this.#settings, askedForMs) });
+      const blame = blameForTimeout(this.#settings, nowMs - this.#tries.sentMs);
+      this.#tries.tookAtLeast(nowMs);
+      this.#dropInstance(NGHTTP2_CANCEL, { problem, blame });
     }
     this.end({ kind: 'timeout', reason });
   }
 
-  #tryTimedOut(nowMs: number): void {
+  tryTimedOut(nowMs: number): void {
     const problem = `no response within ${formatDuration(this.#tryMs)}`;
     const failure: UpstreamFailure = { problem, blame: 'instance', timedOut: true };
     if (this.#instance === undefined) {
       this.#hedge?.fail(failure);
       return;
     }
-    this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    this.#tries.tookAtLeast(nowMs);
     if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
+    else if (this.#tries.mayRepeat(failure)) this.#failAttempt(failure);
     else {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#fail({ kind: 'timeout', reason: problem });
@@ -348,21 +311,17 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   // A second instance
 
   /** Asks another instance as well, when there is one and all of the request is there to be asked again. */
-  #beginHedge(): void {
-    const { budget, environment } = this.#options;
+  beginHedge(): void {
     const request = this.#request;
-    if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return;
-    if (this.#status !== 0 || !this.#requestDone || this.#kept === undefined || this.#instance === undefined) return;
-    if (this.#attempts?.hasOther !== true || !budget.take()) return;
-    const next = this.#attempts.beside();
+    if (this.#status !== 0 || !this.#requestDone || request === undefined || this.#instance === undefined) return;
+    const next = this.#tries.beside();
     if (next === undefined) return;
-    environment.metrics.happened('hedges', this.#route.service);
     this.#hedge = new Hedge({
       ...next,
       asker: this.#options,
       route: this.#route,
       headers: request.headers,
-      body: this.#kept,
+      body: this.#kept.pieces ?? [],
       trailers: this.#requestTrailers,
       events: this,
     });
@@ -370,57 +329,38 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   hedgeAnswered(hedge: Hedge, { session, stream, headers, flags }: Answering): void {
-    const nowMs = this.#nowMs();
     this.#hedge = undefined;
-    if (this.#instance !== undefined) this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    if (this.#instance !== undefined) this.#tries.tookAtLeast(this.#nowMs());
     this.#dropInstance(NGHTTP2_CANCEL);
     this.#session = session;
     this.#instance = stream;
-    this.#backend = hedge.backend;
-    this.#sentMs = hedge.sentMs;
+    this.#tries.backend = hedge.backend;
+    this.#tries.sentMs = hedge.sentMs;
     this.#listen(stream, session);
     this.#answered(stream, headers, (flags & NGHTTP2_FLAG_END_STREAM) !== 0);
   }
 
   hedgeFailed({ backend }: Hedge, failure: UpstreamFailure): void {
-    const route = this.#route;
     this.#hedge = undefined;
-    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
-    if (this.#instance !== undefined) route.attemptFailed(backend, { ...failure, retried: true });
-    else if (this.#mayRepeat(failure)) this.#afterFailure('attempt', failure.problem, { backend, failure });
-    else {
-      route.attemptFailed(backend, { ...failure, retried: false });
-      this.#fail({ kind: failure.timedOut === true ? 'timeout' : 'lost', reason: failure.problem });
-    }
+    if (this.#tries.besideFailed(backend, failure, this.#instance === undefined)) return;
+    this.#fail({ kind: failure.timedOut === true ? 'timeout' : 'lost', reason: failure.problem });
   }
 
   /** The first instance has failed: the second one is asked alone, and has its time. */
   #leaveToHedge(hedge: Hedge, failure: UpstreamFailure): void {
     this.#dropInstance(NGHTTP2_CANCEL, failure, true);
     this.#informational = 0;
-    this.#times.asked(hedge.sentMs, this.#nowMs());
+    this.#turn.times.asked(hedge.sentMs, this.#nowMs());
   }
 
   // To an instance
 
-  #search(): Attempts {
-    return new Attempts(this.#route, this.#options.environment.clock, this.#key);
+  nobody(reason: string): void {
+    this.#fail({ kind: 'unavailable', reason });
   }
 
-  #attempt(): void {
-    this.#attempts ??= this.#search();
-    const next = this.#attempts.next();
-    if (next === undefined) this.#afterFailure('pick', this.#route.problemToPick);
-    else this.#to(next.backend, next.limitMs);
-  }
-
-  #to(backend: Backend, limitMs: number): void {
-    const { environment } = this.#options;
-    const route = this.#route;
-    backend.active += 1;
-    this.#backend = backend;
-    this.#attemptMs = this.#nowMs();
-    const session = sessionFor(this.#options, route, backend);
+  ask(backend: Backend, limitMs: number): void {
+    const session = sessionFor(this.#options, this.#route, backend);
     if (session === 'full') {
       this.#failAttempt({ problem: 'all streams of all connections to it are taken', blame: 'way' }, 'exhausted');
     } else if (typeof session === 'string') this.#failAttempt({ problem: session, blame: 'way' });
@@ -430,20 +370,19 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       if (session.isOpen) this.#send(session);
       else {
         session.wait(this);
-        const connectMs = Math.min(limitMs, this.#tryMs || limitMs);
-        this.#cancelTimer = environment.clock.after(connectMs, () => {
-          const blame = backend.dial.via === 'direct' ? 'host' : 'way';
-          this.#failAttempt({ problem: `no answer within ${Math.round(connectMs)} ms`, blame });
-        });
+        this.#tries.connecting(backend, Math.min(limitMs, this.#tryMs || limitMs));
       }
     }
   }
 
+  connectTimedOut(failure: UpstreamFailure): void {
+    this.#failAttempt(failure);
+  }
+
   sessionOpened(session: InstanceSession): void {
-    const backend = this.#backend;
+    const { backend } = this.#tries;
     if (this.#session !== session || backend === undefined) return;
-    this.#stopWaiting();
-    this.#route.connected(backend, this.#nowMs() - this.#attemptMs);
+    this.#tries.connected(backend);
     this.#send(session);
   }
 
@@ -461,7 +400,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.end({ kind: 'unsupported', reason: 'the instance takes no CONNECT with a protocol' });
       return;
     }
-    const endStream = this.#requestDone && this.#keptBytes === 0 && this.#requestTrailers === undefined;
+    const endStream = this.#requestDone && this.#kept.bytes === 0 && this.#requestTrailers === undefined;
     let instance: ClientHttp2Stream;
     try {
       instance = session.request(request.headers, endStream);
@@ -470,13 +409,14 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       return;
     }
     this.#instance = instance;
-    this.#sentMs = this.#nowMs();
-    this.#progressMs = this.#sentMs;
-    if (this.#requestDone) this.#times.asked(this.#attemptMs, this.#sentMs);
+    const sentMs = this.#nowMs();
+    this.#tries.sentMs = sentMs;
+    this.#progressMs = sentMs;
+    if (this.#requestDone) this.#turn.times.asked(this.#tries.attemptMs, sentMs);
     this.#listen(instance, session);
     let isFull = false;
-    for (const chunk of this.#kept ?? []) isFull = !instance.write(chunk);
-    if (this.#keptBytes > maxReplayBytes) this.#kept = undefined;
+    for (const chunk of this.#kept.pieces ?? []) isFull = !instance.write(chunk);
+    this.#kept.taken();
     if (endStream) return;
     if (this.#requestDone) instance.end();
     else if (isFull) this.#client.pause();
@@ -522,18 +462,18 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   #answered(instance: ClientHttp2Stream, headers: IncomingHttpHeaders, isAll: boolean): void {
-    const backend = this.#backend;
+    const { backend, sentMs } = this.#tries;
     const nowMs = this.#nowMs();
     this.#status = Number(headers[':status']);
     this.#hedge?.letGo();
     this.#hedge = undefined;
-    this.#times.notAsked();
+    this.#turn.times.notAsked();
     // What follows may take as long as it likes, as behind an upgrade.
-    if (this.#request?.method === 'CONNECT' && this.#status < 300) this.#times.end();
+    if (this.#request?.method === 'CONNECT' && this.#status < 300) this.#turn.times.end();
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
-    this.#kept = undefined;
-    this.#answerMs = nowMs - this.#sentMs;
+    this.#kept.forget();
+    this.#answerMs = nowMs - sentMs;
     backend?.latency.observe(this.#answerMs, nowMs);
     if (this.#request?.grpc !== true || this.#status !== 200) {
       // What is not implemented (501) is no sign of trouble.
@@ -543,7 +483,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     if (this.#choice !== undefined) this.#edit(said, this.#choice);
     if (!this.#tryToSay(() => this.#client.respond(said, isAll ? headAlone : withMore))) return;
     if (isAll) {
-      this.#responseDone = true;
+      this.#responseCame();
       this.#saidAll = true;
     }
     instance.on('data', (chunk: Buffer) => {
@@ -568,8 +508,14 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     if (!this.#client.write(chunk)) instance.pause();
   }
 
-  #instanceEnded(): void {
+  /** Nothing of it is limited any more. */
+  #responseCame(): void {
     this.#responseDone = true;
+    this.#turn.times.end();
+  }
+
+  #instanceEnded(): void {
+    this.#responseCame();
     // All others are judged by now: this is gRPC without a status.
     this.#judge(true);
     if (!this.#client.writableEnded) this.#client.end();
@@ -608,10 +554,11 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   #judge(isError: boolean, isGood = false): void {
-    if (this.#judged || this.#backend === undefined) return;
+    const { backend } = this.#tries;
+    if (this.#judged || backend === undefined) return;
     this.#judged = true;
     this.#isFault = isError;
-    this.#route.answered(this.#backend, isError, isGood ? this.#answerMs : undefined);
+    this.#route.answered(backend, isError, isGood ? this.#answerMs : undefined);
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {
@@ -636,7 +583,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
         return;
       }
       this.#judge(code !== NGHTTP2_NO_ERROR && code !== NGHTTP2_CANCEL);
-      this.#answeredBy = this.#backend;
+      this.#answeredBy = this.#tries.backend;
       this.#dropInstance(code);
       this.#reset('broken', code, problem);
     }
@@ -647,7 +594,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const failure: UpstreamFailure = { problem: 'the instance takes no more streams', blame: 'way' };
     this.#refusals += 1;
     if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#kept === undefined) {
+    else if (!this.#kept.isWhole) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       // The client has all of it, and may repeat it.
       this.#reset('broken', NGHTTP2_REFUSED_STREAM, failure.problem);
@@ -656,8 +603,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#route.refused(undefined);
       this.#fail({ kind: 'unavailable', reason: failure.problem });
     } else {
-      if (this.#attempts !== undefined && this.#attempts.elapsedMs > connectAttemptMs) this.#attempts = this.#search();
-      this.#countRetry();
+      this.#tries.unheard();
       this.#failAttempt(failure);
     }
   }
@@ -668,104 +614,43 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#breakOff({ kind: 'lost', reason: failure.problem });
     } else if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
+    else if (this.#tries.mayRepeat(failure)) this.#failAttempt(failure);
     else {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#fail({ kind: 'lost', reason: failure.problem });
     }
   }
 
-  /** RFC 9110 section 9.2.2; calls of gRPC are never known to be idempotent. */
-  #mayRepeat({ timedOut }: UpstreamFailure): boolean {
-    // Who has not answered in its time is not asked a second time.
-    if (timedOut === true && this.#attempts?.hasOther !== true) return false;
-    const request = this.#request;
-    if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return false;
-    if (this.#retries >= this.#settings.retries || this.#kept === undefined || !this.#options.budget.take())
-      return false;
-    this.#countRetry();
-    this.#attempts?.anew();
-    return true;
-  }
-
-  #countRetry(): void {
-    this.#retries += 1;
-    this.#options.environment.metrics.happened('retries', this.#route.service);
-  }
-
   #giveUp(failure: UpstreamFailure): void {
-    const { account } = this.#options;
-    const route = this.#route;
-    const backend = this.#backend;
-    this.#stopWaiting();
-    this.#dropInstance(NGHTTP2_CANCEL);
-    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
-    if (failure.denied === true && backend !== undefined) route.refusedByHost(backend, account, failure.problem);
-    else route.refused(failure.problem);
+    this.#dropStream(NGHTTP2_CANCEL);
+    this.#tries.giveUp(failure, this.#options.account);
     this.#fail({ kind: failure.denied === true ? 'denied' : 'exhausted', reason: failure.problem });
   }
 
+  /** `kind`: what the client is told when there is no other try. */
   #failAttempt(failure: UpstreamFailure, kind: 'unavailable' | 'exhausted' = 'unavailable'): void {
-    const backend = this.#backend;
-    this.#stopWaiting();
-    this.#times.notAsked();
-    this.#dropInstance(NGHTTP2_CANCEL);
+    this.#turn.times.notAsked();
+    this.#dropStream(NGHTTP2_CANCEL);
     this.#informational = 0;
-    this.#afterFailure('attempt', failure.problem, backend && { backend, failure }, kind);
-  }
-
-  /** Tries again, at once or later, waits for something to connect to, or gives up. */
-  #afterFailure(
-    what: 'attempt' | 'pick',
-    problem: string | undefined,
-    failed?: { readonly backend: Backend; readonly failure: UpstreamFailure },
-    kind: 'unavailable' | 'exhausted' = 'unavailable',
-  ): void {
-    const { environment } = this.#options;
-    const route = this.#route;
-    const next = this.#attempts?.after(what) ?? { kind: 'over' };
-    const leave = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
-    const retried = next.kind === 'again' || leave !== undefined;
-    if (failed !== undefined) route.attemptFailed(failed.backend, { ...failed.failure, retried });
-    if (!retried) {
-      route.refused(what === 'pick' ? problem : undefined);
-      this.#fail({ kind, reason: problem ?? 'no instance is usable' });
-    } else if (next.kind === 'again' && next.afterMs === 0) this.#attempt();
-    else if (next.kind !== 'over') {
-      this.#leaveLobby = leave;
-      const afterMs = next.kind === 'again' ? next.afterMs : next.limitMs;
-      this.#cancelTimer = environment.clock.after(afterMs, () => this.#again());
-    }
-  }
-
-  #again(): void {
-    this.#stopWaiting();
-    if (this.#outcome === 'open') this.#attempt();
-  }
-
-  #stopWaiting(): void {
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-    this.#leaveLobby?.();
-    this.#leaveLobby = undefined;
+    if (!this.#tries.failed(failure)) this.#fail({ kind, reason: failure.problem });
   }
 
   /** Gives everything back that was taken to ask an instance. */
   #dropInstance(code: number, failure?: UpstreamFailure, retried = false): void {
+    this.#dropStream(code);
+    if (this.#responseDone) this.#tries.done();
+    else this.#tries.drop(failure, retried);
+  }
+
+  #dropStream(code: number): void {
     const instance = this.#instance;
     const session = this.#session;
-    const backend = this.#backend;
     this.#instance = undefined;
     this.#session = undefined;
-    this.#backend = undefined;
     // A reset of what has come to its end on both sides would only look like an attack.
     const isWhole = this.#responseDone && instance?.writableFinished === true;
     if (instance !== undefined && !instance.closed && !isWhole) resetStream(instance, code);
     session?.release(this);
-    if (backend === undefined) return;
-    if (this.#responseDone) backend.total += 1;
-    this.#route.ended(backend);
-    if (failure !== undefined) this.#route.attemptFailed(backend, { ...failure, retried });
   }
 
   // Ends
@@ -773,7 +658,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   /** Ends it in the instance's stead, in the client's own words; `code` for those who have the beginning of an answer. */
   end(failure: Failure): void {
     if (this.#outcome !== 'open' || this.#responseDone) return;
-    this.#stopWaiting();
+    this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
     if (this.#status === 0) this.#fail(failure);
     else this.#breakOff(failure);
@@ -781,7 +666,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
-    this.#times.check(nowMs);
+    this.#turn.times.check(nowMs);
     if (this.#outcome !== 'open' || this.#responseDone) {
       if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) resetStream(this.#client, NGHTTP2_CANCEL);
       return;
@@ -811,7 +696,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   #answerWith(headers: OutgoingHttpHeaders, body: string): void {
-    this.#kept = undefined;
+    this.#kept.forget();
     const client = this.#client;
     this.#leave();
     if (client.destroyed || client.closed || client.headersSent) return;
@@ -870,7 +755,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       receivedBytes: this.#received,
       sentBytes: this.#sent,
       durationMs,
-      retries: this.#retries,
+      retries: this.#tries.retries,
       end,
       reason: this.#problem,
     });
