@@ -6,16 +6,16 @@ import type { Account } from '../tcp/carried.ts';
 import { connectAttemptMs } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
-import { type OwnAnswer, ownAnswer, refusalAnswer } from './answers.ts';
+import { type OwnAnswer, ownAnswer } from './answers.ts';
 import { BodyReader, chunkedBody } from './body.ts';
 import { endedClientMs, freshMs, maxSegmentBytes, silentResponseMs } from './bounds.ts';
+import { Destination } from './destination.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
 import { type Head, isIdempotent, type Method, methods } from './head.ts';
 import { Hedge, type HedgeEvents } from './hedge.ts';
 import { dialFor, takeKept } from './instance-ways.ts';
 import { KeptBody } from './kept-body.ts';
-import { type ClientLines, clientLines } from './outgoing.ts';
 import { asksForHttp2, bodyTooLarge, refusalOf } from './refusals.ts';
 import { endOf, type RequestEnd } from './request-metrics.ts';
 import { RequestReport } from './request-report.ts';
@@ -23,7 +23,6 @@ import { blameForTimeout } from './request-times.ts';
 import { Response, type ResponseEvents } from './response.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Lane } from './routing/lane.ts';
-import { Choice, type LinkRouting } from './routing/link-routing.ts';
 import type { Copy } from './routing/mirrors.ts';
 import type { HttpSettings } from './settings.ts';
 import { Tries, type TriesUser } from './tries.ts';
@@ -53,13 +52,7 @@ const nothing = Buffer.alloc(0);
 export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUser, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: Socket;
-  /** Where the present request goes. */
-  #route: Route;
-  /** What routes make of it; undefined as long as its link has had none. */
-  #choice: Choice | undefined;
-  /** What held for the service when it came. */
-  #settings: HttpSettings;
-  #lines: ClientLines;
+  readonly #to: Destination;
   readonly #turn: Turn;
   readonly #tries: Tries;
   #hedge: Hedge | undefined;
@@ -96,11 +89,9 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   constructor(options: ExchangeOptions) {
     this.#options = options;
     this.#client = options.client;
-    const { client, environment, route, account, peer, budget } = options;
+    const { client, environment, account, peer, budget } = options;
     const { clock, metrics } = environment;
-    this.#route = route;
-    this.#settings = route.http;
-    this.#lines = clientLines(peer, options.scheme, route.http.forwarding);
+    this.#to = new Destination(options);
     this.#turn = new Turn({ user: this, clock, metrics });
     this.#tries = new Tries({ user: this, clock, metrics, budget });
     this.#response = new Response(client, environment, this);
@@ -112,11 +103,11 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   get route(): Route {
-    return this.#route;
+    return this.#to.route;
   }
 
   get settings(): HttpSettings {
-    return this.#settings;
+    return this.#to.settings;
   }
 
   get isOpen(): boolean {
@@ -140,20 +131,18 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
 
   /** Why it may not go on, now that policy has changed. */
   denial(): string | undefined {
-    return this.#running ? this.#choice?.lane?.denial(this.#options.account) : undefined;
+    return this.#running ? this.#to.lane?.denial(this.#options.account) : undefined;
   }
 
   // The request
 
   /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
   begin(chunk: Buffer, at: number): number {
-    const { environment, route: link } = this.#options;
+    const { environment, peer } = this.#options;
     const head = environment.requestHead;
-    this.#reset(head);
-    // A CONNECT names no resource that a route could be about.
-    const routing = head.method === methods.connect ? undefined : link.routing;
-    const ownAnswer = routing === undefined ? undefined : this.#choose(routing);
-    const refusal = ownAnswer === undefined ? refusalOf(head, this.#settings) : undefined;
+    const ownAnswer = this.#reset(head);
+    const to = this.#to;
+    const refusal = ownAnswer === undefined ? refusalOf(head, to.settings) : undefined;
     if (refusal !== undefined) {
       this.#keepAlive = false;
       environment.metrics.refused(refusal.kind);
@@ -163,21 +152,16 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
     this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
-    const { newId } = this.#report;
-    const host = this.#route.service;
-    this.#tries.key = this.#route.hashKey?.ofHead(head, this.#options.peer);
-    const { target, rule } = this.#choice ?? { target: undefined, rule: undefined };
-    const edits = rule?.request;
+    this.#tries.key = to.route.hashKey?.ofHead(head, peer);
     this.#head = environment.composer.request(head, {
-      lines: this.#linesFor(link.http),
-      host,
-      newId,
+      lines: to.lines,
+      host: to.route.service,
+      newId: this.#report.newId,
       upgrade,
-      target,
-      edits,
+      target: to.target,
+      edits: to.edits,
     });
-    const mirror = upgrade ? undefined : this.#choice?.mirror;
-    if (mirror !== undefined) this.#beginCopy(mirror, head.contentLength);
+    if (!upgrade && to.mirror !== undefined) this.#beginCopy(to.mirror, head.contentLength);
     const used = this.#readBody(chunk, at);
     if (!this.#running) return used;
     if (ownAnswer === undefined) this.#turn.enter();
@@ -205,50 +189,16 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#copy = undefined;
   }
 
-  /** Where the routes of the link lead this request; gives what to answer it with where that is nowhere. */
-  #choose(routing: LinkRouting): OwnAnswer | undefined {
-    const { environment, account } = this.#options;
-    const choice = this.#choice ?? new Choice();
-    try {
-      routing.choose(environment.view.reset(), account, 'http/1.1', choice);
-    } catch (error) {
-      if (!(error instanceof HttpFault)) throw error;
-      environment.metrics.refused(error.kind);
-      return { status: error.status, reason: error.message };
-    }
-    this.#choice = choice;
-    const { lane, redirect, refusal } = choice;
-    if (redirect !== undefined) return { ...redirect, reason: 'a route redirects it' };
-    if (refusal !== undefined) return refusalAnswer(refusal);
-    if (lane === undefined) return undefined;
-    this.#route = lane;
-    this.#report.service = lane.service;
-    this.#report.lane = lane;
-    this.#settle(lane.http);
-    return undefined;
-  }
-
-  /** Who comes over TLS is a stranger, and not believed about whom it speaks for. */
-  #linesFor(settings: HttpSettings): ClientLines {
-    const { scheme, peer } = this.#options;
-    const forwarding = scheme === 'https' ? 'set' : settings.forwarding;
-    if (forwarding !== this.#lines.forwarding) this.#lines = clientLines(peer, scheme, forwarding);
-    return this.#lines;
-  }
-
-  /** How it is treated: as the service says that it goes to. */
-  #settle(settings: HttpSettings): void {
-    this.#settings = settings;
-    const { timeoutMs, tryTimeoutMs, hedgeAfterMs } = settings;
-    this.#turn.times.begin(this.#report.startedMs, timeoutMs, tryTimeoutMs, hedgeAfterMs);
-  }
-
-  #reset(head: Head): void {
+  /** Gives what to answer where the request goes nowhere. */
+  #reset(head: Head): OwnAnswer | undefined {
+    const to = this.#to;
     this.#running = true;
-    this.#route = this.#options.route;
-    this.#choice?.reset();
-    this.#report.begin(head, this.#route.service);
-    this.#settle(this.#route.http);
+    this.#report.begin(head, this.#options.route.service);
+    const ownAnswer = to.choose(head);
+    this.#report.service = to.route.service;
+    this.#report.lane = to.lane;
+    const { timeoutMs, tryTimeoutMs, hedgeAfterMs } = to.settings;
+    this.#turn.times.begin(this.#report.startedMs, timeoutMs, tryTimeoutMs, hedgeAfterMs);
     this.#method = head.method;
     // What follows a CONNECT is no further request, whatever the instance says to it.
     const isLast = this.#isLast || head.method === methods.connect;
@@ -259,6 +209,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#upstreamStays = false;
     this.#lastKeepsClient = undefined;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
+    return ownAnswer;
   }
 
   /** More of the body, or what follows it; gives how much of it belongs to this request. */
@@ -293,7 +244,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   readonly #onRequestBody = (buffer: Buffer, start: number, end: number): void => {
-    const { maxBodyBytes } = this.#settings;
+    const { maxBodyBytes } = this.#to.settings;
     if (maxBodyBytes > 0 && this.#request.contentBytes > maxBodyBytes) throw bodyTooLarge(maxBodyBytes);
     const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
     this.#copy?.add(piece);
@@ -381,23 +332,23 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   requestTimedOut(nowMs: number): void {
-    const problem = `the request has taken longer than ${formatDuration(this.#settings.timeoutMs)}`;
+    const problem = `the request has taken longer than ${formatDuration(this.#to.settings.timeoutMs)}`;
     if (this.#answered) {
       this.#report.problem = problem;
       this.#dropUpstream();
-      this.#route.refused(problem);
+      this.#to.route.refused(problem);
       this.#breakOff();
       return;
     }
     const isAsked = this.#upstream?.open === true && this.#request.done;
     const askedForMs = isAsked ? nowMs - this.#tries.sentMs : undefined;
     if (isAsked) this.#tries.tookAtLeast(nowMs);
-    this.#dropUpstream({ problem, blame: blameForTimeout(this.#settings, askedForMs) });
+    this.#dropUpstream({ problem, blame: blameForTimeout(this.#to.settings, askedForMs) });
     this.#answer({ status: 504, reason: this.#turn.queues ? `${problem}, waiting for its turn` : problem });
   }
 
   tryTimedOut(nowMs: number): void {
-    const problem = `no response within ${formatDuration(this.#settings.tryTimeoutMs)}`;
+    const problem = `no response within ${formatDuration(this.#to.settings.tryTimeoutMs)}`;
     const upstream = this.#upstream;
     if (upstream === undefined) {
       this.#hedge?.fail({ problem, blame: 'instance', timedOut: true });
@@ -417,7 +368,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#hedge = new Hedge({
       ...next,
       asker: this.#options,
-      route: this.#route,
+      route: this.#to.route,
       request: this.#wholeRequest(),
       events: this,
     });
@@ -458,9 +409,9 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   ask(backend: Backend, limitMs: number): void {
-    const route = this.#route;
+    const route = this.#to.route;
     // What may not be asked twice goes only where somebody listened a moment ago.
-    const mayRepeat = isIdempotent(this.#method) && this.#settings.retries > 0;
+    const mayRepeat = isIdempotent(this.#method) && this.#to.settings.retries > 0;
     const maxIdleMs = mayRepeat ? Number.POSITIVE_INFINITY : freshMs;
     const kept = takeKept(this.#options, route, backend, this.#tries.attemptMs - maxIdleMs, this);
     if (kept !== undefined) {
@@ -474,7 +425,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
       return;
     }
     this.#upstream = dialled;
-    this.#tries.connecting(backend, Math.min(limitMs, this.#settings.tryTimeoutMs));
+    this.#tries.connecting(backend, Math.min(limitMs, this.#to.settings.tryTimeoutMs));
     if (dialled.flows) this.#send(dialled);
   }
 
@@ -488,7 +439,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     if (upstream === undefined || backend === undefined) return;
     this.#tries.connected(backend);
     if (backend.dial.via === 'direct') {
-      if (this.#route.announcesClient) upstream.announce(this.#options.peer);
+      if (this.#to.route.announcesClient) upstream.announce(this.#options.peer);
       this.#send(upstream);
     } else this.#letGo(upstream);
   }
@@ -542,17 +493,13 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#hedge = undefined;
     this.#report.status = status;
     this.#report.answeredBy = backend;
-    const choice = this.#choice;
-    if (choice !== undefined) {
-      this.#response.edits = choice.rule?.response;
-      this.#response.cookie = choice.setCookie(backend, this.#options.scheme === 'https');
-    }
+    this.#to.edit(this.#response, backend);
     const nowMs = this.#nowMs();
     this.#deadlineMs = nowMs + this.#silenceMs;
     if (backend !== undefined) {
       // What is not implemented (501) is no sign of trouble.
       const ms = nowMs - sentMs;
-      this.#route.answered(backend, status >= 500 && status !== 501, status < 400 ? ms : undefined);
+      this.#to.route.answered(backend, status >= 500 && status !== 501, status < 400 ? ms : undefined);
       backend.latency.observe(ms, nowMs);
     }
     return this.#keepAlive && this.#request.done;
@@ -613,7 +560,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     if (this.#answered) {
       this.#report.problem = failure.problem;
       this.#dropUpstream();
-      this.#route.refused(failure.problem);
+      this.#to.route.refused(failure.problem);
       this.#breakOff();
     } else if (failure.timedOut !== true && this.#wasStale(upstream) && this.#mayAskAnew(failure)) {
       const { backend } = this.#tries;
@@ -712,7 +659,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#end(endOf(this.#report.status));
     this.#forgetRequest();
     if (upstream !== undefined) {
-      if (this.#upstreamStays && this.#request.done && !this.#upstreamHasEnded && !this.#route.announcesClient) {
+      if (this.#upstreamStays && this.#request.done && !this.#upstreamHasEnded && !this.#to.route.announcesClient) {
         environment.pool.give(upstream, this.#nowMs());
       } else upstream.destroy();
     }

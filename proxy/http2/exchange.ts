@@ -8,7 +8,7 @@ import {
 import { formatDuration } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
-import { bodyMs, lingerMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
+import { bodyMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
 import { HttpFault } from '../http/fault.ts';
 import { KeptBody } from '../http/kept-body.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
@@ -21,7 +21,7 @@ import { Turn, type TurnUser } from '../http/turn.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import type { Route } from '../tcp/route.ts';
 import { maxRefusals } from './bounds.ts';
-import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
+import type { Failure } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
 import { HeadersView } from './headers-view.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
@@ -29,6 +29,7 @@ import { type Answering, Hedge, type HedgeEvents } from './hedge.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
 import { resetStream } from './outside-parser.ts';
 import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
+import { Reply, type ReplyUser } from './reply.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
 import { headAlone, withMore } from './stream-options.ts';
 
@@ -44,14 +45,11 @@ export interface ExchangeOptions extends Asker {
   readonly over: (exchange: Exchange, reset: boolean) => void;
 }
 
-/** How it ends on the client's side. */
-type Outcome = 'open' | 'whole' | 'broken' | 'client gone';
-
 /**
  * One stream of a client, and those to instances that follow each other until one answers. What was sent of a request is kept
  * while it is little, so that another instance can have it when the first one has not looked at it.
  */
-export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
+export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: ServerHttp2Stream;
   readonly #startedMs: number;
@@ -81,19 +79,10 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   /** How long the head of the answer took. */
   #answerMs = 0;
   #isFault = false;
-  /** What the client was told; 0 for nothing yet. */
-  #status = 0;
+  readonly #reply: Reply;
   #responseDone = false;
-  #responseTrailers: OutgoingHttpHeaders | undefined;
-  /** The end of the answer has been handed to the runtime. */
-  #saidAll = false;
-  /** The rest of the request is refused as soon as that is so. */
-  #stopsRequest = false;
-  #outcome: Outcome = 'open';
-  #problem: string | undefined;
-  /** Monotonic; when something last came from either side, and when it was over as far as this side is concerned. */
+  /** Monotonic; when something last came from either side. */
   #progressMs: number;
-  #overMs = Number.POSITIVE_INFINITY;
   #received = 0;
   #sent = 0;
 
@@ -104,6 +93,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     this.#settings = options.route.http;
     const { environment, budget } = options;
     const { clock, metrics } = environment;
+    this.#reply = new Reply({ client, clock, user: this });
     this.#turn = new Turn({ user: this, clock, metrics });
     this.#tries = new Tries({ user: this, clock, metrics, budget });
     this.#startedMs = this.#nowMs();
@@ -123,14 +113,22 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     return this.#settings;
   }
 
+  get isRequestDone(): boolean {
+    return this.#requestDone;
+  }
+
   get isOpen(): boolean {
-    return this.#outcome === 'open';
+    return this.#reply.isOpen;
   }
 
   /** Calls of gRPC are never known to be idempotent. */
   get isRepeatable(): boolean {
     const request = this.#request;
     return request !== undefined && !request.grpc && isIdempotentMethod(request.method) && this.#kept.isWhole;
+  }
+
+  get #isGrpc(): boolean {
+    return this.#request?.grpc === true;
   }
 
   #nowMs(): number {
@@ -151,7 +149,6 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     client.on('error', () => undefined);
     client.on('aborted', () => this.#clientGone());
     client.on('close', () => this.#clientClosed());
-    client.on('wantTrailers', () => this.#sayLast());
     client.on('drain', () => this.#instance?.resume());
     this.#tries.begin();
     try {
@@ -195,7 +192,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
 
   /** Goes where routes lead it; false: that is nowhere, and it is answered. */
   #follow({ lane, rule, target, redirect, refusal }: Choice, { headers }: RequestHead): boolean {
-    if (redirect !== undefined) this.#redirect(redirect);
+    if (redirect !== undefined) this.#reply.redirect(redirect.status, redirect.location);
     else if (refusal !== undefined) this.#fail(refusal);
     else {
       if (lane !== undefined) this.#route = lane;
@@ -207,7 +204,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   #fromClient(chunk: Buffer): void {
-    if (this.#outcome !== 'open') return;
+    if (!this.#reply.isOpen) return;
     this.#received += chunk.length;
     this.#progressMs = this.#nowMs();
     const { maxBodyBytes } = this.#settings;
@@ -221,19 +218,19 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   #clientEnded(): void {
-    if (this.#requestDone || this.#outcome === 'client gone') return;
+    if (this.#requestDone || this.#reply.outcome === 'client gone') return;
     this.#requestDone = true;
     const nowMs = this.#nowMs();
     this.#progressMs = nowMs;
     if (this.#instance === undefined) return;
     this.#instance.end();
-    if (this.#status === 0) this.#turn.times.asked(nowMs, nowMs);
+    if (this.#reply.status === 0) this.#turn.times.asked(nowMs, nowMs);
   }
 
   /** The client has taken its request back, or is gone altogether. */
   #clientGone(): void {
-    if (this.#outcome !== 'open') return;
-    this.#outcome = 'client gone';
+    if (!this.#reply.isOpen) return;
+    this.#reply.outcome = 'client gone';
     const { rstCode } = this.#client;
     this.#tries.stopWaiting();
     this.#dropInstance(rstCode === NGHTTP2_NO_ERROR || rstCode === undefined ? NGHTTP2_CANCEL : rstCode);
@@ -241,7 +238,8 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   #clientClosed(): void {
-    const isReset = this.#outcome === 'client gone' || (this.#outcome === 'open' && !this.#responseDone);
+    const { outcome, isOpen } = this.#reply;
+    const isReset = outcome === 'client gone' || (isOpen && !this.#responseDone);
     this.#clientGone();
     this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
@@ -263,7 +261,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   itsTurn(): void {
-    if (this.#outcome === 'open') this.#tries.attempt();
+    if (this.#reply.isOpen) this.#tries.attempt();
   }
 
   rejected(reason: string): void {
@@ -283,7 +281,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
       ? `the request has taken longer than ${formatDuration(this.#requestMs)}`
       : `the call has taken longer than its limit of ${this.#requestMs} ms`;
     const reason = this.#turn.queues ? `${problem}, waiting for its turn` : problem;
-    const isAsked = this.#status === 0 && this.#instance !== undefined && this.#requestDone;
+    const isAsked = this.#reply.status === 0 && this.#instance !== undefined && this.#requestDone;
     if (isAsked && isOwn) {
       const blame = blameForTimeout(this.#settings, nowMs - this.#tries.sentMs);
       this.#tries.tookAtLeast(nowMs);
@@ -313,7 +311,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   /** Asks another instance as well, when there is one and all of the request is there to be asked again. */
   beginHedge(): void {
     const request = this.#request;
-    if (this.#status !== 0 || !this.#requestDone || request === undefined || this.#instance === undefined) return;
+    if (this.#reply.status !== 0 || !this.#requestDone || request === undefined || this.#instance === undefined) return;
     const next = this.#tries.beside();
     if (next === undefined) return;
     this.#hedge = new Hedge({
@@ -424,7 +422,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   #listen(instance: ClientHttp2Stream, session: InstanceSession): void {
-    const isCurrent = (): boolean => this.#instance === instance && this.#outcome === 'open';
+    const isCurrent = (): boolean => this.#instance === instance && this.#reply.isOpen;
     instance.on('error', () => undefined);
     instance.on('close', () => this.#instanceClosed(instance, session));
     instance.on('drain', () => {
@@ -441,7 +439,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     });
     instance.on('trailers', (headers) => {
       if (!isCurrent()) return;
-      this.#responseTrailers = passedOn(headers, false);
+      this.#reply.trailers = passedOn(headers, false);
       this.#judgeGrpc(headers);
     });
     instance.on('end', () => {
@@ -458,36 +456,34 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     if (this.#informational > maxInformational) {
       this.#dropInstance(NGHTTP2_CANCEL);
       this.#fail({ kind: 'bad answer', reason: 'the instance answers with too many informational responses' });
-    } else if (this.#status === 0) this.#tryToSay(() => this.#client.additionalHeaders(passedOn(headers, true)));
+    } else this.#reply.inform(headers);
   }
 
   #answered(instance: ClientHttp2Stream, headers: IncomingHttpHeaders, isAll: boolean): void {
     const { backend, sentMs } = this.#tries;
     const nowMs = this.#nowMs();
-    this.#status = Number(headers[':status']);
+    const status = Number(headers[':status']);
+    this.#reply.status = status;
     this.#hedge?.letGo();
     this.#hedge = undefined;
     this.#turn.times.notAsked();
     // What follows may take as long as it likes, as behind an upgrade.
-    if (this.#request?.method === 'CONNECT' && this.#status < 300) this.#turn.times.end();
+    if (this.#request?.method === 'CONNECT' && status < 300) this.#turn.times.end();
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
     this.#kept.forget();
     this.#answerMs = nowMs - sentMs;
     backend?.latency.observe(this.#answerMs, nowMs);
-    if (this.#request?.grpc !== true || this.#status !== 200) {
+    if (!this.#isGrpc || status !== 200) {
       // What is not implemented (501) is no sign of trouble.
-      this.#judge(this.#status >= 500 && this.#status !== 501, this.#status < 400);
+      this.#judge(status >= 500 && status !== 501, status < 400);
     } else this.#judgeGrpc(headers);
     const said = passedOn(headers, true);
     if (this.#choice !== undefined) this.#edit(said, this.#choice);
-    if (!this.#tryToSay(() => this.#client.respond(said, isAll ? headAlone : withMore))) return;
-    if (isAll) {
-      this.#responseCame();
-      this.#saidAll = true;
-    }
+    if (!this.#reply.respond(said, isAll ? headAlone : withMore)) return;
+    if (isAll) this.#responseCame();
     instance.on('data', (chunk: Buffer) => {
-      if (this.#instance === instance && this.#outcome === 'open') this.#fromInstance(instance, chunk);
+      if (this.#instance === instance && this.#reply.isOpen) this.#fromInstance(instance, chunk);
     });
   }
 
@@ -521,36 +517,16 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     if (!this.#client.writableEnded) this.#client.end();
   }
 
-  /** The body is out: the trailers, if any, end the answer. */
-  #sayLast(): void {
-    if (this.#outcome === 'client gone') return;
-    this.#saidAll = this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
-    if (this.#stopsRequest) this.#stopRequest();
-  }
-
-  /** Nobody wants the rest of a request that is answered: its sender is told behind the answer (RFC 9113 section 8.1). */
-  #stopRequest(): void {
-    if (this.#requestDone) return;
-    if (this.#saidAll) resetStream(this.#client, NGHTTP2_NO_ERROR);
-    else this.#stopsRequest = true;
-  }
-
-  #tryToSay(say: () => void): boolean {
-    if (this.#client.destroyed || this.#client.closed) return false;
-    try {
-      say();
-      return true;
-    } catch (error) {
-      this.#dropInstance(NGHTTP2_CANCEL);
-      if (this.#client.headersSent) this.#reset('broken', constants.NGHTTP2_INTERNAL_ERROR, describeError(error));
-      else this.#fail({ kind: 'bad answer', reason: `the instance answers with ${describeError(error)}` });
-      return false;
-    }
+  unsayable(problem: string): void {
+    this.#dropInstance(NGHTTP2_CANCEL);
+    this.#kept.forget();
+    this.#leave();
+    this.#reply.failUnsayable(problem, this.#isGrpc);
   }
 
   #judgeGrpc(headers: IncomingHttpHeaders): void {
     const status = headers['grpc-status'];
-    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status), status === '0');
+    if (typeof status === 'string' && this.#isGrpc) this.#judge(isGrpcFault(status), status === '0');
   }
 
   #judge(isError: boolean, isGood = false): void {
@@ -562,15 +538,15 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {
-    if (this.#instance !== instance || this.#outcome === 'client gone') return;
+    if (this.#instance !== instance || this.#reply.outcome === 'client gone') return;
     if (this.#responseDone) {
       this.#dropInstance(NGHTTP2_NO_ERROR);
       this.#leave();
-      this.#stopRequest();
+      this.#reply.stopRequest();
       return;
     }
     const code = instance.rstCode ?? NGHTTP2_CANCEL;
-    if (this.#status === 0 && session.hasIgnored(instance)) {
+    if (this.#reply.status === 0 && session.hasIgnored(instance)) {
       this.#ignored();
       return;
     }
@@ -585,7 +561,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
       this.#judge(code !== NGHTTP2_NO_ERROR && code !== NGHTTP2_CANCEL);
       this.#answeredBy = this.#tries.backend;
       this.#dropInstance(code);
-      this.#reset('broken', code, problem);
+      this.#reset(code, problem);
     }
   }
 
@@ -597,7 +573,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     else if (!this.#kept.isWhole) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       // The client has all of it, and may repeat it.
-      this.#reset('broken', NGHTTP2_REFUSED_STREAM, failure.problem);
+      this.#reset(NGHTTP2_REFUSED_STREAM, failure.problem);
     } else if (this.#refusals > maxRefusals) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#route.refused(undefined);
@@ -610,7 +586,7 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
 
   /** The connection is gone, and nobody knows what became of the request. */
   #lost(failure: UpstreamFailure): void {
-    if (this.#status !== 0) {
+    if (this.#reply.status !== 0) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#breakOff({ kind: 'lost', reason: failure.problem });
     } else if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
@@ -655,81 +631,48 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
 
   // Ends
 
-  /** Ends it in the instance's stead, in the client's own words; `code` for those who have the beginning of an answer. */
+  /** Ends it in the instance's stead, in the client's own words. */
   end(failure: Failure): void {
-    if (this.#outcome !== 'open' || this.#responseDone) return;
+    if (this.#reply.outcome !== 'open' || this.#responseDone) return;
     this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
-    if (this.#status === 0) this.#fail(failure);
+    if (this.#reply.status === 0) this.#fail(failure);
     else this.#breakOff(failure);
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
     this.#turn.times.check(nowMs);
-    if (this.#outcome !== 'open' || this.#responseDone) {
-      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) resetStream(this.#client, NGHTTP2_CANCEL);
+    if (this.#reply.outcome !== 'open' || this.#responseDone) {
+      if (!this.#reply.isOpen) this.#reply.linger(nowMs);
       return;
     }
     const silentMs = nowMs - this.#progressMs;
-    const isAnswered = this.#status !== 0;
+    const isAnswered = this.#reply.status !== 0;
     if (silentMs >= silentResponseMs) {
       this.end({ kind: 'timeout', reason: isAnswered ? 'the response does not go on' : 'no response' });
-    } else if (!isAnswered && this.#request?.grpc !== true && !this.#requestDone && silentMs >= bodyMs) {
+    } else if (!isAnswered && !this.#isGrpc && !this.#requestDone && silentMs >= bodyMs) {
       if (!this.#client.isPaused()) this.end({ kind: 'slow body', reason: 'the body of the request does not come' });
     }
   }
 
-  #redirect({ status, location }: { readonly status: number; readonly location: string }): void {
-    this.#status = status;
-    this.#problem = 'a route redirects it';
-    this.#answerWith({ ':status': status, location, 'content-length': '0' }, '');
-  }
-
   /** Answers in the instance's stead. */
   #fail(failure: Failure): void {
-    const grpc = this.#request?.grpc ?? false;
-    const { headers, body } = ownAnswer(failure, grpc);
-    this.#status = Number(headers[':status']);
-    this.#problem = failure.reason;
-    this.#answerWith(headers, body);
-  }
-
-  #answerWith(headers: OutgoingHttpHeaders, body: string): void {
     this.#kept.forget();
-    const client = this.#client;
     this.#leave();
-    if (client.destroyed || client.closed || client.headersSent) return;
-    this.#outcome = 'whole';
-    this.#overMs = this.#nowMs();
-    this.#saidAll = true;
-    client.once('finish', () => this.#stopRequest());
-    client.respond(headers, { endStream: body === '' });
-    if (!client.writableEnded) client.end(body);
+    this.#reply.fail(failure, this.#isGrpc);
   }
 
-  /** The client has half an answer: gRPC has a word for that, others are told by a reset. */
+  /** The client has half an answer. */
   #breakOff(failure: Failure): void {
     this.#route.refused(failure.reason);
-    if (this.#request?.grpc !== true || this.#client.writableEnded) {
-      this.#reset('broken', resetCodeOf(failure), failure.reason);
-      return;
-    }
-    this.#outcome = 'broken';
-    this.#problem = failure.reason;
-    this.#overMs = this.#nowMs();
-    this.#responseTrailers = grpcTrailers(failure);
     this.#leave();
-    this.#stopRequest();
-    this.#client.end();
+    this.#reply.breakOff(failure, this.#isGrpc);
   }
 
-  #reset(outcome: Outcome, code: number, problem: string): void {
-    this.#outcome = outcome;
-    this.#problem = problem;
-    this.#overMs = this.#nowMs();
+  #reset(code: number, problem: string): void {
     this.#leave();
-    resetStream(this.#client, code);
+    this.#reply.reset(code, problem);
   }
 
   #report(): void {
@@ -738,8 +681,9 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
     const { service } = route;
     const durationMs = this.#nowMs() - this.#startedMs;
     const backend = this.#answeredBy;
-    const isWhole = this.#outcome === 'whole' || (this.#outcome !== 'broken' && this.#responseDone);
-    const end: RequestEnd = isWhole ? endOf(this.#status) : this.#outcome === 'broken' ? 'broken' : 'client gone';
+    const { outcome, status, problem } = this.#reply;
+    const isWhole = outcome === 'whole' || (outcome !== 'broken' && this.#responseDone);
+    const end: RequestEnd = isWhole ? endOf(status) : outcome === 'broken' ? 'broken' : 'client gone';
     environment.metrics.ended(service, backend, end, durationMs / 1000);
     const isError = this.#isFault || end === '5xx' || end === 'broken';
     this.#choice?.lane?.finished(backend, end, isError && end !== 'client gone', durationMs / 1000);
@@ -750,14 +694,14 @@ export class Exchange implements SessionUser, TurnUser, TriesUser, HedgeEvents {
       client: peer,
       consumer: account.consumer,
       service,
-      status: this.#status,
+      status,
       instance: backend && { id: backend.id, hostId: backend.instance.hostId, via: backend.dial.via },
       receivedBytes: this.#received,
       sentBytes: this.#sent,
       durationMs,
       retries: this.#tries.retries,
       end,
-      reason: this.#problem,
+      reason: problem,
     });
   }
 }
