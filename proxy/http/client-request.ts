@@ -8,12 +8,16 @@ import { bodyTooLarge } from './refusals.ts';
 import type { Lane } from './routing/lane.ts';
 import type { Copy } from './routing/mirrors.ts';
 
-export interface ClientRequestOptions {
+export interface ClientRequestUser {
+  /** A piece of the body has come, and may be kept. */
+  bodyCame(piece: Buffer): void;
+}
+
+/** As whom instances are sent copies. */
+interface CopyAsker {
   readonly environment: HttpEnvironment;
   readonly account: Account;
   readonly peer: Endpoint | undefined;
-  /** Takes a piece of the body, which is its own. */
-  readonly onBody: (piece: Buffer) => void;
 }
 
 const nothing = Buffer.alloc(0);
@@ -24,25 +28,27 @@ export class ClientRequest {
   /** The head as it leaves. */
   head: Buffer = nothing;
   /** How long its body may be, in bytes; 0: as long as it likes. */
-  maxBodyBytes = 0;
+  #maxBodyBytes = 0;
   readonly kept = new KeptBody();
-  readonly #options: ClientRequestOptions;
+  readonly #user: ClientRequestUser;
   readonly #body = new BodyReader();
   /** For whom a route wants it copied, while its body comes. */
   #copy: Copy | undefined;
 
-  constructor(options: ClientRequestOptions) {
-    this.#options = options;
+  constructor(user: ClientRequestUser) {
+    this.#user = user;
   }
 
-  /** Another one has come, whose body is to be read. */
-  begin(head: Head): void {
-    this.#body.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
-  }
-
-  reset(method: Method): void {
+  /** Another one has come. */
+  begin(method: Method, maxBodyBytes: number): void {
     this.method = method;
+    this.#maxBodyBytes = maxBodyBytes;
     this.kept.reset();
+  }
+
+  /** Its body is to be read. */
+  beginBody(head: Head): void {
+    this.#body.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
   }
 
   /** Whether all of it has come. */
@@ -72,15 +78,16 @@ export class ClientRequest {
   }
 
   readonly #onBody = (buffer: Buffer, start: number, end: number): void => {
-    const { maxBodyBytes } = this;
+    const maxBodyBytes = this.#maxBodyBytes;
     if (maxBodyBytes > 0 && this.#body.contentBytes > maxBodyBytes) throw bodyTooLarge(maxBodyBytes);
     const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
     this.#copy?.add(piece);
-    this.#options.onBody(piece);
+    this.#user.bodyCame(piece);
   };
 
-  beginCopy(lane: Lane, contentLength: number | undefined): void {
-    const { account, peer, environment } = this.#options;
+  /** Has it copied to `lane`, where there is room for that. */
+  beginCopy(lane: Lane, contentLength: number | undefined, of: CopyAsker): void {
+    const { environment, account, peer } = of;
     const { method, head } = this;
     this.#copy = environment.mirrors.begin({ lane, method, head, contentLength, account, peer });
   }

@@ -7,23 +7,20 @@ import { connectAttemptMs } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { abort } from '../tcp/socket-ends.ts';
 import { type OwnAnswer, ownAnswer } from './answers.ts';
-import { BodyReader, chunkedBody } from './body.ts';
 import { endedClientMs, freshMs, maxSegmentBytes, silentResponseMs } from './bounds.ts';
+import { ClientRequest, type ClientRequestUser } from './client-request.ts';
 import { Destination } from './destination.ts';
 import type { HttpEnvironment } from './environment.ts';
 import { HttpFault } from './fault.ts';
-import { type Head, isIdempotent, type Method, methods } from './head.ts';
+import { type Head, methods } from './head.ts';
 import { Hedge, type HedgeEvents } from './hedge.ts';
 import { dialFor, takeKept } from './instance-ways.ts';
-import { KeptBody } from './kept-body.ts';
-import { asksForHttp2, bodyTooLarge, refusalOf } from './refusals.ts';
+import { asksForHttp2, refusalOf } from './refusals.ts';
 import { endOf, type RequestEnd } from './request-metrics.ts';
 import { RequestReport } from './request-report.ts';
 import { blameForTimeout } from './request-times.ts';
 import { Response, type ResponseEvents } from './response.ts';
 import type { RetryBudget } from './retry-budget.ts';
-import type { Lane } from './routing/lane.ts';
-import type { Copy } from './routing/mirrors.ts';
 import type { HttpSettings } from './settings.ts';
 import { Tries, type TriesUser } from './tries.ts';
 import { Turn, type TurnUser } from './turn.ts';
@@ -43,32 +40,23 @@ export interface ExchangeOptions {
   readonly over: (keepAlive: boolean) => void;
 }
 
-const nothing = Buffer.alloc(0);
-
 /**
  * One request and its answer; used again for the next request of the same client. What was sent of a request is kept while
  * it is little, so that another instance can have it when the first one fails before it has answered.
  */
-export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUser, HedgeEvents {
+export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents, TurnUser, TriesUser, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: Socket;
   readonly #to: Destination;
   readonly #turn: Turn;
   readonly #tries: Tries;
   #hedge: Hedge | undefined;
-  readonly #request = new BodyReader();
+  readonly #request = new ClientRequest(this);
   readonly #response: Response;
   readonly #report: RequestReport;
   #running = false;
-  #method: Method = methods.get;
   #keepAlive = false;
   #isLast = false;
-  /** The head as it leaves. */
-  #head: Buffer = nothing;
-  /** What was read of the body, while it may be needed again. */
-  readonly #kept = new KeptBody();
-  /** For whom a route wants it copied, while its body comes. */
-  #copy: Copy | undefined;
   #upstream: HttpUpstream | undefined;
   /** The final head was read, and is on its way to the client. */
   #answered = false;
@@ -115,7 +103,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   get isRepeatable(): boolean {
-    return isIdempotent(this.#method) && this.#kept.isWhole;
+    return this.#request.isIdempotent && this.#request.kept.isWhole;
   }
 
   /** Whether the client is to send more of its body. */
@@ -151,9 +139,9 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     }
     const upgrade = head.upgrades && !asksForHttp2(head);
     this.#response.begin({ method: head.method, minor: head.minor, upgrade });
-    this.#request.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
+    this.#request.beginBody(head);
     this.#tries.key = to.route.hashKey?.ofHead(head, peer);
-    this.#head = environment.composer.request(head, {
+    this.#request.head = environment.composer.request(head, {
       lines: to.lines,
       host: to.route.service,
       newId: this.#report.newId,
@@ -161,32 +149,13 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
       target: to.target,
       edits: to.edits,
     });
-    if (!upgrade && to.mirror !== undefined) this.#beginCopy(to.mirror, head.contentLength);
+    if (!upgrade && to.mirror !== undefined) this.#request.beginCopy(to.mirror, head.contentLength, this.#options);
     const used = this.#readBody(chunk, at);
     if (!this.#running) return used;
     if (ownAnswer === undefined) this.#turn.enter();
     else this.#answer(ownAnswer);
-    if (this.#copy !== undefined) this.#sendCopy();
+    this.#request.sendCopy();
     return used;
-  }
-
-  #beginCopy(lane: Lane, contentLength: number | undefined): void {
-    const { account, peer, environment } = this.#options;
-    this.#copy = environment.mirrors.begin({
-      lane,
-      method: this.#method,
-      head: this.#head,
-      contentLength,
-      account,
-      peer,
-    });
-  }
-
-  /** The copy goes once the request is whole, and never before it. */
-  #sendCopy(): void {
-    if (!this.#request.done) return;
-    this.#copy?.send();
-    this.#copy = undefined;
   }
 
   /** Gives what to answer where the request goes nowhere. */
@@ -197,13 +166,12 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     const ownAnswer = to.choose(head);
     this.#report.service = to.route.service;
     this.#report.lane = to.lane;
-    const { timeoutMs, tryTimeoutMs, hedgeAfterMs } = to.settings;
+    const { timeoutMs, tryTimeoutMs, hedgeAfterMs, maxBodyBytes } = to.settings;
     this.#turn.times.begin(this.#report.startedMs, timeoutMs, tryTimeoutMs, hedgeAfterMs);
-    this.#method = head.method;
+    this.#request.begin(head.method, maxBodyBytes);
     // What follows a CONNECT is no further request, whatever the instance says to it.
     const isLast = this.#isLast || head.method === methods.connect;
     this.#keepAlive = !isLast && (head.minor === 1 ? !head.closes : head.keepsAlive && !head.closes);
-    this.#kept.reset();
     this.#tries.begin();
     this.#answered = false;
     this.#upstreamStays = false;
@@ -220,7 +188,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     }
     if (this.#request.done || !this.#running) return 0;
     const used = this.#readBody(chunk, 0);
-    if (this.#copy !== undefined) this.#sendCopy();
+    this.#request.sendCopy();
     if (this.#request.done && !this.#answered && this.#upstream?.flows === true) {
       const nowMs = this.#options.environment.clock.monotonicMs();
       this.#turn.times.asked(nowMs, nowMs);
@@ -230,7 +198,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
 
   #readBody(chunk: Buffer, at: number): number {
     try {
-      return this.#request.read(chunk, at, this.#onRequestBody);
+      return this.#request.read(chunk, at);
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       this.#options.environment.metrics.refused(error.kind);
@@ -243,20 +211,16 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     }
   }
 
-  readonly #onRequestBody = (buffer: Buffer, start: number, end: number): void => {
-    const { maxBodyBytes } = this.#to.settings;
-    if (maxBodyBytes > 0 && this.#request.contentBytes > maxBodyBytes) throw bodyTooLarge(maxBodyBytes);
-    const piece = start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end);
-    this.#copy?.add(piece);
+  bodyCame(piece: Buffer): void {
     const upstream = this.#upstream;
-    const goesOn = this.#kept.add(piece, upstream?.open ?? false);
+    const goesOn = this.#request.kept.add(piece, upstream?.open ?? false);
     this.#report.received += piece.length;
     this.#moved = true;
     if (!goesOn) this.#client.pause();
     if (upstream?.flows !== true) return;
     upstream.write(piece);
     if (upstream.full) this.#client.pause();
-  };
+  }
 
   clientDrained(): void {
     if (this.#endsClient) {
@@ -369,7 +333,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
       ...next,
       asker: this.#options,
       route: this.#to.route,
-      request: this.#wholeRequest(),
+      request: this.#request.whole(),
       events: this,
     });
     this.#hedge.start();
@@ -411,7 +375,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   ask(backend: Backend, limitMs: number): void {
     const route = this.#to.route;
     // What may not be asked twice goes only where somebody listened a moment ago.
-    const mayRepeat = isIdempotent(this.#method) && this.#to.settings.retries > 0;
+    const mayRepeat = this.#request.isIdempotent && this.#to.settings.retries > 0;
     const maxIdleMs = mayRepeat ? Number.POSITIVE_INFINITY : freshMs;
     const kept = takeKept(this.#options, route, backend, this.#tries.attemptMs - maxIdleMs, this);
     if (kept !== undefined) {
@@ -450,19 +414,14 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     const sentMs = this.#nowMs();
     this.#tries.sentMs = sentMs;
     if (this.#request.done) this.#turn.times.asked(this.#tries.attemptMs, sentMs);
-    upstream.write(this.#wholeRequest());
+    upstream.write(this.#request.whole());
     if (upstream.full) this.#client.pause();
     if (upstream.open) this.#letGo(upstream);
   }
 
-  #wholeRequest(): Buffer {
-    const { pieces } = this.#kept;
-    return pieces === undefined ? this.#head : Buffer.concat([this.#head, ...pieces]);
-  }
-
   /** The instance is there: what is too much to be kept need not be kept any more. */
   #letGo(upstream: HttpUpstream): void {
-    this.#kept.taken();
+    this.#request.kept.taken();
     if (!upstream.full && !this.#request.done && this.#client.isPaused()) this.#client.resume();
   }
 
@@ -576,13 +535,13 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
 
   /** Whether the instance perhaps closed a connection that was kept, before it had heard of this request: nothing has failed. */
   #wasStale(upstream: HttpUpstream): boolean {
-    return upstream.requests >= 2 && !this.#response.begun && this.#kept.isWhole;
+    return upstream.requests >= 2 && !this.#response.begun && this.#request.kept.isWhole;
   }
 
   /** What was proved unread is asked anew for nothing; else it may have been read, and that counts like any repeat. */
   #mayAskAnew(failure: UpstreamFailure): boolean {
     // Of what is one segment nothing was read, when the whole of it met a closed socket.
-    const isUnread = failure.closedBefore === true && this.#head.length + this.#kept.bytes <= maxSegmentBytes;
+    const isUnread = failure.closedBefore === true && this.#request.bytes <= maxSegmentBytes;
     return isUnread || this.#tries.mayRepeat(failure);
   }
 
@@ -609,7 +568,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
     this.#report.status = answer.status;
     this.#report.problem = answer.reason;
     const keepAlive = this.#keepAlive && this.#request.done;
-    this.toClient(ownAnswer(answer, { close: !keepAlive, head: this.#method === methods.head }));
+    this.toClient(ownAnswer(answer, { close: !keepAlive, head: this.#request.method === methods.head }));
     this.#finish(keepAlive);
   }
 
@@ -634,10 +593,7 @@ export class Exchange implements UpstreamUser, ResponseEvents, TurnUser, TriesUs
   }
 
   #forgetRequest(): void {
-    this.#head = nothing;
-    this.#copy?.drop();
-    this.#copy = undefined;
-    this.#kept.forget();
+    this.#request.forget();
     this.#response.forget();
     this.#hedge?.letGo();
     this.#hedge = undefined;
