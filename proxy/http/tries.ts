@@ -17,7 +17,7 @@ export interface TriesUser {
   readonly settings: HttpSettings;
   /** Whether its client still waits for an answer. */
   readonly isOpen: boolean;
-  /** Whether an instance may be asked what another one has perhaps heard: RFC 9110 section 9.2.2; and all of it is there. */
+  /** Whether an instance may be asked what another one has perhaps heard (RFC 9110 section 9.2.2), and all of it is there. */
   readonly isRepeatable: boolean;
   /** Asks this one; connecting may take so long. */
   ask(backend: Backend, limitMs: number): void;

@@ -3,7 +3,7 @@ import { formatDuration } from '../../src/base/duration.ts';
 import type { Route } from '../tcp/route.ts';
 import type { Admission, Waiting } from './admission.ts';
 import type { RequestMetrics } from './request-metrics.ts';
-import { RequestTimes, type TimeLimit } from './request-times.ts';
+import { RequestTimes, type TimeLimit, type TimesUser } from './request-times.ts';
 import type { HttpSettings } from './settings.ts';
 
 /** Whose turn it is, and what becomes of it. */
@@ -29,7 +29,7 @@ export interface TurnOptions {
 }
 
 /** A request's turn among those of its service, and the time that it has; for one request, or for one after another. */
-export class Turn implements Waiting {
+export class Turn implements Waiting, TimesUser {
   readonly times: RequestTimes;
   readonly #user: TurnUser;
   readonly #clock: Clock;
@@ -42,7 +42,7 @@ export class Turn implements Waiting {
     this.#user = user;
     this.#clock = clock;
     this.#metrics = metrics;
-    this.times = new RequestTimes(clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
+    this.times = new RequestTimes(clock, this);
   }
 
   /** Whether it waits for its turn. */
@@ -84,12 +84,7 @@ export class Turn implements Waiting {
     this.#queues = false;
   }
 
-  #reject(reason: string): void {
-    this.#metrics.happened('rejected', this.#user.route.service);
-    this.#user.rejected(reason);
-  }
-
-  #timeIsUp(limit: TimeLimit, nowMs: number): void {
+  timeIsUp(limit: TimeLimit, nowMs: number): void {
     const user = this.#user;
     if (limit === 'queue') {
       const { queueTimeoutMs } = user.settings;
@@ -100,5 +95,10 @@ export class Turn implements Waiting {
       if (limit === 'request') user.requestTimedOut(nowMs);
       else user.tryTimedOut(nowMs);
     }
+  }
+
+  #reject(reason: string): void {
+    this.#metrics.happened('rejected', this.#user.route.service);
+    this.#user.rejected(reason);
   }
 }
