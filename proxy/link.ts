@@ -6,14 +6,12 @@ import { defaultBalance } from '../src/model/service.ts';
 import type { Backend } from './balance/backend.ts';
 import { Consumers, type LinkAsked } from './consumers.ts';
 import type { Door } from './door/door.ts';
-import type { Admission } from './http/admission.ts';
-import type { HashKey } from './http/hash-key.ts';
 import { LinkRouting } from './http/routing/link-routing.ts';
-import type { HttpSettings } from './http/settings.ts';
 import type { LinkDocument } from './link-document.ts';
 import type { LinkTarget } from './link-target.ts';
 import type { Asked, DenialDocument } from './permission.ts';
 import { Rates } from './rates.ts';
+import { TargetRoute } from './target-route.ts';
 import type { TcpListener } from './tcp/listener.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from './tcp/route.ts';
 
@@ -36,12 +34,11 @@ export interface LinkOptions {
 }
 
 /** One place on this host where consumers reach a service: a listener, and the route of what it accepts. */
-export class Link implements Route {
+export class Link extends TargetRoute implements Route {
   readonly kind: LinkDocument['kind'] | 'instance';
   readonly address: string;
   readonly port: number | undefined;
   readonly instance: LinkOptions['instance'];
-  readonly target: LinkTarget;
   readonly listener: TcpListener;
   readonly traffic: Traffic = { active: 0, total: 0, failed: 0, retried: 0, received: 0, sent: 0 };
   readonly cells: TrafficCells;
@@ -61,11 +58,11 @@ export class Link implements Route {
   #lastDenial: DenialDocument | null = null;
 
   constructor(options: LinkOptions) {
+    super(options.target);
     this.kind = options.kind;
     this.address = options.address;
     this.port = options.port;
     this.instance = options.instance;
-    this.target = options.target;
     this.cells = options.target.cells;
     this.consumer = options.consumer;
     this.consumers = new Consumers(this, options.target.consumerCell);
@@ -74,10 +71,6 @@ export class Link implements Route {
     this.listener = options.createListener(this);
     this.door = options.createDoor?.(this);
     this.target.links.add(this);
-  }
-
-  get service(): string {
-    return this.target.name;
   }
 
   get size(): number {
@@ -97,40 +90,12 @@ export class Link implements Route {
     return protocol === 'http2' || protocol === 'grpc';
   }
 
-  get http(): HttpSettings {
-    return this.target.http;
-  }
-
   /** Routes and splits are the service's: who asks for one instance gets it. */
   get routing(): LinkRouting | undefined {
     const { routing } = this.target;
     if (routing === undefined || this.instance !== undefined) return undefined;
     if (this.#routing?.of !== routing) this.#routing = new LinkRouting(this, routing);
     return this.#routing;
-  }
-
-  get admission(): Admission {
-    return this.target.admission;
-  }
-
-  get announcesClient(): boolean {
-    return this.target.service?.proxyProtocol === 'v2';
-  }
-
-  get problemToPick(): string | undefined {
-    return this.target.problem;
-  }
-
-  get holdMs(): number {
-    return this.target.holdMs;
-  }
-
-  get hashKey(): HashKey | undefined {
-    return this.target.hashKey;
-  }
-
-  hold(resume: () => void): (() => void) | undefined {
-    return this.target.hold(resume);
   }
 
   pick(tried: readonly Backend[], key?: number): Backend | undefined {
@@ -159,10 +124,6 @@ export class Link implements Route {
     if (blame !== 'way') target.backends.failed(backend, blame === 'host');
   }
 
-  answered(backend: Backend, isError: boolean, ms: number | undefined): void {
-    this.target.backends.answered(backend, isError, ms);
-  }
-
   refused(problem?: string, target = this.target): void {
     this.traffic.failed += 1;
     target.cells.refused.value += 1;
@@ -187,10 +148,6 @@ export class Link implements Route {
 
   exhausted(error: unknown): void {
     this.#onExhausted(error);
-  }
-
-  ended(backend: Backend): void {
-    this.target.backends.ended(backend);
   }
 
   /** The port of the virtual address that leads here; undefined while the service has none. */

@@ -3,6 +3,7 @@ import type { Route } from '../tcp/route.ts';
 import { maxInformational } from './bounds.ts';
 import { HttpFault } from './fault.ts';
 import { type Asker, dialFor, takeKept } from './instance-ways.ts';
+import { noAnswer } from './tries.ts';
 import type { HttpUpstream, UpstreamFailure, UpstreamUser } from './upstream.ts';
 
 /** What whoever hedges hears; exactly one of the two, once, unless it lets go before. */
@@ -61,10 +62,7 @@ export class Hedge implements UpstreamUser {
       return;
     }
     this.#upstream = dialled;
-    this.#cancelTimer = asker.environment.clock.after(limitMs, () => {
-      const blame = backend.dial.via === 'direct' ? 'host' : 'way';
-      this.fail({ problem: `no answer within ${Math.round(limitMs)} ms`, blame });
-    });
+    this.#cancelTimer = asker.environment.clock.after(limitMs, () => this.fail(noAnswer(backend, limitMs)));
     if (dialled.flows) this.#send(dialled);
   }
 

@@ -7,6 +7,11 @@ export type TimeLimit = 'request' | 'queue' | 'try' | 'hedge';
 /** Times below that are kept by a timer of the request's own, longer ones by the sweep that looks at all requests. */
 export const preciseBelowMs = 2000;
 
+export interface TimesUser {
+  /** Told of each limit once, by the timer or during `check`. */
+  timeIsUp(limit: TimeLimit, nowMs: number): void;
+}
+
 const never = Number.POSITIVE_INFINITY;
 
 /**
@@ -15,7 +20,7 @@ const never = Number.POSITIVE_INFINITY;
  */
 export class RequestTimes {
   readonly #clock: Clock;
-  readonly #isUp: (limit: TimeLimit, nowMs: number) => void;
+  readonly #user: TimesUser;
   #requestAtMs = never;
   #queueAtMs = never;
   #tryAtMs = never;
@@ -25,10 +30,9 @@ export class RequestTimes {
   #isPrecise = false;
   #cancel: (() => void) | undefined;
 
-  /** `isUp` is told of each limit once, by the timer or during `check`. */
-  constructor(clock: Clock, isUp: (limit: TimeLimit, nowMs: number) => void) {
+  constructor(clock: Clock, user: TimesUser) {
     this.#clock = clock;
-    this.#isUp = isUp;
+    this.#user = user;
   }
 
   /** A request has come. Zero: no limit. */
@@ -84,16 +88,16 @@ export class RequestTimes {
   check(nowMs: number): void {
     if (nowMs >= this.#requestAtMs) {
       this.#requestAtMs = never;
-      this.#isUp('request', nowMs);
+      this.#user.timeIsUp('request', nowMs);
     } else if (nowMs >= this.#queueAtMs) {
       this.#queueAtMs = never;
-      this.#isUp('queue', nowMs);
+      this.#user.timeIsUp('queue', nowMs);
     } else if (nowMs >= this.#tryAtMs) {
       this.notAsked();
-      this.#isUp('try', nowMs);
+      this.#user.timeIsUp('try', nowMs);
     } else if (nowMs >= this.#hedgeAtMs) {
       this.hedged();
-      this.#isUp('hedge', nowMs);
+      this.#user.timeIsUp('hedge', nowMs);
     }
   }
 

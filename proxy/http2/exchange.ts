@@ -8,23 +8,23 @@ import {
 import { formatDuration } from '../../src/base/duration.ts';
 import { describeError } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
-import type { Admission, Waiting } from '../http/admission.ts';
-import { bodyMs, lingerMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
+import { bodyMs, maxInformational, silentResponseMs } from '../http/bounds.ts';
 import { HttpFault } from '../http/fault.ts';
+import { KeptBody } from '../http/kept-body.ts';
 import { endOf, type RequestEnd } from '../http/request-metrics.ts';
-import { blameForTimeout, RequestTimes, type TimeLimit } from '../http/request-times.ts';
+import { blameForTimeout } from '../http/request-times.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
 import type { Lane } from '../http/routing/lane.ts';
 import { Choice } from '../http/routing/link-routing.ts';
 import type { Copy } from '../http/routing/mirrors.ts';
 import type { HttpSettings } from '../http/settings.ts';
+import { Tries, type TriesUser } from '../http/tries.ts';
+import { Turn, type TurnUser } from '../http/turn.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
-import { Attempts } from '../tcp/attempts.ts';
-import { connectAttemptMs, maxReplayBytes } from '../tcp/relay-bounds.ts';
 import type { Route } from '../tcp/route.ts';
 import { maxRefusals } from './bounds.ts';
 import type { Http2Environment } from './environment.ts';
-import { type Failure, grpcTrailers, ownAnswer, resetCodeOf } from './failures.ts';
+import type { Failure } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
 import { HeadersView } from './headers-view.ts';
 import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
@@ -32,6 +32,7 @@ import { type Answering, Hedge, type HedgeEvents } from './hedge.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
 import { resetStream } from './outside-parser.ts';
 import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
+import { Reply, type ReplyUser } from './reply.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
 import { headAlone, withMore } from './stream-options.ts';
 
@@ -48,49 +49,34 @@ export interface ExchangeOptions extends Asker {
   readonly over: (exchange: Exchange, reset: boolean) => void;
 }
 
-/** How it ends on the client's side. */
-type Outcome = 'open' | 'whole' | 'broken' | 'client gone';
-
 /**
  * One stream of a client, and those to instances that follow each other until one answers. What was sent of a request is kept
  * while it is little, so that another instance can have it when the first one has not looked at it.
  */
-export class Exchange implements SessionUser, Waiting, HedgeEvents {
+export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, HedgeEvents {
   readonly #options: ExchangeOptions;
   readonly #client: ServerHttp2Stream;
   readonly #startedMs: number;
   #request: RequestHead | undefined;
   #requestDone: boolean;
   #requestTrailers: OutgoingHttpHeaders | undefined;
-  /** What was read of the body, while it may be needed again; undefined once it was too much. */
-  #kept: Buffer[] | undefined = [];
-  #keptBytes = 0;
+  /** What was read of the body, while it may be needed again. */
+  readonly #kept = new KeptBody();
   /** Where it goes. */
   #route: Route;
   /** What held for the service when it came. */
   #settings: HttpSettings;
-  readonly #times: RequestTimes;
-  /** Where it is counted as running, or waits. */
-  #admission: Admission | undefined;
-  #queues = false;
+  readonly #turn: Turn;
+  readonly #tries: Tries;
   #hedge: Hedge | undefined;
-  /** What decides where it goes, where that is so; see `Route.pick`. */
-  #key: number | undefined;
   /** What routes make of it; undefined where its link has none. */
   #choice: Choice | undefined;
   /** For whom a route wants it copied. */
   #copy: Copy | undefined;
-  #attempts: Attempts | undefined;
-  #cancelTimer: (() => void) | undefined;
-  #leaveLobby: (() => void) | undefined;
-  #retries = 0;
   #refusals = 0;
   /** What the whole request and each try may take, in milliseconds; 0: as long as it takes. */
   #requestMs = 0;
   #tryMs = 0;
-  #attemptMs = 0;
-  #sentMs = 0;
-  #backend: Backend | undefined;
   #session: InstanceSession | undefined;
   #instance: ClientHttp2Stream | undefined;
   #informational = 0;
@@ -99,19 +85,10 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   /** How long the head of the answer took. */
   #answerMs = 0;
   #isFault = false;
-  /** What the client was told; 0 for nothing yet. */
-  #status = 0;
+  readonly #reply: Reply;
   #responseDone = false;
-  #responseTrailers: OutgoingHttpHeaders | undefined;
-  /** The end of the answer has been handed to the runtime. */
-  #saidAll = false;
-  /** The rest of the request is refused as soon as that is so. */
-  #stopsRequest = false;
-  #outcome: Outcome = 'open';
-  #problem: string | undefined;
-  /** Monotonic; when something last came from either side, and when it was over as far as this side is concerned. */
+  /** Monotonic; when something last came from either side. */
   #progressMs: number;
-  #overMs = Number.POSITIVE_INFINITY;
   #received = 0;
   #sent = 0;
 
@@ -120,14 +97,44 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     this.#options = options;
     this.#route = options.route;
     this.#settings = options.route.http;
-    this.#times = new RequestTimes(options.environment.clock, (limit, nowMs) => this.#timeIsUp(limit, nowMs));
+    const { environment, budget } = options;
+    const { clock, metrics } = environment;
+    this.#reply = new Reply({ client, clock, user: this });
+    this.#turn = new Turn({ user: this, clock, metrics });
+    this.#tries = new Tries({ user: this, clock, metrics, budget });
     this.#startedMs = this.#nowMs();
     this.#progressMs = this.#startedMs;
     this.#requestDone = client.endAfterHeaders;
   }
 
   get backendId(): string | undefined {
-    return this.#backend?.id;
+    return this.#tries.backend?.id;
+  }
+
+  get route(): Route {
+    return this.#route;
+  }
+
+  get settings(): HttpSettings {
+    return this.#settings;
+  }
+
+  get isRequestDone(): boolean {
+    return this.#requestDone;
+  }
+
+  get isOpen(): boolean {
+    return this.#reply.isOpen;
+  }
+
+  /** Calls of gRPC are never known to be idempotent. */
+  get isRepeatable(): boolean {
+    const request = this.#request;
+    return request !== undefined && !request.grpc && isIdempotentMethod(request.method) && this.#kept.isWhole;
+  }
+
+  get #isGrpc(): boolean {
+    return this.#request?.grpc === true;
   }
 
   #nowMs(): number {
@@ -143,15 +150,13 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   // The request
 
   begin(headers: IncomingHttpHeaders): void {
-    const { budget, environment, marks } = this.#options;
-    const { route } = this.#options;
+    const { route, environment, marks } = this.#options;
     const client = this.#client;
     client.on('error', () => undefined);
     client.on('aborted', () => this.#clientGone());
     client.on('close', () => this.#clientClosed());
-    client.on('wantTrailers', () => this.#sayLast());
     client.on('drain', () => this.#instance?.resume());
-    budget.add();
+    this.#tries.begin();
     try {
       const { forwarding } = route.http;
       this.#request = requestHead(headers, marks, forwarding, route.service, () => environment.traceIds.next());
@@ -163,7 +168,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       environment.metrics.refused(error.kind);
-      this.#fail({ kind: 'malformed', reason: error.message });
+      this.#fail({ kind: error.kind === 'loop' ? 'loop' : 'malformed', reason: error.message });
       return;
     }
     this.#received = this.#request.bytes;
@@ -186,8 +191,8 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
         this.#sendCopy();
       });
     }
-    this.#key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
-    this.#enter();
+    this.#tries.key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
+    this.#turn.enter();
     this.#sendCopy();
   }
 
@@ -207,7 +212,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   /** The copy goes once the request is whole, and never before it. What is answered before is a conversation. */
   #sendCopy(): void {
     if (!this.#requestDone) return;
-    const isConversation = this.#responseDone || (this.#status !== 0 && this.#request?.grpc === true);
+    const isConversation = this.#responseDone || (this.#reply.status !== 0 && this.#request?.grpc === true);
     if (isConversation) this.#copy?.drop('streaming');
     else this.#copy?.send();
   }
@@ -219,7 +224,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
 
   /** Goes where routes lead it; false: that is nowhere, and it is answered. */
   #follow({ lane, rule, target, redirect, refusal }: Choice, { headers }: RequestHead): boolean {
-    if (redirect !== undefined) this.#redirect(redirect);
+    if (redirect !== undefined) this.#reply.redirect(redirect.status, redirect.location);
     else if (refusal !== undefined) this.#fail(refusal);
     else {
       if (lane !== undefined) this.#route = lane;
@@ -231,7 +236,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   #fromClient(chunk: Buffer): void {
-    if (this.#outcome !== 'open') return;
+    if (!this.#reply.isOpen) return;
     this.#received += chunk.length;
     this.#progressMs = this.#nowMs();
     const { maxBodyBytes } = this.#settings;
@@ -241,45 +246,39 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     }
     this.#copy?.add(chunk);
     const instance = this.#instance;
-    if (this.#kept !== undefined) {
-      this.#kept.push(chunk);
-      this.#keptBytes += chunk.length;
-      if (this.#keptBytes > maxReplayBytes) {
-        if (instance === undefined) this.#client.pause();
-        else this.#kept = undefined;
-      }
-    }
+    if (!this.#kept.add(chunk, instance !== undefined)) this.#client.pause();
     if (instance?.write(chunk) === false) this.#client.pause();
   }
 
   #clientEnded(): void {
-    if (this.#requestDone || this.#outcome === 'client gone') return;
+    if (this.#requestDone || this.#reply.outcome === 'client gone') return;
     this.#requestDone = true;
     const nowMs = this.#nowMs();
     this.#progressMs = nowMs;
     if (this.#instance === undefined) return;
     this.#instance.end();
-    if (this.#status === 0) this.#times.asked(nowMs, nowMs);
+    if (this.#reply.status === 0) this.#turn.times.asked(nowMs, nowMs);
   }
 
   /** The client has taken its request back, or is gone altogether. */
   #clientGone(): void {
-    if (this.#outcome !== 'open') return;
-    this.#outcome = 'client gone';
+    if (!this.#reply.isOpen) return;
+    this.#reply.outcome = 'client gone';
     const { rstCode } = this.#client;
-    this.#stopWaiting();
+    this.#tries.stopWaiting();
     this.#dropInstance(rstCode === NGHTTP2_NO_ERROR || rstCode === undefined ? NGHTTP2_CANCEL : rstCode);
     this.#leave();
   }
 
   #clientClosed(): void {
-    const isReset = this.#outcome === 'client gone' || (this.#outcome === 'open' && !this.#responseDone);
+    const { outcome, isOpen } = this.#reply;
+    const isReset = outcome === 'client gone' || (isOpen && !this.#responseDone);
     this.#clientGone();
-    this.#stopWaiting();
+    this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
     this.#leave();
     this.#report();
-    this.#kept = undefined;
+    this.#kept.forget();
     this.#options.over(this, isReset);
   }
 
@@ -291,88 +290,50 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const requestMs = Math.max(1, Math.min(ownMs, timeoutMs ?? ownMs));
     this.#requestMs = requestMs === Number.POSITIVE_INFINITY ? 0 : requestMs;
     this.#tryMs = grpc ? settings.callTryTimeoutMs : settings.tryTimeoutMs;
-    this.#times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
+    this.#turn.times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
   }
 
-  /** Asks an instance at once, or when it is its turn. */
-  #enter(): void {
-    const { admission } = this.#route;
-    const entry = admission.enter(this);
-    if (entry === 'full') {
-      this.#reject('too many requests run, and too many wait for their turn');
-      return;
-    }
-    this.#admission = admission;
-    if (entry === 'runs') this.#attempt();
-    else {
-      this.#queues = true;
-      this.#times.queued(this.#settings.queueTimeoutMs, this.#nowMs());
-    }
+  itsTurn(): void {
+    if (this.#reply.isOpen) this.#tries.attempt();
   }
 
-  admitted(): void {
-    this.#queues = false;
-    this.#times.admitted();
-    if (this.#outcome === 'open') this.#attempt();
-  }
-
-  #reject(reason: string): void {
-    this.#options.environment.metrics.happened('rejected', this.#route.service);
+  rejected(reason: string): void {
     this.end({ kind: 'exhausted', reason });
   }
 
   /** Lets others have its turn. */
   #leave(): void {
-    this.#times.end();
     this.#copy?.drop();
     this.#hedge?.letGo();
     this.#hedge = undefined;
-    const admission = this.#admission;
-    if (admission === undefined) return;
-    this.#admission = undefined;
-    if (this.#queues) admission.giveUp(this);
-    else admission.leave();
-    this.#queues = false;
+    this.#turn.leave();
   }
 
-  #timeIsUp(limit: TimeLimit, nowMs: number): void {
-    if (this.#outcome !== 'open' || this.#responseDone) return;
-    const { queueTimeoutMs } = this.#settings;
-    if (limit === 'queue')
-      this.#reject(`too many requests run: it was not its turn within ${formatDuration(queueTimeoutMs)}`);
-    else if (limit === 'hedge') this.#beginHedge();
-    else {
-      this.#options.environment.metrics.happened('timeouts', this.#route.service);
-      if (limit === 'request') this.#requestTimedOut(nowMs);
-      else this.#tryTimedOut(nowMs);
-    }
-  }
-
-  #requestTimedOut(nowMs: number): void {
+  requestTimedOut(nowMs: number): void {
     const isOwn = this.#requestMs === this.#settings.timeoutMs;
     const problem = isOwn
       ? `the request has taken longer than ${formatDuration(this.#requestMs)}`
       : `the call has taken longer than its limit of ${this.#requestMs} ms`;
-    const reason = this.#queues ? `${problem}, waiting for its turn` : problem;
-    const isAsked = this.#status === 0 && this.#instance !== undefined && this.#requestDone;
+    const reason = this.#turn.queues ? `${problem}, waiting for its turn` : problem;
+    const isAsked = this.#reply.status === 0 && this.#instance !== undefined && this.#requestDone;
     if (isAsked && isOwn) {
-      const askedForMs = nowMs - this.#sentMs;
-      this.#backend?.latency.atLeast(askedForMs, nowMs);
-      this.#dropInstance(NGHTTP2_CANCEL, { problem, blame: blameForTimeout(this.#settings, askedForMs) });
+      const blame = blameForTimeout(this.#settings, nowMs - this.#tries.sentMs);
+      this.#tries.tookAtLeast(nowMs);
+      this.#dropInstance(NGHTTP2_CANCEL, { problem, blame });
     }
     this.end({ kind: 'timeout', reason });
   }
 
-  #tryTimedOut(nowMs: number): void {
+  tryTimedOut(nowMs: number): void {
     const problem = `no response within ${formatDuration(this.#tryMs)}`;
     const failure: UpstreamFailure = { problem, blame: 'instance', timedOut: true };
     if (this.#instance === undefined) {
       this.#hedge?.fail(failure);
       return;
     }
-    this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    this.#tries.tookAtLeast(nowMs);
     if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
+    else if (this.#tries.mayRepeat(failure)) this.#failAttempt(failure);
     else {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#fail({ kind: 'timeout', reason: problem });
@@ -382,21 +343,17 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   // A second instance
 
   /** Asks another instance as well, when there is one and all of the request is there to be asked again. */
-  #beginHedge(): void {
-    const { budget, environment } = this.#options;
+  beginHedge(): void {
     const request = this.#request;
-    if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return;
-    if (this.#status !== 0 || !this.#requestDone || this.#kept === undefined || this.#instance === undefined) return;
-    if (this.#attempts?.hasOther !== true || !budget.take()) return;
-    const next = this.#attempts.beside();
+    if (this.#reply.status !== 0 || !this.#requestDone || request === undefined || this.#instance === undefined) return;
+    const next = this.#tries.beside();
     if (next === undefined) return;
-    environment.metrics.happened('hedges', this.#route.service);
     this.#hedge = new Hedge({
       ...next,
       asker: this.#options,
       route: this.#route,
       headers: request.headers,
-      body: this.#kept,
+      body: this.#kept.pieces ?? [],
       trailers: this.#requestTrailers,
       events: this,
     });
@@ -404,57 +361,38 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   hedgeAnswered(hedge: Hedge, { session, stream, headers, flags }: Answering): void {
-    const nowMs = this.#nowMs();
     this.#hedge = undefined;
-    if (this.#instance !== undefined) this.#backend?.latency.atLeast(nowMs - this.#sentMs, nowMs);
+    if (this.#instance !== undefined) this.#tries.tookAtLeast(this.#nowMs());
     this.#dropInstance(NGHTTP2_CANCEL);
     this.#session = session;
     this.#instance = stream;
-    this.#backend = hedge.backend;
-    this.#sentMs = hedge.sentMs;
+    this.#tries.backend = hedge.backend;
+    this.#tries.sentMs = hedge.sentMs;
     this.#listen(stream, session);
     this.#answered(stream, headers, (flags & NGHTTP2_FLAG_END_STREAM) !== 0);
   }
 
   hedgeFailed({ backend }: Hedge, failure: UpstreamFailure): void {
-    const route = this.#route;
     this.#hedge = undefined;
-    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
-    if (this.#instance !== undefined) route.attemptFailed(backend, { ...failure, retried: true });
-    else if (this.#mayRepeat(failure)) this.#afterFailure('attempt', failure.problem, { backend, failure });
-    else {
-      route.attemptFailed(backend, { ...failure, retried: false });
-      this.#fail({ kind: failure.timedOut === true ? 'timeout' : 'lost', reason: failure.problem });
-    }
+    if (this.#tries.besideFailed(backend, failure, this.#instance === undefined)) return;
+    this.#fail({ kind: failure.timedOut === true ? 'timeout' : 'lost', reason: failure.problem });
   }
 
   /** The first instance has failed: the second one is asked alone, and has its time. */
   #leaveToHedge(hedge: Hedge, failure: UpstreamFailure): void {
     this.#dropInstance(NGHTTP2_CANCEL, failure, true);
     this.#informational = 0;
-    this.#times.asked(hedge.sentMs, this.#nowMs());
+    this.#turn.times.asked(hedge.sentMs, this.#nowMs());
   }
 
   // To an instance
 
-  #search(): Attempts {
-    return new Attempts(this.#route, this.#options.environment.clock, this.#key);
+  nobody(reason: string): void {
+    this.#fail({ kind: 'unavailable', reason });
   }
 
-  #attempt(): void {
-    this.#attempts ??= this.#search();
-    const next = this.#attempts.next();
-    if (next === undefined) this.#afterFailure('pick', this.#route.problemToPick);
-    else this.#to(next.backend, next.limitMs);
-  }
-
-  #to(backend: Backend, limitMs: number): void {
-    const { environment } = this.#options;
-    const route = this.#route;
-    backend.active += 1;
-    this.#backend = backend;
-    this.#attemptMs = this.#nowMs();
-    const session = sessionFor(this.#options, route, backend);
+  ask(backend: Backend, limitMs: number): void {
+    const session = sessionFor(this.#options, this.#route, backend);
     if (session === 'full') {
       this.#failAttempt({ problem: 'all streams of all connections to it are taken', blame: 'way' }, 'exhausted');
     } else if (typeof session === 'string') this.#failAttempt({ problem: session, blame: 'way' });
@@ -464,20 +402,19 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       if (session.isOpen) this.#send(session);
       else {
         session.wait(this);
-        const connectMs = Math.min(limitMs, this.#tryMs || limitMs);
-        this.#cancelTimer = environment.clock.after(connectMs, () => {
-          const blame = backend.dial.via === 'direct' ? 'host' : 'way';
-          this.#failAttempt({ problem: `no answer within ${Math.round(connectMs)} ms`, blame });
-        });
+        this.#tries.connecting(backend, Math.min(limitMs, this.#tryMs || limitMs));
       }
     }
   }
 
+  connectTimedOut(failure: UpstreamFailure): void {
+    this.#failAttempt(failure);
+  }
+
   sessionOpened(session: InstanceSession): void {
-    const backend = this.#backend;
+    const { backend } = this.#tries;
     if (this.#session !== session || backend === undefined) return;
-    this.#stopWaiting();
-    this.#route.connected(backend, this.#nowMs() - this.#attemptMs);
+    this.#tries.connected(backend);
     this.#send(session);
   }
 
@@ -495,7 +432,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       this.end({ kind: 'unsupported', reason: 'the instance takes no CONNECT with a protocol' });
       return;
     }
-    const endStream = this.#requestDone && this.#keptBytes === 0 && this.#requestTrailers === undefined;
+    const endStream = this.#requestDone && this.#kept.bytes === 0 && this.#requestTrailers === undefined;
     let instance: ClientHttp2Stream;
     try {
       instance = session.request(request.headers, endStream);
@@ -504,13 +441,14 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       return;
     }
     this.#instance = instance;
-    this.#sentMs = this.#nowMs();
-    this.#progressMs = this.#sentMs;
-    if (this.#requestDone) this.#times.asked(this.#attemptMs, this.#sentMs);
+    const sentMs = this.#nowMs();
+    this.#tries.sentMs = sentMs;
+    this.#progressMs = sentMs;
+    if (this.#requestDone) this.#turn.times.asked(this.#tries.attemptMs, sentMs);
     this.#listen(instance, session);
     let isFull = false;
-    for (const chunk of this.#kept ?? []) isFull = !instance.write(chunk);
-    if (this.#keptBytes > maxReplayBytes) this.#kept = undefined;
+    for (const chunk of this.#kept.pieces ?? []) isFull = !instance.write(chunk);
+    this.#kept.taken();
     if (endStream) return;
     if (this.#requestDone) instance.end();
     else if (isFull) this.#client.pause();
@@ -518,7 +456,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
   }
 
   #listen(instance: ClientHttp2Stream, session: InstanceSession): void {
-    const isCurrent = (): boolean => this.#instance === instance && this.#outcome === 'open';
+    const isCurrent = (): boolean => this.#instance === instance && this.#reply.isOpen;
     instance.on('error', () => undefined);
     instance.on('close', () => this.#instanceClosed(instance, session));
     instance.on('drain', () => {
@@ -535,7 +473,7 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     });
     instance.on('trailers', (headers) => {
       if (!isCurrent()) return;
-      this.#responseTrailers = passedOn(headers, false);
+      this.#reply.trailers = passedOn(headers, false);
       this.#judgeGrpc(headers);
     });
     instance.on('end', () => {
@@ -552,36 +490,34 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     if (this.#informational > maxInformational) {
       this.#dropInstance(NGHTTP2_CANCEL);
       this.#fail({ kind: 'bad answer', reason: 'the instance answers with too many informational responses' });
-    } else if (this.#status === 0) this.#tryToSay(() => this.#client.additionalHeaders(passedOn(headers, true)));
+    } else this.#reply.inform(headers);
   }
 
   #answered(instance: ClientHttp2Stream, headers: IncomingHttpHeaders, isAll: boolean): void {
-    const backend = this.#backend;
+    const { backend, sentMs } = this.#tries;
     const nowMs = this.#nowMs();
-    this.#status = Number(headers[':status']);
+    const status = Number(headers[':status']);
+    this.#reply.status = status;
     this.#hedge?.letGo();
     this.#hedge = undefined;
-    this.#times.notAsked();
+    this.#turn.times.notAsked();
     // What follows may take as long as it likes, as behind an upgrade.
-    if (this.#request?.method === 'CONNECT' && this.#status < 300) this.#times.end();
+    if (this.#request?.method === 'CONNECT' && status < 300) this.#turn.times.end();
     this.#answeredBy = backend;
     this.#progressMs = nowMs;
-    this.#kept = undefined;
-    this.#answerMs = nowMs - this.#sentMs;
+    this.#kept.forget();
+    this.#answerMs = nowMs - sentMs;
     backend?.latency.observe(this.#answerMs, nowMs);
-    if (this.#request?.grpc !== true || this.#status !== 200) {
+    if (!this.#isGrpc || status !== 200) {
       // What is not implemented (501) is no sign of trouble.
-      this.#judge(this.#status >= 500 && this.#status !== 501, this.#status < 400);
+      this.#judge(status >= 500 && status !== 501, status < 400);
     } else this.#judgeGrpc(headers);
     const said = passedOn(headers, true);
     if (this.#choice !== undefined) this.#edit(said, this.#choice);
-    if (!this.#tryToSay(() => this.#client.respond(said, isAll ? headAlone : withMore))) return;
-    if (isAll) {
-      this.#responseDone = true;
-      this.#saidAll = true;
-    }
+    if (!this.#reply.respond(said, isAll ? headAlone : withMore)) return;
+    if (isAll) this.#responseCame();
     instance.on('data', (chunk: Buffer) => {
-      if (this.#instance === instance && this.#outcome === 'open') this.#fromInstance(instance, chunk);
+      if (this.#instance === instance && this.#reply.isOpen) this.#fromInstance(instance, chunk);
     });
   }
 
@@ -602,62 +538,49 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     if (!this.#client.write(chunk)) instance.pause();
   }
 
-  #instanceEnded(): void {
+  /** Nothing of it is limited any more. */
+  #responseCame(): void {
     this.#responseDone = true;
+    this.#turn.times.end();
+  }
+
+  #instanceEnded(): void {
+    this.#responseCame();
     // All others are judged by now: this is gRPC without a status.
     this.#judge(true);
     if (!this.#client.writableEnded) this.#client.end();
   }
 
-  /** The body is out: the trailers, if any, end the answer. */
-  #sayLast(): void {
-    if (this.#outcome === 'client gone') return;
-    this.#saidAll = this.#tryToSay(() => this.#client.sendTrailers(this.#responseTrailers ?? {}));
-    if (this.#stopsRequest) this.#stopRequest();
-  }
-
-  /** Nobody wants the rest of a request that is answered: its sender is told behind the answer (RFC 9113 section 8.1). */
-  #stopRequest(): void {
-    if (this.#requestDone) return;
-    if (this.#saidAll) resetStream(this.#client, NGHTTP2_NO_ERROR);
-    else this.#stopsRequest = true;
-  }
-
-  #tryToSay(say: () => void): boolean {
-    if (this.#client.destroyed || this.#client.closed) return false;
-    try {
-      say();
-      return true;
-    } catch (error) {
-      this.#dropInstance(NGHTTP2_CANCEL);
-      if (this.#client.headersSent) this.#reset('broken', constants.NGHTTP2_INTERNAL_ERROR, describeError(error));
-      else this.#fail({ kind: 'bad answer', reason: `the instance answers with ${describeError(error)}` });
-      return false;
-    }
+  unsayable(problem: string): void {
+    this.#dropInstance(NGHTTP2_CANCEL);
+    this.#kept.forget();
+    this.#leave();
+    this.#reply.failUnsayable(problem, this.#isGrpc);
   }
 
   #judgeGrpc(headers: IncomingHttpHeaders): void {
     const status = headers['grpc-status'];
-    if (typeof status === 'string' && this.#request?.grpc === true) this.#judge(isGrpcFault(status), status === '0');
+    if (typeof status === 'string' && this.#isGrpc) this.#judge(isGrpcFault(status), status === '0');
   }
 
   #judge(isError: boolean, isGood = false): void {
-    if (this.#judged || this.#backend === undefined) return;
+    const { backend } = this.#tries;
+    if (this.#judged || backend === undefined) return;
     this.#judged = true;
     this.#isFault = isError;
-    this.#route.answered(this.#backend, isError, isGood ? this.#answerMs : undefined);
+    this.#route.answered(backend, isError, isGood ? this.#answerMs : undefined);
   }
 
   #instanceClosed(instance: ClientHttp2Stream, session: InstanceSession): void {
-    if (this.#instance !== instance || this.#outcome === 'client gone') return;
+    if (this.#instance !== instance || this.#reply.outcome === 'client gone') return;
     if (this.#responseDone) {
       this.#dropInstance(NGHTTP2_NO_ERROR);
       this.#leave();
-      this.#stopRequest();
+      this.#reply.stopRequest();
       return;
     }
     const code = instance.rstCode ?? NGHTTP2_CANCEL;
-    if (this.#status === 0 && session.hasIgnored(instance)) {
+    if (this.#reply.status === 0 && session.hasIgnored(instance)) {
       this.#ignored();
       return;
     }
@@ -670,9 +593,9 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
         return;
       }
       this.#judge(code !== NGHTTP2_NO_ERROR && code !== NGHTTP2_CANCEL);
-      this.#answeredBy = this.#backend;
+      this.#answeredBy = this.#tries.backend;
       this.#dropInstance(code);
-      this.#reset('broken', code, problem);
+      this.#reset(code, problem);
     }
   }
 
@@ -681,204 +604,109 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const failure: UpstreamFailure = { problem: 'the instance takes no more streams', blame: 'way' };
     this.#refusals += 1;
     if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#kept === undefined) {
+    else if (!this.#kept.isWhole) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       // The client has all of it, and may repeat it.
-      this.#reset('broken', NGHTTP2_REFUSED_STREAM, failure.problem);
+      this.#reset(NGHTTP2_REFUSED_STREAM, failure.problem);
     } else if (this.#refusals > maxRefusals) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#route.refused(undefined);
       this.#fail({ kind: 'unavailable', reason: failure.problem });
     } else {
-      if (this.#attempts !== undefined && this.#attempts.elapsedMs > connectAttemptMs) this.#attempts = this.#search();
-      this.#countRetry();
+      this.#tries.unheard();
       this.#failAttempt(failure);
     }
   }
 
   /** The connection is gone, and nobody knows what became of the request. */
   #lost(failure: UpstreamFailure): void {
-    if (this.#status !== 0) {
+    if (this.#reply.status !== 0) {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#breakOff({ kind: 'lost', reason: failure.problem });
     } else if (this.#hedge !== undefined) this.#leaveToHedge(this.#hedge, failure);
-    else if (this.#mayRepeat(failure)) this.#failAttempt(failure);
+    else if (this.#tries.mayRepeat(failure)) this.#failAttempt(failure);
     else {
       this.#dropInstance(NGHTTP2_CANCEL, failure);
       this.#fail({ kind: 'lost', reason: failure.problem });
     }
   }
 
-  /** RFC 9110 section 9.2.2; calls of gRPC are never known to be idempotent. */
-  #mayRepeat({ timedOut }: UpstreamFailure): boolean {
-    // Who has not answered in its time is not asked a second time.
-    if (timedOut === true && this.#attempts?.hasOther !== true) return false;
-    const request = this.#request;
-    if (request === undefined || request.grpc || !isIdempotentMethod(request.method)) return false;
-    if (this.#retries >= this.#settings.retries || this.#kept === undefined || !this.#options.budget.take())
-      return false;
-    this.#countRetry();
-    this.#attempts?.anew();
-    return true;
-  }
-
-  #countRetry(): void {
-    this.#retries += 1;
-    this.#options.environment.metrics.happened('retries', this.#route.service);
-  }
-
   #giveUp(failure: UpstreamFailure): void {
-    const { account } = this.#options;
-    const route = this.#route;
-    const backend = this.#backend;
-    this.#stopWaiting();
-    this.#dropInstance(NGHTTP2_CANCEL);
-    if (failure.exhausted !== undefined) route.exhausted(failure.exhausted);
-    if (failure.denied === true && backend !== undefined) route.refusedByHost(backend, account, failure.problem);
-    else route.refused(failure.problem);
+    this.#dropStream(NGHTTP2_CANCEL);
+    this.#tries.giveUp(failure, this.#options.account);
     this.#fail({ kind: failure.denied === true ? 'denied' : 'exhausted', reason: failure.problem });
   }
 
+  /** `kind`: what the client is told when there is no other try. */
   #failAttempt(failure: UpstreamFailure, kind: 'unavailable' | 'exhausted' = 'unavailable'): void {
-    const backend = this.#backend;
-    this.#stopWaiting();
-    this.#times.notAsked();
-    this.#dropInstance(NGHTTP2_CANCEL);
+    this.#turn.times.notAsked();
+    this.#dropStream(NGHTTP2_CANCEL);
     this.#informational = 0;
-    this.#afterFailure('attempt', failure.problem, backend && { backend, failure }, kind);
-  }
-
-  /** Tries again, at once or later, waits for something to connect to, or gives up. */
-  #afterFailure(
-    what: 'attempt' | 'pick',
-    problem: string | undefined,
-    failed?: { readonly backend: Backend; readonly failure: UpstreamFailure },
-    kind: 'unavailable' | 'exhausted' = 'unavailable',
-  ): void {
-    const { environment } = this.#options;
-    const route = this.#route;
-    const next = this.#attempts?.after(what) ?? { kind: 'over' };
-    const leave = next.kind === 'hold' ? route.hold(() => this.#again()) : undefined;
-    const retried = next.kind === 'again' || leave !== undefined;
-    if (failed !== undefined) route.attemptFailed(failed.backend, { ...failed.failure, retried });
-    if (!retried) {
-      route.refused(what === 'pick' ? problem : undefined);
-      this.#fail({ kind, reason: problem ?? 'no instance is usable' });
-    } else if (next.kind === 'again' && next.afterMs === 0) this.#attempt();
-    else if (next.kind !== 'over') {
-      this.#leaveLobby = leave;
-      const afterMs = next.kind === 'again' ? next.afterMs : next.limitMs;
-      this.#cancelTimer = environment.clock.after(afterMs, () => this.#again());
-    }
-  }
-
-  #again(): void {
-    this.#stopWaiting();
-    if (this.#outcome === 'open') this.#attempt();
-  }
-
-  #stopWaiting(): void {
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-    this.#leaveLobby?.();
-    this.#leaveLobby = undefined;
+    if (!this.#tries.failed(failure)) this.#fail({ kind, reason: failure.problem });
   }
 
   /** Gives everything back that was taken to ask an instance. */
   #dropInstance(code: number, failure?: UpstreamFailure, retried = false): void {
+    this.#dropStream(code);
+    if (this.#responseDone) this.#tries.done();
+    else this.#tries.drop(failure, retried);
+  }
+
+  #dropStream(code: number): void {
     const instance = this.#instance;
     const session = this.#session;
-    const backend = this.#backend;
     this.#instance = undefined;
     this.#session = undefined;
-    this.#backend = undefined;
     // A reset of what has come to its end on both sides would only look like an attack.
     const isWhole = this.#responseDone && instance?.writableFinished === true;
     if (instance !== undefined && !instance.closed && !isWhole) resetStream(instance, code);
     session?.release(this);
-    if (backend === undefined) return;
-    if (this.#responseDone) backend.total += 1;
-    this.#route.ended(backend);
-    if (failure !== undefined) this.#route.attemptFailed(backend, { ...failure, retried });
   }
 
   // Ends
 
-  /** Ends it in the instance's stead, in the client's own words; `code` for those who have the beginning of an answer. */
+  /** Ends it in the instance's stead, in the client's own words. */
   end(failure: Failure): void {
-    if (this.#outcome !== 'open' || this.#responseDone) return;
-    this.#stopWaiting();
+    if (this.#reply.outcome !== 'open' || this.#responseDone) return;
+    this.#tries.stopWaiting();
     this.#dropInstance(NGHTTP2_CANCEL);
-    if (this.#status === 0) this.#fail(failure);
+    if (this.#reply.status === 0) this.#fail(failure);
     else this.#breakOff(failure);
   }
 
   /** To be called every `sweepMs`: ends what takes too long. */
   tick(nowMs: number): void {
-    this.#times.check(nowMs);
-    if (this.#outcome !== 'open' || this.#responseDone) {
-      if (this.#outcome !== 'open' && nowMs - this.#overMs >= lingerMs) resetStream(this.#client, NGHTTP2_CANCEL);
+    this.#turn.times.check(nowMs);
+    if (this.#reply.outcome !== 'open' || this.#responseDone) {
+      if (!this.#reply.isOpen) this.#reply.linger(nowMs);
       return;
     }
     const silentMs = nowMs - this.#progressMs;
-    const isAnswered = this.#status !== 0;
+    const isAnswered = this.#reply.status !== 0;
     if (silentMs >= silentResponseMs) {
       this.end({ kind: 'timeout', reason: isAnswered ? 'the response does not go on' : 'no response' });
-    } else if (!isAnswered && this.#request?.grpc !== true && !this.#requestDone && silentMs >= bodyMs) {
+    } else if (!isAnswered && !this.#isGrpc && !this.#requestDone && silentMs >= bodyMs) {
       if (!this.#client.isPaused()) this.end({ kind: 'slow body', reason: 'the body of the request does not come' });
     }
   }
 
-  #redirect({ status, location }: { readonly status: number; readonly location: string }): void {
-    this.#status = status;
-    this.#problem = 'a route redirects it';
-    this.#answerWith({ ':status': status, location, 'content-length': '0' }, '');
-  }
-
   /** Answers in the instance's stead. */
   #fail(failure: Failure): void {
-    const grpc = this.#request?.grpc ?? false;
-    const { headers, body } = ownAnswer(failure, grpc);
-    this.#status = Number(headers[':status']);
-    this.#problem = failure.reason;
-    this.#answerWith(headers, body);
-  }
-
-  #answerWith(headers: OutgoingHttpHeaders, body: string): void {
-    this.#kept = undefined;
-    const client = this.#client;
+    this.#kept.forget();
     this.#leave();
-    if (client.destroyed || client.closed || client.headersSent) return;
-    this.#outcome = 'whole';
-    this.#overMs = this.#nowMs();
-    this.#saidAll = true;
-    client.once('finish', () => this.#stopRequest());
-    client.respond(headers, { endStream: body === '' });
-    if (!client.writableEnded) client.end(body);
+    this.#reply.fail(failure, this.#isGrpc);
   }
 
-  /** The client has half an answer: gRPC has a word for that, others are told by a reset. */
+  /** The client has half an answer. */
   #breakOff(failure: Failure): void {
     this.#route.refused(failure.reason);
-    if (this.#request?.grpc !== true || this.#client.writableEnded) {
-      this.#reset('broken', resetCodeOf(failure), failure.reason);
-      return;
-    }
-    this.#outcome = 'broken';
-    this.#problem = failure.reason;
-    this.#overMs = this.#nowMs();
-    this.#responseTrailers = grpcTrailers(failure);
     this.#leave();
-    this.#stopRequest();
-    this.#client.end();
+    this.#reply.breakOff(failure, this.#isGrpc);
   }
 
-  #reset(outcome: Outcome, code: number, problem: string): void {
-    this.#outcome = outcome;
-    this.#problem = problem;
-    this.#overMs = this.#nowMs();
+  #reset(code: number, problem: string): void {
     this.#leave();
-    resetStream(this.#client, code);
+    this.#reply.reset(code, problem);
   }
 
   #report(): void {
@@ -887,8 +715,9 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
     const { service } = route;
     const durationMs = this.#nowMs() - this.#startedMs;
     const backend = this.#answeredBy;
-    const isWhole = this.#outcome === 'whole' || (this.#outcome !== 'broken' && this.#responseDone);
-    const end: RequestEnd = isWhole ? endOf(this.#status) : this.#outcome === 'broken' ? 'broken' : 'client gone';
+    const { outcome, status, problem } = this.#reply;
+    const isWhole = outcome === 'whole' || (outcome !== 'broken' && this.#responseDone);
+    const end: RequestEnd = isWhole ? endOf(status) : outcome === 'broken' ? 'broken' : 'client gone';
     environment.metrics.ended(service, backend, end, durationMs / 1000);
     const isError = this.#isFault || end === '5xx' || end === 'broken';
     this.#choice?.lane?.finished(backend, end, isError && end !== 'client gone', durationMs / 1000);
@@ -899,14 +728,14 @@ export class Exchange implements SessionUser, Waiting, HedgeEvents {
       client: peer,
       consumer: account.consumer,
       service,
-      status: this.#status,
+      status,
       instance: backend && { id: backend.id, hostId: backend.instance.hostId, via: backend.dial.via },
       receivedBytes: this.#received,
       sentBytes: this.#sent,
       durationMs,
-      retries: this.#retries,
+      retries: this.#tries.retries,
       end,
-      reason: this.#problem,
+      reason: problem,
     });
   }
 }

@@ -23,6 +23,7 @@ const kinds = {
   'too large': { status: 413, grpc: grpcStatus.resourceExhausted, reset: NGHTTP2_CANCEL },
   unsupported: { status: 501, grpc: grpcStatus.unimplemented, reset: NGHTTP2_CANCEL },
   malformed: { status: 400, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
+  loop: { status: 508, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
   'bad answer': { status: 502, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
   method: {
     status: 405,

@@ -1,6 +1,7 @@
 import { type ClientHttp2Stream, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 import { describeError } from '../../src/base/errors.ts';
 import type { Backend } from '../balance/backend.ts';
+import { noAnswer } from '../http/tries.ts';
 import type { UpstreamFailure } from '../http/upstream.ts';
 import type { Route } from '../tcp/route.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
@@ -68,10 +69,7 @@ export class Hedge implements SessionUser {
       return;
     }
     session.wait(this);
-    this.#cancelTimer = asker.environment.clock.after(limitMs, () => {
-      const blame = backend.dial.via === 'direct' ? 'host' : 'way';
-      this.fail({ problem: `no answer within ${Math.round(limitMs)} ms`, blame });
-    });
+    this.#cancelTimer = asker.environment.clock.after(limitMs, () => this.fail(noAnswer(backend, limitMs)));
   }
 
   /** Nobody wants its answer any more. It has not failed: how long it has taken so far is all that is known of it. */

@@ -2,12 +2,10 @@ import type { Backend } from '../../balance/backend.ts';
 import type { Link } from '../../link.ts';
 import type { LinkTarget } from '../../link-target.ts';
 import type { Asked, Permission } from '../../permission.ts';
+import { TargetRoute } from '../../target-route.ts';
 import type { Account } from '../../tcp/carried.ts';
 import type { AttemptFailure, Route, Traffic, TrafficCells } from '../../tcp/route.ts';
-import type { Admission } from '../admission.ts';
-import type { HashKey } from '../hash-key.ts';
 import type { RequestEnd } from '../request-metrics.ts';
-import type { HttpSettings } from '../settings.ts';
 import type { Side, Sides } from './sides.ts';
 
 export interface LaneOptions {
@@ -20,20 +18,19 @@ export interface LaneOptions {
 }
 
 /** Where some requests of a link go: a service, which need not be the link's own, and perhaps a side of its split. */
-export class Lane implements Route {
+export class Lane extends TargetRoute implements Route {
   readonly traffic: Traffic;
   readonly cells: TrafficCells;
   /** A lane leads on to no other. */
   readonly routing = undefined;
-  readonly target: LinkTarget;
   readonly #link: Link;
   readonly #permission: Permission;
   readonly #sides: Sides | undefined;
   readonly #side: Side | undefined;
 
   constructor({ link, target, permission, sides, side }: LaneOptions) {
+    super(target);
     this.#link = link;
-    this.target = target;
     this.#permission = permission;
     this.#sides = sides;
     this.#side = side;
@@ -42,40 +39,8 @@ export class Lane implements Route {
     this.cells = link.cells;
   }
 
-  get service(): string {
-    return this.target.name;
-  }
-
-  get http(): HttpSettings {
-    return this.target.http;
-  }
-
   get size(): number {
     return this.target.backends.size;
-  }
-
-  get announcesClient(): boolean {
-    return this.target.service?.proxyProtocol === 'v2';
-  }
-
-  get problemToPick(): string | undefined {
-    return this.target.problem;
-  }
-
-  get holdMs(): number {
-    return this.target.holdMs;
-  }
-
-  hold(resume: () => void): (() => void) | undefined {
-    return this.target.hold(resume);
-  }
-
-  get admission(): Admission {
-    return this.target.admission;
-  }
-
-  get hashKey(): HashKey | undefined {
-    return this.target.hashKey;
   }
 
   pick(tried: readonly Backend[], key?: number): Backend | undefined {
@@ -95,10 +60,6 @@ export class Lane implements Route {
     this.#link.attemptFailed(backend, failure, this.target);
   }
 
-  answered(backend: Backend, isError: boolean, ms: number | undefined): void {
-    this.target.backends.answered(backend, isError, ms);
-  }
-
   refused(problem: string | undefined): void {
     this.#link.refused(problem, this.target);
   }
@@ -109,10 +70,6 @@ export class Lane implements Route {
 
   exhausted(error: unknown): void {
     this.#link.exhausted(error);
-  }
-
-  ended(backend: Backend): void {
-    this.target.backends.ended(backend);
   }
 
   /**
