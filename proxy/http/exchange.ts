@@ -236,15 +236,15 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     if (this.#lastKeepsClient !== undefined) this.#finish(this.#lastKeepsClient);
   }
 
-  /** The client sends no more: it may still wait for the answer, but not for one to half a request. */
+  /** The client sends no more: it may still wait for the answer, but neither for one to half a request nor in a queue. */
   clientEnded(): void {
     this.#clientHasEnded = true;
     if (this.#raw) {
       this.#upstream?.end();
       if (this.#upstreamHasEnded) this.#finishWhenTaken(false);
-    } else if (!this.#request.done) {
+    } else if (!this.#request.done || this.#turn.queues) {
       this.#giveClientUp();
-    } else if (this.#answered) this.#deadlineMs = this.#nowMs() + endedClientMs;
+    } else this.#deadlineMs = this.#nowMs() + endedClientMs;
   }
 
   /** How long nothing may come of what has begun. */
