@@ -3,6 +3,9 @@ import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';
 import t from 'tap';
+import { parseSettingsValue } from '../../src/config/settings-value.ts';
+import { serviceFields, settingWord } from '../../src/model/service.ts';
+import { furtherDefault, furtherFields, furtherText } from '../../src/model/service-settings.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import type { InstanceDocument } from '../admin/documents.ts';
 import { parseAdminAddress } from './admin-client.ts';
@@ -591,6 +594,25 @@ t.test('every command has help with two or three examples', async (t) => {
     for (const line of lines) t.match(line, /legate/, line);
     t.ok(Math.max(...stdout.split('\n').map((line) => line.length)) <= 100, `${name} fits 100 columns`);
   }
+});
+
+t.test('help of service set tells what each setting may be, and what it is where nobody chose', async (t) => {
+  const { stdout } = await run(['service', 'set', '-h']);
+  const lines = stdout.split('\n');
+  for (const field of serviceFields) {
+    const word = settingWord(field);
+    t.equal(lines.filter((line) => line.startsWith(`  ${word} `)).length, 1, word);
+  }
+  for (const field of furtherFields) {
+    const usual = furtherDefault(field);
+    if (usual === undefined) continue;
+    const result = parseSettingsValue({ [settingWord(field)]: furtherText(field, usual) });
+    t.match(result, { settings: { [field]: usual } }, `the default of ${field} is one that may be set`);
+  }
+  t.match(stdout, /\n {2}balance {9}round-robin, .*, hash \(default: round-robin\)\n/);
+  t.match(stdout, /\n {2}try_timeout {5}10ms to 24h \(default: 1m\)\n/);
+  t.match(stdout, /\n {2}max_body {8}0 to 1024GiB; 0: any number of bytes \(default: 0\)\n/);
+  t.match(stdout, /\n {2}sticky {10}off, cookie, cookie:NAME or header:NAME \(default: off\)\n/);
 });
 
 t.test('resolve shows the answer, its origin and what was left out', async (t) => {
