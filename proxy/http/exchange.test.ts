@@ -319,6 +319,9 @@ t.test('what is refused', async (t) => {
     'also behind a good one',
   );
   t.equal(backend.heads.length, 1, 'and only the good one went on');
+  const between = await talk(t, bed, `\r\n${get()}\r\n${get()}\r\n\r\n${get()}`);
+  t.match(between, /^HTTP\/1\.1 200 .*HTTP\/1\.1 200 .*HTTP\/1\.1 400 /s, 'one empty line before each, and no more');
+  t.equal(backend.heads.length, 3);
 });
 
 t.test('instances that fail', async (t) => {
