@@ -405,6 +405,16 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /legate host allow db-2 db/,
     ],
     [
+      'no grant, where one alone would take something from others',
+      {
+        ...empty,
+        ungranted: [{ id: 'db-2/9c1f-5432', host: 'db-2' }],
+        grantAdvice: 'legate host allow db-2 db && legate host allow web-1 db',
+      },
+      /^bad choice: db has no instances/,
+      /^legate host allow db-2 db && legate host allow web-1 db$/,
+    ],
+    [
       'a revoked host',
       { ...empty, revokedHosts: ['db-2'] },
       /^bad choice: db has no instances/,
