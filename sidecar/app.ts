@@ -70,6 +70,7 @@ import { HeldBack } from './splits/held-back.ts';
 import { splitDocument } from './splits/split-document.ts';
 import { SplitGuard } from './splits/split-guard.ts';
 import { watchTakenBack } from './splits/taken-back-watch.ts';
+import { watchVoidSplits } from './splits/void-split-watch.ts';
 import { pictureDocument, statusDocument } from './status.ts';
 import { StoreCopies } from './store-copies.ts';
 import { keepMirror } from './store-mirror.ts';
@@ -286,7 +287,11 @@ export async function startSidecar(
 
     // Sides of splits that this host's guard has taken back, for links alone.
     const held = new HeldBack(catalog.snapshots);
-    closers.push(() => held.close(), watchTakenBack(held.snapshots, conditions));
+    closers.push(
+      () => held.close(),
+      watchTakenBack(held.snapshots, conditions),
+      watchVoidSplits(held.snapshots, conditions),
+    );
 
     // Names and links, which see nothing but the catalog's snapshots and who calls.
     const names = new NameServer({

@@ -1,3 +1,5 @@
+import type { Service } from '../src/catalog/snapshot.ts';
+import { isExternal } from '../src/model/instance.ts';
 import { grantBook, type Policy } from '../src/model/policy.ts';
 
 /** A host that has instances of a service. */
@@ -6,6 +8,16 @@ export interface Offer {
   /** Its name. */
   readonly host: string;
   readonly service: string;
+}
+
+/** The hosts that have instances of it, each once. */
+export function offersOf({ name, instances }: Service): readonly Offer[] {
+  const hosts = new Map<string, Offer>();
+  for (const instance of instances) {
+    const { hostId, host } = instance;
+    if (!isExternal(instance)) hosts.set(hostId, { hostId, host, service: name });
+  }
+  return [...hosts.values()];
 }
 
 /** So many commands are still read one by one. */

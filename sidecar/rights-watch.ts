@@ -1,10 +1,9 @@
 import type { Conditions } from '../src/base/conditions.ts';
 import type { Observable } from '../src/base/feed.ts';
 import type { Ungranted } from '../src/catalog/rights.ts';
-import { emptySnapshot, type Service, type Snapshot } from '../src/catalog/snapshot.ts';
-import { isExternal } from '../src/model/instance.ts';
+import { emptySnapshot, type Snapshot } from '../src/catalog/snapshot.ts';
 import { comeBackHint, isRevoked, type Policy } from '../src/model/policy.ts';
-import { grantAdvice, type Offer } from './grant-advice.ts';
+import { grantAdvice, type Offer, offersOf } from './grant-advice.ts';
 
 const ownId = 'policy.own';
 const othersId = 'policy.ungranted';
@@ -67,16 +66,6 @@ export function watchRights({ self, policy, snapshots, ungranted, conditions }: 
   return () => {
     for (const end of ends) end();
   };
-}
-
-/** The hosts that have instances of it, each once. */
-function offersOf({ name, instances }: Service): readonly Offer[] {
-  const hosts = new Map<string, Offer>();
-  for (const instance of instances) {
-    const { hostId, host } = instance;
-    if (!isExternal(instance)) hosts.set(hostId, { hostId, host, service: name });
-  }
-  return [...hosts.values()];
 }
 
 function isSame(one: readonly Offer[], other: readonly Offer[]): boolean {

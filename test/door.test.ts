@@ -1,4 +1,4 @@
-import { copyFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, writeFileSync } from 'node:fs';
 import { createServer, request } from 'node:http';
 import { createServer as createHttp2Server } from 'node:http2';
 import { request as requestTls } from 'node:https';
@@ -191,6 +191,7 @@ t.test('a door for the outside, with two workers', needs, async (t) => {
   // The files are written anew while it runs.
   copyFileSync(next.cert, one.cert);
   copyFileSync(next.key, one.key);
+  chmodSync(two.key, 0o644);
   const subject = async (): Promise<string> => (await openssl('', '-servername', 'one.example')).stdout;
   let fresh = 0;
   await waitFor(
@@ -203,6 +204,14 @@ t.test('a door for the outside, with two workers', needs, async (t) => {
   );
   loading.abort();
   await loads;
+  await waitFor(
+    'what is wrong with the other',
+    async () => (await agent.cli('why', 'web')).stdout.includes(two.key),
+    slow,
+  );
+  const why = await agent.cli('why', 'web');
+  t.match(why, { status: 0, stdout: /door .*cannot be used.*the certificate of before stays/ });
+  t.match(why.stdout, /advice: .*chmod/);
   t.strictSame(problems, [], `of ${done} requests`);
   workers();
   t.equal(await agent.kill('SIGTERM'), 0);

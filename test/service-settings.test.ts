@@ -149,6 +149,15 @@ t.test('settings of requests hold from the next request of a running connection 
     return `${response.statusCode} ${text.trimEnd()}`;
   };
   t.equal(await post(), '200 web');
+  for (const guard of [0.5, -1, '0.99', 101]) {
+    const refused = await agent.api('PUT', '/api/services/web', { split_guard: guard });
+    t.equal(refused.status, 400);
+    t.match(
+      refused.text,
+      /split_guard: .* is not a whole number \(0 to 100; .* 1, the least: .*; 0: no guard\)/,
+      `${guard}`,
+    );
+  }
   for (const [words, expected] of [
     ['timeout=50ms', /^504 legate: the request has taken longer than 50ms$/],
     ['timeout=0 max_body=4', /^413 legate: the body of the request is larger than 4$/],

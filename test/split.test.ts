@@ -136,6 +136,15 @@ t.test('a failing canary is taken back by the host that sees it', { timeout: 110
   t.match(back.stdout, /; before: stable 60 %, canary 40 %\n/);
   await waitFor('the way back', async () => (await get(port, 20))['200 canary'] === undefined, slow);
 
+  t.equal((await here.agent.cli('split', 'web', 'nobody=1')).status, 0);
+  await waitFor('requests to all', async () => Object.keys(await get(port, 20)).length === 2, slow);
+  for (const { agent } of [here, there]) {
+    await waitFor('that said', async () => (await trips(agent)).length > 0, slow);
+    t.match(await trips(agent), [/^web: no tag of its split has a usable instance \(nobody\): requests go to all/]);
+  }
+  t.equal((await here.agent.cli('split', 'web', '--off')).status, 0);
+  for (const { agent } of [here, there]) await waitFor('no word of it', async () => (await trips(agent)).length === 0);
+
   const lines = there.agent.log.filter((line) => line.includes('"http.status":500')).map((line) => JSON.parse(line));
   t.ok(lines.length > 0, 'what failed is logged, whatever the sample');
   t.ok(lines.every(({ sampled }) => sampled === undefined));

@@ -11,6 +11,9 @@ export const lookEveryMs = 10_000;
 /** How long before its end a certificate that nobody has replaced is told of. */
 export const warnBeforeMs = 14 * 86_400_000;
 
+/** Said of files that cannot be used while what was read before still is: nobody is kept out. */
+export const formerStays = 'the certificate of before stays';
+
 export interface CertificatesOptions {
   /** The first is shown to those who ask for no name, or for one that no certificate has. */
   readonly files: readonly CertificateFiles[];
@@ -147,7 +150,7 @@ export class Certificates {
     if (fault !== undefined) {
       const problem = isLegateError(fault) ? fault.message : describeError(fault);
       const hint = (isLegateError(fault) && fault.hint) || 'check the path and the files';
-      const stays = certificate && `; the certificate of before stays, until ${dateOf(certificate.notAfterMs)}`;
+      const stays = certificate && `; ${formerStays}, until ${dateOf(certificate.notAfterMs)}`;
       this.#tell(slot, {
         severity: 'error',
         message: `a certificate of ${what} cannot be used: ${problem}${stays ?? ''}`,

@@ -4,7 +4,10 @@ export const headMs = 15_000;
 export const idleClientMs = 75_000;
 /** As that, once this process takes no further requests but the one that may be on its way, which is told to be the last. */
 export const leavingClientMs = 1000;
-/** How long nothing may come of a request's body that has begun. */
+/**
+ * How long nothing may come of a request's body that has begun. One that goes on byte by byte is ended only by the
+ * service's `timeout`, if it has one: what is slow for one service is usual for another.
+ */
 export const bodyMs = 60_000;
 /** How long nothing may come of a response's body that has begun, and of what a connection was upgraded to. */
 export const silentResponseMs = 3_600_000;

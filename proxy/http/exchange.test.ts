@@ -300,6 +300,14 @@ t.test('an instance that closes a kept connection while a request is on its way'
   t.equal(backend.heads.length, 20);
 });
 
+t.test('one empty line before each request, and no more', async (t) => {
+  const backend = await scripted(t, (socket) => socket.write(ok('hi')));
+  const bed = await before(t, [backend.port]);
+  const answers = await talk(t, bed, `\r\n${get()}\r\n${get()}\r\n\r\n${get()}`);
+  t.match(answers, /^HTTP\/1\.1 200 .*HTTP\/1\.1 200 .*HTTP\/1\.1 400 /s);
+  t.equal(backend.heads.length, 2);
+});
+
 t.test('what is refused', async (t) => {
   const backend = await scripted(t, (socket) => socket.write(ok('no')));
   const bed = await before(t, [backend.port]);

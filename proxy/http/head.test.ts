@@ -80,6 +80,23 @@ t.test('what a response says', (t) => {
   t.end();
 });
 
+t.test('empty lines before a request: one is passed over', (t) => {
+  const request = `GET / HTTP/1.1\r\n${host}\r\n`;
+  t.match(read(`\r\n${request}`), { start: 2, end: request.length + 2 });
+  const cases: [before: string, fault: string][] = [
+    ['\r\n', 'none'],
+    ['\r\n\r\n', '400 request-line'],
+    ['\r\n\r\n\r\n', '400 request-line'],
+    ['\n', '400 request-line'],
+    ['\r', '400 request-line'],
+    ['\r\n\n', '400 request-line'],
+  ];
+  for (const [before, fault] of cases) t.equal(faultOf(before + request), fault, JSON.stringify(before));
+  for (const part of ['', '\r', '\r\n']) t.equal(new Head().readRequest(Buffer.from(part), 0), -1, 'more is to come');
+  t.equal(faultOf('\r\n\r'), '400 request-line', 'a second one is refused as soon as it begins');
+  t.end();
+});
+
 t.test('bounds', (t) => {
   const many = (count: number): string => `GET / HTTP/1.1\r\n${host}${'a: b\r\n'.repeat(count)}\r\n`;
   t.equal(faultOf(many(maxFields - 1)), 'none');

@@ -86,8 +86,9 @@ export class Head {
   #isRequest = true;
 
   /**
-   * Reads a request's head from `at`. Gives where its body begins, or -1 while the head is not all there. An empty line
-   * before it is passed over (RFC 9112 section 2.2).
+   * Reads a request's head from `at`. Gives where its body begins, or -1 while the head is not all there. One empty line
+   * before it is passed over, as RFC 9112 section 2.2 asks ("at least one"): old clients put one behind a body. A second one
+   * is refused with 400, so that nobody sends empty lines without end.
    */
   readRequest(buffer: Buffer, at: number): number {
     this.#begin(buffer, true);

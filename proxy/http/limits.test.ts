@@ -145,6 +145,41 @@ t.test('timeout', async (t) => {
   await idle(bed);
 });
 
+t.test('a body that comes byte by byte', async (t) => {
+  const one = await instance(t, 'a');
+  const { bed, clock, set } = await before(t, [one], {});
+  const received = (): number => bed.plane.links()[0]?.bytes.received ?? 0;
+  /** A piece each second to each of them. */
+  const drip = async (seconds: number, pieces: readonly (readonly [Client, string])[]): Promise<void> => {
+    for (let second = 0; second < seconds; second += 1) {
+      const expected = pieces.reduce((sum, [, piece]) => sum + piece.length, received());
+      for (const [client, piece] of pieces) client.say(piece);
+      await waitFor('what was sent is read', () => received() === expected, { everyMs: 1 });
+      await clock.advance(1000);
+    }
+  };
+  const patient = new Client(t, bed, ask('/', 'POST', 'Content-Length: 130\r\n'));
+  await arrived(1, one);
+  await drip(129, [[patient, 'x']]);
+  t.equal(patient.text, '', 'without `timeout` only silence ends it');
+  patient.say('x');
+  await patient.heard(/^HTTP\/1\.1 200 .*\r\n\r\na$/s);
+  set({ timeoutMs: 20_000 });
+  const counted = new Client(t, bed, ask('/', 'POST', 'Content-Length: 1000\r\n'));
+  const chunked = new Client(t, bed, ask('/', 'PUT', 'Transfer-Encoding: chunked\r\n'));
+  await arrived(3, one);
+  await drip(19, [
+    [counted, 'x'],
+    [chunked, '1\r\nx\r\n'],
+  ]);
+  t.equal(counted.text + chunked.text, '');
+  await clock.advance(1250);
+  for (const client of [counted, chunked]) await client.heard(/^HTTP\/1\.1 504 .*longer than 20s.*Connection: close/s);
+  await waitFor('the instance is told', () => one.aborted === 2);
+  t.equal(await count(bed, 'timeouts'), 2);
+  await idle(bed);
+});
+
 t.test('try_timeout and retries', async (t) => {
   const slow = await instance(t, 'slow');
   const other = await instance(t, 'other');

@@ -168,6 +168,22 @@ t.test('timeout, of calls as well', async (t) => {
   await held(5, one);
   await clock.advance(80);
   t.match(await refused, { status: 504 });
+  set({ timeoutMs: 20_000 });
+  const drips = open(session, '/slow', { ':method': 'POST' }, false);
+  const ended = answerOf(drips);
+  await held(6, one);
+  let taken = 0;
+  one.held[5]?.on('data', (chunk: Buffer) => {
+    taken += chunk.length;
+  });
+  for (let second = 1; second < 20; second += 1) {
+    drips.write('x');
+    await waitFor('a byte', () => taken === second, { everyMs: 1 });
+    await clock.advance(1000);
+  }
+  t.notOk(drips.closed);
+  await clock.advance(1250);
+  t.match(await ended, { status: 504, headers: { 'legate-reason': /longer than 20s/ } }, 'a byte a second');
   await idle(bed);
 });
 

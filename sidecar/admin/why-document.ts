@@ -15,6 +15,7 @@ export interface WhyStepDocument {
     | 'alias'
     | 'resolver'
     | 'address'
+    | 'door'
     | 'policy'
     | 'choice'
     | 'tunnel'

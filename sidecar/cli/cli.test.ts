@@ -3,6 +3,9 @@ import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';
 import t from 'tap';
+import { parseSettingsValue } from '../../src/config/settings-value.ts';
+import { serviceFields, settingWord } from '../../src/model/service.ts';
+import { furtherDefault, furtherFields, furtherText } from '../../src/model/service-settings.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import type { InstanceDocument } from '../admin/documents.ts';
 import { parseAdminAddress } from './admin-client.ts';
@@ -19,6 +22,7 @@ import {
   fakeSession,
   temporaryFolder,
 } from './test-support.ts';
+import { Screen } from './watch.ts';
 import { bytes, grouped, safeJson, since, span } from './words.ts';
 
 type SessionOptions = NonNullable<Parameters<typeof fakeSession>[0]>;
@@ -593,6 +597,25 @@ t.test('every command has help with two or three examples', async (t) => {
   }
 });
 
+t.test('help of service set tells what each setting may be, and what it is where nobody chose', async (t) => {
+  const { stdout } = await run(['service', 'set', '-h']);
+  const lines = stdout.split('\n');
+  for (const field of serviceFields) {
+    const word = settingWord(field);
+    t.equal(lines.filter((line) => line.startsWith(`  ${word} `)).length, 1, word);
+  }
+  for (const field of furtherFields) {
+    const usual = furtherDefault(field);
+    if (usual === undefined) continue;
+    const result = parseSettingsValue({ [settingWord(field)]: furtherText(field, usual) });
+    t.match(result, { settings: { [field]: usual } }, `the default of ${field} is one that may be set`);
+  }
+  t.match(stdout, /\n {2}balance {9}round-robin, .*, hash \(default: round-robin\)\n/);
+  t.match(stdout, /\n {2}try_timeout {5}10ms to 24h \(default: 1m\)\n/);
+  t.match(stdout, /\n {2}max_body {8}0 to 1024GiB; 0: any number of bytes \(default: 0\)\n/);
+  t.match(stdout, /\n {2}sticky {10}off, cookie, cookie:NAME or header:NAME \(default: off\)\n/);
+});
+
 t.test('resolve shows the answer, its origin and what was left out', async (t) => {
   const record = { name: 'db.service.mesh.internal', type: 'A', ttl: 5, data: '172.17.0.4' };
   let document: object = {};
@@ -929,6 +952,72 @@ t.test(
     t.ok(fake.stdout.text.endsWith('\u001b[?7h\u001b[?25h'), 'the cursor is back');
   },
 );
+
+/** What a terminal shows after this output, whose cursor was on the last row, and how many rows have left it at the top. */
+function shownOn(output: string, rows: number, columns: number): { readonly lines: string[]; readonly left: number } {
+  const lines = new Array<string>(rows).fill('');
+  let [row, column, left, wraps] = [rows - 1, 0, 0, true];
+  const newLine = (): void => {
+    column = 0;
+    if (row < rows - 1) row += 1;
+    else {
+      lines.push('');
+      lines.shift();
+      left += 1;
+    }
+  };
+  for (const [token, mode, count, letter] of output.matchAll(/\u001b\[(?:\?(25[lh]|7[lh])|(\d*)([AKJ]))|[\s\S]/g)) {
+    if (mode === '7l' || mode === '7h') wraps = mode === '7h';
+    else if (letter === 'A') row = Math.max(0, row - Number(count));
+    else if (letter !== undefined) {
+      lines[row] = (lines[row] ?? '').slice(0, column);
+      if (letter === 'J') lines.fill('', row + 1);
+    } else if (token === '\n') newLine();
+    else if (token === '\r') column = 0;
+    else if (mode === undefined) {
+      if (column === columns && wraps) newLine();
+      const at = Math.min(column, columns - 1);
+      lines[row] = `${(lines[row] ?? '').slice(0, at).padEnd(at)}${token}${(lines[row] ?? '').slice(at + 1)}`;
+      column = at + 1;
+    }
+  }
+  return { lines: lines.map((line) => line.trimEnd()), left };
+}
+
+t.test('--watch on terminals with few rows and columns, or none that they know of', async (t) => {
+  const frames = [3, 1, 12, 2, 30, 1].map((count) =>
+    Array.from({ length: count }, (_, index) => ` line ${index} of ${count} with more behind`),
+  );
+  for (const rows of [0, 1, 2, 3, 6]) {
+    for (const columns of [0, 1, 20, 100]) {
+      const stdout = new FakeStream({ tty: true, columns, rows });
+      const terminal = new Terminal({ stdout, stderr: stdout, env: { TERM: 'xterm' }, nowMs: () => 0 });
+      const screen = new Screen(terminal);
+      const [real, wide] = [rows || 24, columns || 80];
+      const what = `${rows} rows, ${columns} columns`;
+      const cut = (line: string | undefined): string =>
+        (line ?? '').length <= wide ? (line ?? '') : `${line?.slice(0, wide - 1)}${line?.at(-1)}`.trimEnd();
+      screen.open();
+      for (const frame of frames) {
+        screen.draw(frame);
+        const { lines } = shownOn(stdout.text, real, wide);
+        const first = lines.indexOf(cut(frame[0]));
+        t.ok(first >= 0, `${what}: the frame's first line is seen: ${lines.join('|')}`);
+        const room = Math.max(1, real - 1);
+        const last =
+          frame.length <= room ? frame.at(-1) : room === 1 ? frame[0] : ` ${frame.length - room + 1} more lines`;
+        t.equal(lines[first + Math.min(room, frame.length) - 1], cut(last), `${what}: and its last`);
+        if (real > 1)
+          t.same(lines.slice(first + Math.min(room, frame.length)).join(''), '', `${what}: and nothing below`);
+      }
+      const { left } = shownOn(stdout.text, real, wide);
+      t.ok(left <= real, `${what}: ${left} rows have been pushed out`);
+      screen.close();
+      t.equal(shownOn(stdout.text, real, wide).lines.at(-1), '', `${what}: the prompt has a line of its own`);
+      t.ok(terminal.view().width >= 40, 'a view has room for a table');
+    }
+  }
+});
 
 t.test('--watch in a pipe prints a frame a change; with --json one line a document', async (t) => {
   let count = 1;

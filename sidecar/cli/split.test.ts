@@ -130,6 +130,12 @@ t.test('wrong usage, and what cannot be done', async (t) => {
     [['web', '--off', '--back'], 2, /--back and --off exclude each other/],
     [['web', '--sticky', 'ip'], 2, /sticky.*must be "off", "cookie", "cookie:NAME" or "header:NAME"/],
     [['web', '--guard', 'many'], 2, /split_guard/],
+    [
+      ['web', '--guard', '0.5'],
+      2,
+      /split_guard: 0\.5 is not a whole number \(0 to 100; .* 1, the least: .*; 0: no guard\)/,
+    ],
+    [['web', '--guard=-1'], 2, /split_guard: -1 is not a whole number/],
     [['WEB'], 2, /the service's name "WEB"/],
     [[], 2, /missing required argument/],
     [['none'], 1, /there is no service "none"/],

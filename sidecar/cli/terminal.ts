@@ -87,13 +87,14 @@ export class Terminal {
     return this.interactive && this.#stderr.isTTY === true;
   }
 
+  /** A terminal that does not know its size says 0. */
   get rows(): number {
-    return this.#stdout.rows ?? 24;
+    return this.#stdout.rows || 24;
   }
 
   /** Columns of text for people, such as help, wherever it goes. */
   get proseWidth(): number {
-    const columns = this.#stdout.isTTY === true ? (this.#columns ?? this.#stdout.columns ?? maxWidth) : maxWidth;
+    const columns = this.#stdout.isTTY === true ? (this.#columns ?? (this.#stdout.columns || maxWidth)) : maxWidth;
     return Math.max(minWidth, Math.min(maxWidth, columns));
   }
 

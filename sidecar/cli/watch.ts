@@ -13,7 +13,8 @@ const tickMs = 5000;
 /** Redraws a frame of lines in place. Lines that do not fit the screen are counted instead of shown. */
 export class Screen {
   readonly #terminal: Terminal;
-  #drawn = 0;
+  /** Line ends of the frame that is shown: so far its beginning is above. */
+  #above = 0;
   #last = '';
 
   constructor(terminal: Terminal) {
@@ -26,7 +27,9 @@ export class Screen {
   }
 
   close(): void {
-    if (this.#terminal.interactive) this.#terminal.write('\u001b[?7h\u001b[?25h');
+    if (!this.#terminal.interactive) return;
+    const end = this.#last !== '' && this.#above === 0 ? '\n' : '';
+    this.#terminal.write(`${end}\u001b[?7h\u001b[?25h`);
   }
 
   draw(lines: readonly string[]): void {
@@ -37,13 +40,17 @@ export class Screen {
       this.#terminal.lines(lines);
       return;
     }
-    const room = Math.max(2, this.#terminal.rows - 1);
+    const { rows } = this.#terminal;
+    const room = Math.max(1, rows - 1);
     const hidden = lines.length - room;
-    const shown = hidden > 0 ? [...lines.slice(0, room - 1), ` ${hidden + 1} more lines`] : lines;
+    const rest = room > 1 ? [` ${hidden + 1} more lines`] : [];
+    const shown = hidden > 0 ? [...lines.slice(0, Math.max(1, room - 1)), ...rest] : lines;
+    // On a single row the end of a line would push it out of sight.
+    const end = rows > 1 ? '\n' : '';
     // One write a frame: each line is overwritten and its rest cleared, so that nothing flickers.
-    const up = this.#drawn > 0 ? `\u001b[${this.#drawn}A\r` : '';
-    this.#terminal.write(`${up}${shown.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
-    this.#drawn = shown.length;
+    const up = this.#above > 0 ? `\u001b[${this.#above}A` : '';
+    this.#terminal.write(`${up}\r${shown.map((line) => `${line}\u001b[K${end}`).join('')}\u001b[J`);
+    this.#above = shown.length * end.length;
   }
 }
 

@@ -14,6 +14,7 @@ import { SplitGuard } from './split-guard.ts';
 import { watchTakenBack } from './taken-back-watch.ts';
 import { SideTraffic } from './traffic.ts';
 import { failingSide, type SideSeen } from './verdict.ts';
+import { watchVoidSplits } from './void-split-watch.ts';
 
 const side = (tag: string, weight: number, requests: number, errors: number, usable = true): SideSeen => {
   return { tag, weight, requests, errors, usable };
@@ -273,4 +274,81 @@ t.test('what a document says where there is no split, and what gets nothing', as
   t.throws(() => splitDocument('none', { snapshot: emptySnapshot, host: '', guard: {} as never, nowMs: 0 }), {
     code: 'E_NOT_FOUND',
   });
+});
+
+t.test('a split that nobody serves is told, until somebody does', async (t) => {
+  const clock = new ManualClock();
+  const { conditions } = parts(clock);
+  const stable = shownInstance({ name: 's', service: 'web', tags: ['stable'] });
+  const canary = shownInstance({ name: 'c', service: 'web', tags: ['canary', 'stable'] });
+  const plain = { port: 80, protocol: 'http', balance: 'round-robin', vip: undefined, faults: [] } as const;
+  const service = (name: string, more: Partial<Service>): Service => {
+    const { instances = [stable, canary], usable = instances } = more;
+    return { name, ...plain, ...more, instances, usable };
+  };
+  let version = 0;
+  const snapshotOf = (...services: Service[]): Snapshot => {
+    version += 1;
+    const entries = services.map((each) => [each.name, each] as const);
+    return { ...emptySnapshot, version, origin: 'store', services: PersistentMap.from(entries) };
+  };
+  const snapshots = new Latest(emptySnapshot);
+  t.teardown(watchVoidSplits(snapshots, conditions));
+  const told = async (...services: Service[]): Promise<string[]> => {
+    snapshots.set(snapshotOf(...services));
+    await clock.advance(0);
+    return conditions.list().map(({ id, message }) => `${id}: ${message}`);
+  };
+  const lost = 'split.void.web: web: no tag of its split has a usable instance';
+  const all = 'requests go to all instances';
+  const api = service('api', { usable: [] });
+  const routes = [
+    { match: {} },
+    { match: {}, split: { canary: 1 }, service: 'api' },
+    { match: {}, mirror: { tag: 'next' } },
+  ];
+  const cases: [name: string, services: Service[], told: string[]][] = [
+    ['no split', [service('web', {})], []],
+    ['both tags are there', [service('web', { split: { stable: 9, canary: 1 } })], []],
+    ['one tag is', [service('web', { split: { stable: 9, next: 1 } })], []],
+    ['one is, and has no weight', [service('web', { split: { stable: 0, next: 1 } })], [`${lost} (next): ${all}`]],
+    ['none is', [service('web', { split: { blue: 9, next: 1 } })], [`${lost} (blue, next): ${all}`]],
+    [
+      'many are not',
+      [service('web', { split: { a: 1, b: 1, c: 1, d: 1, e: 1, f: 0 } })],
+      [`${lost} (a, b, c, d and 1 more): ${all}`],
+    ],
+    ['for TCP it has no effect', [service('web', { split: { next: 1 }, protocol: 'tcp' })], []],
+    ['nobody serves at all', [service('web', { split: { next: 1 }, usable: [] })], []],
+    ['all of it ended', [service('web', { split: {} })], []],
+    [
+      'the tagged one cannot be used',
+      [service('web', { split: { canary: 1 }, instances: [stable, canary], usable: [stable] })],
+      [`${lost} (canary): ${all}`],
+    ],
+    ['the service is forgotten', [], []],
+    [
+      'a mirror, and a route to who is away',
+      [service('web', { routes }), api],
+      [
+        'split.void.web: web: no instance of web that is usable has what its route 3 asks for (next): nothing is copied',
+      ],
+    ],
+    [
+      'only the other service has changed',
+      [service('web', { routes: routes.slice(0, 2) }), service('api', { usable: [stable] })],
+      [
+        'split.void.web: web: no instance of api that is usable has what its route 2 asks for (canary): ' +
+          'such requests go to all instances of api',
+      ],
+    ],
+    ['and is as it should be', [service('web', { routes: routes.slice(0, 2) }), service('api', {})], []],
+  ];
+  for (const [name, services, messages] of cases) t.same(await told(...services), messages, name);
+  const web = service('web', { routes, split: { next: 1 } });
+  await told(web, service('api', {}));
+  t.match(await told(web, service('api', { usable: [stable] })), [
+    /its split has.* all instances; and so with 2 more of its routes$/,
+  ]);
+  t.match(conditions.list(), [{ severity: 'warning', hint: /^legate split web shows which tags .* --off$/ }]);
 });

@@ -87,7 +87,8 @@ function atListener(facts: WhyFacts, link: LinkDocument | undefined): Step {
   const parkMs = facts.target.view?.parkMs ?? 0;
   const nothing = 'while nothing usable is behind it';
   const refused = parkMs > 0 ? `connections wait up to ${span(parkMs)} ${nothing}` : `refused ${nothing}`;
-  const refusing = link.state === 'refusing' ? `, ${refused}` : '';
+  // What is wrong with a door is told of the door.
+  const refusing = link.state === 'refusing' && link.problem === null ? `, ${refused}` : '';
   return { name: 'address', verdict: 'ok', text: `${link.address} → this sidecar${refusing}` };
 }
 

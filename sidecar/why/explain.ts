@@ -4,6 +4,7 @@ import { aliasStep } from './alias-step.ts';
 import { bypassStep } from './bypass-step.ts';
 import { choiceStep } from './choice-step.ts';
 import { consumerStep } from './consumer-step.ts';
+import { doorStep } from './door-step.ts';
 import type { WhyFacts } from './facts.ts';
 import { hostStep } from './host-step.ts';
 import { instanceStep } from './instance-step.ts';
@@ -21,6 +22,7 @@ const way: readonly Explain[] = [
   aliasStep,
   resolverStep,
   addressStep,
+  doorStep,
   policyStep,
   choiceStep,
   tunnelStep,

@@ -34,6 +34,8 @@ export interface WhyFacts {
   readonly instances: readonly InstanceFacts[];
   /** What other hosts offer of the service without the right to, which is not among the instances. */
   readonly ungranted: readonly { readonly id: string; readonly host: string }[];
+  /** What gives the host of the first of them its grant, and takes nothing from anybody. */
+  readonly grantAdvice?: string;
   /** The instance of the service that left last in this run. */
   readonly lastDeparture?: { readonly id: string; readonly host: string; readonly atMs: number };
   /** Names of revoked hosts that had instances of it in this run. */

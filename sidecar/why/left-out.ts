@@ -1,5 +1,6 @@
 import { truncate } from '../../src/base/text.ts';
 import { isUsableStatus } from '../../src/model/instance.ts';
+import { allowCommand } from '../grant-advice.ts';
 import type { InstanceFacts, WhyFacts } from './facts.ts';
 import type { Detail } from './step.ts';
 import { letIn, tunnelFix, tunnelProblem } from './tunnel-fix.ts';
@@ -27,11 +28,12 @@ export interface LeftOut extends Detail {
 
 /** What is kept out of the picture itself: instances without a grant, and those of revoked hosts. */
 export function keptOut(all: WhyFacts): LeftOut[] {
-  const { ungranted, revokedHosts, target } = all;
+  const { ungranted, grantAdvice, revokedHosts, target } = all;
   const service = target.service ?? target.asked;
   const offered = ungranted.map(({ id, host }) => ({
     text: `${id}: host ${host} may not offer ${service}, no grant says so`,
-    fix: `on the authority's host: legate host allow ${host} ${service}`,
+    // Of several the first is told what to do about.
+    fix: grantAdvice ?? `on the authority's host: ${allowCommand({ host, service })}`,
   }));
   const gone = revokedHosts.map((host) => ({
     text: `host ${host}, which had instances of it, is revoked`,

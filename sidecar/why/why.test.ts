@@ -1,4 +1,5 @@
 import t from 'tap';
+import { formerStays } from '../../proxy/door/certificates.ts';
 import type { LinkDocument } from '../../proxy/link-document.ts';
 import type { TunnelDocument } from '../../proxy/tunnel/tunnel-document.ts';
 import type { Condition } from '../../src/base/conditions.ts';
@@ -404,6 +405,16 @@ t.test('faults: the step that names each, and what to do', async (t) => {
       /legate host allow db-2 db/,
     ],
     [
+      'no grant, where one alone would take something from others',
+      {
+        ...empty,
+        ungranted: [{ id: 'db-2/9c1f-5432', host: 'db-2' }],
+        grantAdvice: 'legate host allow db-2 db && legate host allow web-1 db',
+      },
+      /^bad choice: db has no instances/,
+      /^legate host allow db-2 db && legate host allow web-1 db$/,
+    ],
+    [
       'a revoked host',
       { ...empty, revokedHosts: ['db-2'] },
       /^bad choice: db has no instances/,
@@ -506,6 +517,105 @@ t.test('what happens to connections while nothing is usable', async (t) => {
   t.match(textOf(refusing), /refused while nothing usable is behind it$/);
   const parked = { ...refusing, target: { ...target, view: { ...db, parkMs: 10_000 } } };
   t.match(textOf(parked), /connections wait up to 10 s while nothing usable is behind it$/);
+});
+
+t.test('what a door shows is in the way of those who come by it', async (t) => {
+  const at = '0.0.0.0:443';
+  const tls = { names: ['db.example'], notAfter: '2030-06-01T00:00:00.000Z' };
+  const door = { ...link, kind: 'listen', address: at, tls } as const;
+  const shut = { ...door, state: 'refusing', problem: 'no certificate can be used' } as const;
+  const byDoor = { kind: 'listener', name: 'outside', listens: [{ service: 'db', at }] } as const;
+  const said = (message: string, severity: Condition['severity'], where = `${at}.certificate.0`): Condition[] =>
+    condition(`link.tls.db.${where}`, message, 'replace it').map((each) => ({ ...each, severity }));
+  const ended = said('the certificate has ended', 'error');
+  const cases: readonly (readonly [string, Partial<WhyFacts>, RegExp, RegExp | null, boolean])[] = [
+    ['a sound one', { links: [link, door] }, /^$/, null, true],
+    [
+      'a sound one, asked for',
+      { links: [link, door], consumer: byDoor },
+      /^ok https:\/\/0\.0\.0\.0:443 shows certificates for db\.example, until 2030-06-01T00:00:00\.000Z$/,
+      null,
+      true,
+    ],
+    ['ended', { links: [link, door], conditions: ended }, /^note the certificate has ended$/, /^replace it$/, true],
+    [
+      'ended, for those outside',
+      { links: [link, door], conditions: ended, consumer: byDoor },
+      /^bad the certificate has ended$/,
+      /^replace it$/,
+      false,
+    ],
+    [
+      'ended, where there are no virtual addresses',
+      { links: [door], conditions: ended, vip: { on: false, reason: null } },
+      /^bad the certificate has ended$/,
+      /^replace it$/,
+      false,
+    ],
+    [
+      'soon to end',
+      { links: [door], conditions: said('it ends at', 'warning'), consumer: byDoor },
+      /^note it ends at$/,
+      /^replace it$/,
+      true,
+    ],
+    [
+      'a faulty file beside the former',
+      { links: [door], conditions: said(`no such file; ${formerStays}, until x`, 'error'), consumer: byDoor },
+      /^note no such file/,
+      /^replace it$/,
+      true,
+    ],
+    [
+      'a faulty file alone',
+      { links: [shut], conditions: said('no such file', 'error'), consumer: byDoor },
+      /^bad no such file$/,
+      /^replace it$/,
+      false,
+    ],
+    [
+      'one of two',
+      {
+        links: [door],
+        conditions: [...said('it ends at', 'warning'), ...said('no such key', 'error', `${at}.certificate.1`)],
+        consumer: byDoor,
+      },
+      /^bad no such key \(it ends at\)$/,
+      /^replace it$/,
+      false,
+    ],
+    [
+      'a service that is not HTTP',
+      { links: [shut], conditions: said('TLS leads to HTTP only', 'error', `${at}.protocol`), consumer: byDoor },
+      /^bad TLS leads to HTTP only$/,
+      /^replace it$/,
+      false,
+    ],
+    [
+      'nothing said',
+      { links: [shut], consumer: byDoor },
+      /^bad nobody gets in to db at 0\.0\.0\.0:443: no certificate/,
+      /^legate status/,
+      false,
+    ],
+    [
+      'another door',
+      { links: [door], conditions: said('ended', 'error', '0.0.0.0:8443.certificate.0'), consumer: byDoor },
+      /^ok /,
+      null,
+      true,
+    ],
+    ['a listener in the clear', { links: [link, { ...door, tls: null }], conditions: ended }, /^$/, null, true],
+  ];
+  for (const [what, over, told, fix, isFine] of cases) {
+    const document = explain({ ...fine, ...over }, asked);
+    const step = document.steps.find(({ name }) => name === 'door');
+    const details = step?.details.map(({ text }) => ` (${text})`).join('') ?? '';
+    t.match(step === undefined ? '' : `${step.verdict} ${step.text}${details}`, told, what);
+    if (fix === null) t.equal(document.fix, null, what);
+    else t.match(document.fix, fix, what);
+    t.equal(document.fine, isFine, what);
+  }
 });
 
 t.test('what policy forbids is not tried', async (t) => {

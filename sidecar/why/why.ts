@@ -16,6 +16,7 @@ import type { StoreStatus } from '../../src/store/store.ts';
 import type { NameServerDocument, PictureDocument, ResolveDocument } from '../admin/documents.ts';
 import type { WhyDocument } from '../admin/why-document.ts';
 import type { DockerSource } from '../docker/source.ts';
+import { grantAdvice, offersOf } from '../grant-advice.ts';
 import { tryToConnect } from './connect.ts';
 import { explain } from './explain.ts';
 import type { AskedServer, InstanceFacts, ProbeFacts, ResolverFacts, WhyFacts } from './facts.ts';
@@ -150,12 +151,25 @@ export class Why {
       vip: vip(),
       bypasses: findBypasses(found, running, view, self.hostId),
       policy: policy && rules && { policy, ...rules },
-      ungranted: this.#options.ungranted.value.filter((each) => each.service === target.service),
+      ...this.#ungranted(target.service, policy, snapshot),
       revokedHosts: this.#revoked(target.service, policy, snapshot),
       hosts: new Map([...snapshot.hosts.values()].map((host) => [host.id, host])),
       tunnels: new Map(tunnels.map((tunnel) => [tunnel.hostId, tunnel])),
       credentials: credentials.value,
     };
+  }
+
+  /** What is left out for want of a grant, and what would let the first of it in. */
+  #ungranted(
+    service: string | undefined,
+    policy: Policy | undefined,
+    { services }: Snapshot,
+  ): Pick<WhyFacts, 'ungranted' | 'grantAdvice'> {
+    const ungranted = this.#options.ungranted.value.filter((each) => each.service === service);
+    const [first] = ungranted;
+    if (first === undefined) return { ungranted };
+    const offered = [...services.values()].flatMap(offersOf);
+    return { ungranted, grantAdvice: grantAdvice(policy, first, offered) };
   }
 
   #consumer(

@@ -4,6 +4,7 @@ import {
   type FurtherField,
   type FurtherSettings,
   furtherKinds,
+  furtherValues,
   pickFurther,
   type SettingKind,
 } from '../model/service-settings.ts';
@@ -25,7 +26,7 @@ function typeOf(field: FurtherField): ValueType<unknown> {
     case 'duration':
       return durationType(form.minMs, form.maxMs);
     case 'number':
-      return integerType('number', form.min, form.max);
+      return integerType('whole number', form.min, form.max, furtherValues(field));
     case 'size':
       return textType('size', (text) => {
         const bytes = parseSize(text);

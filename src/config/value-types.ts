@@ -107,11 +107,17 @@ export function durationType(minimumMs: number, maximumMs: number): ValueType<nu
 
 const maxWorkers = 16;
 
-export function integerType(label: string, minimum: number, maximum: number): ValueType<number> {
+/** `values`: what it may be, for people, where that is more than a range. */
+export function integerType(
+  label: string,
+  minimum: number,
+  maximum: number,
+  values = `${minimum} to ${maximum}`,
+): ValueType<number> {
   return textType(label, (text) => {
     const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
     if (number >= minimum && number <= maximum) return { value: number };
-    return { fault: `is not ${article(label)} (${minimum} to ${maximum})` };
+    return { fault: `is not ${article(label)} (${values})` };
   });
 }
 

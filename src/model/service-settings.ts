@@ -83,6 +83,12 @@ export const httpDefaults = {
   splitGuard: 0,
 } as const satisfies FurtherSettings;
 
+/** The same, of all that need one. */
+const defaults: FurtherSettings = {
+  ...{ prefer: defaultPreference, parkMs: 0, proxyProtocol: 'off', hashOn: 'source' },
+  ...httpDefaults,
+};
+
 /** How a setting is written, and what it may be. */
 export type SettingForm =
   | { readonly kind: 'choice'; readonly words: readonly string[] }
@@ -90,7 +96,13 @@ export type SettingForm =
   | { readonly kind: 'number'; readonly min: number; readonly max: number }
   /** Bytes. */
   | { readonly kind: 'size'; readonly max: number }
-  | { readonly kind: 'text'; readonly max: number; readonly fault: (text: string) => string | undefined }
+  | {
+      readonly kind: 'text';
+      readonly max: number;
+      readonly fault: (text: string) => string | undefined;
+      /** What it may be, for people. */
+      readonly like: readonly string[];
+    }
   | { readonly kind: 'weights' }
   | { readonly kind: 'routes' };
 
@@ -98,6 +110,8 @@ export interface SettingKind {
   /** What users call it. */
   readonly word: string;
   readonly form: SettingForm;
+  /** What some value means that does not say it itself, for people. */
+  readonly note?: string;
 }
 
 const dayMs = 86_400_000;
@@ -108,24 +122,34 @@ const number = (min: number, max: number): SettingForm => ({ kind: 'number', min
 /** Each of the further settings: the file, the command line, the API and the store read and write them by this table. */
 export const furtherKinds = {
   prefer: { word: 'prefer', form: choice(preferences) },
-  parkMs: { word: 'park', form: duration(0, 30_000) },
+  parkMs: { word: 'park', form: duration(0, 30_000), note: '0s: refused at once' },
   proxyProtocol: { word: 'proxy_protocol', form: choice(proxyProtocols) },
-  hashOn: { word: 'hash_on', form: { kind: 'text', max: 80, fault: hashOnFault } },
-  timeoutMs: { word: 'timeout', form: duration(0, dayMs) },
+  hashOn: {
+    word: 'hash_on',
+    form: { kind: 'text', max: 80, fault: hashOnFault, like: ['source', 'header:NAME', 'cookie:NAME'] },
+  },
+  timeoutMs: { word: 'timeout', form: duration(0, dayMs), note: '0s: as long as it takes' },
   tryTimeoutMs: { word: 'try_timeout', form: duration(10, dayMs) },
   retries: { word: 'retries', form: number(0, 10) },
-  hedgeAfterMs: { word: 'hedge_after', form: duration(0, 60_000) },
-  maxBodyBytes: { word: 'max_body', form: { kind: 'size', max: 1024 ** 4 } },
-  maxRequests: { word: 'max_requests', form: number(0, 1_000_000) },
+  hedgeAfterMs: { word: 'hedge_after', form: duration(0, 60_000), note: '0s: never' },
+  maxBodyBytes: { word: 'max_body', form: { kind: 'size', max: 1024 ** 4 }, note: '0: any number of bytes' },
+  maxRequests: { word: 'max_requests', form: number(0, 1_000_000), note: '0: any number' },
   maxQueue: { word: 'max_queue', form: number(0, 100_000) },
   queueTimeoutMs: { word: 'queue_timeout', form: duration(1, 60_000) },
   forwarding: { word: 'forwarding', form: choice(forwardings) },
   upgrade: { word: 'upgrade', form: choice(switches) },
   connect: { word: 'connect', form: choice(switches) },
-  ejectSlow: { word: 'eject_slow', form: number(0, 100) },
+  ejectSlow: { word: 'eject_slow', form: number(0, 100), note: 'so many times as slow as the others; 0: never' },
   split: { word: 'split', form: { kind: 'weights' } },
-  sticky: { word: 'sticky', form: { kind: 'text', max: 80, fault: stickyFault } },
-  splitGuard: { word: 'split_guard', form: number(0, 100) },
+  sticky: {
+    word: 'sticky',
+    form: { kind: 'text', max: 80, fault: stickyFault, like: ['off', 'cookie', 'cookie:NAME', 'header:NAME'] },
+  },
+  splitGuard: {
+    word: 'split_guard',
+    form: number(0, 100),
+    note: 'so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0: no guard',
+  },
   routes: { word: 'routes', form: { kind: 'routes' } },
 } as const satisfies Readonly<Record<keyof FurtherSettings, SettingKind>>;
 
@@ -159,4 +183,40 @@ export function furtherText(field: FurtherField, value: unknown): string {
   if (form.kind === 'duration' && typeof value === 'number') return formatDuration(value);
   if (form.kind === 'size' && typeof value === 'number') return formatSize(value);
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+/** What a setting holds where nobody chose; undefined: nothing. */
+export function furtherDefault(field: FurtherField): unknown {
+  return defaults[field];
+}
+
+/** What a setting may be, for people, in the units that users write. */
+export function furtherValues(field: FurtherField): string {
+  const { form, note }: SettingKind = furtherKinds[field];
+  const values = valuesOf(form);
+  return note === undefined ? values : `${values}; ${note}`;
+}
+
+function valuesOf(form: SettingForm): string {
+  switch (form.kind) {
+    case 'choice':
+      return eitherOf(form.words);
+    case 'text':
+      return eitherOf(form.like);
+    case 'duration':
+      return `${formatDuration(form.minMs)} to ${formatDuration(form.maxMs)}`;
+    case 'number':
+      return `${form.min} to ${form.max}`;
+    case 'size':
+      return `0 to ${formatSize(form.max)}`;
+    case 'weights':
+      return 'YAML such as {stable: 95, canary: 5}, or @FILE';
+    case 'routes':
+      return 'YAML such as [{match: {path: /api}, service: api}], or @FILE';
+  }
+}
+
+/** `a, b or c`. */
+function eitherOf(words: readonly string[]): string {
+  return words.length < 2 ? words.join('') : `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`;
 }

@@ -7,10 +7,11 @@ import { parseTree, plainValue } from '../../../src/config/tree.ts';
 import { nameFault } from '../../../src/model/names.ts';
 import type { Weights } from '../../../src/model/routes.ts';
 import { serviceFields, settingText, settingWord } from '../../../src/model/service.ts';
-import { furtherFields, furtherKinds, furtherText } from '../../../src/model/service-settings.ts';
+import { furtherDefault, furtherFields, furtherKinds, furtherText } from '../../../src/model/service-settings.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
+import { settingsHelp } from '../views/settings.ts';
 import { clean } from '../words.ts';
 
 /** What changes a service for the whole mesh. */
@@ -22,11 +23,10 @@ export function addServiceCommands({ program, session, register }: CommandTools)
 
   const setting = service
     .command('set')
-    .description(
-      `sets ${serviceFields.map(settingWord).join(', ')} of a service for the whole mesh; running links follow`,
-    )
+    .description('sets what holds for a service in the whole mesh; running links follow')
     .argument('<name>', 'a service; one that does not exist yet is made, and needs a port')
     .argument('<settings...>', 'key=value, as in `services:` of the configuration; key=default takes one back')
+    .addHelpText('after', () => `\n${settingsHelp(session.terminal.proseWidth)}`)
     .addHelpText(
       'after',
       examples(
@@ -160,11 +160,9 @@ const requestWords: ReadonlySet<string> = new Set(
 );
 
 /** What the API says also where nobody chose it. */
-const isUsual = new Map<string, unknown>([
-  ['prefer', 'near'],
-  ['parkMs', 0],
-  ['proxyProtocol', 'off'],
-]);
+const isUsual = new Map<string, unknown>(
+  (['prefer', 'parkMs', 'proxyProtocol'] as const).map((field) => [field, furtherDefault(field)]),
+);
 
 function splitText(weights: Weights): string {
   const parts = Object.entries(weights).map(([tag, weight]) => `${tag}=${weight}`);

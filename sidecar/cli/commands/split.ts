@@ -42,7 +42,10 @@ export function addSplitCommand({ program, session, register }: CommandTools): v
     .option('--back', 'sets the split before this one again')
     .option('--off', 'divides no more: all instances get requests')
     .option('--sticky <by>', 'keeps clients on their side: cookie, cookie:NAME, header:NAME or off')
-    .option('--guard <factor>', 'takes a side back to 0 that has so many times the errors of the heaviest; or off')
+    .option(
+      '--guard <factor>',
+      'takes a side back to 0 that has so many times the error rate of the heaviest, from 1 (any rate that is clearly higher) to 100; or off',
+    )
     .option('-w, --watch', 'keeps a table of what the sides carry current until Ctrl-C')
     .addHelpText(
       'after',

@@ -74,6 +74,7 @@ export function stickyText(sticky: string): string {
 
 export function guardText(guard: number): string {
   if (guard === 0) return 'no guard';
+  if (guard === 1) return 'guard: a side with a clearly higher error rate than the heaviest goes back to 0';
   return `guard: a side with over ${guard} times the error rate of the heaviest goes back to 0`;
 }
 
