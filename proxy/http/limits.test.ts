@@ -148,7 +148,7 @@ t.test('timeout', async (t) => {
 t.test('a body that comes byte by byte', async (t) => {
   const one = await instance(t, 'a');
   const { bed, clock, set } = await before(t, [one], {});
-  const received = (): number => bed.plane.links()[0]?.bytes.received ?? 0;
+  const received = (): number => bed.plane.links().reduce((sum, { bytes }) => sum + bytes.received, 0);
   /** A piece each second to each of them. */
   const drip = async (seconds: number, pieces: readonly (readonly [Client, string])[]): Promise<void> => {
     for (let second = 0; second < seconds; second += 1) {
@@ -254,6 +254,27 @@ t.test('max_body', async (t) => {
   set({});
   const free = new Client(t, bed, `${ask('/', 'POST', 'Content-Length: 9\r\n')}long more`);
   await free.heard(/200 OK/);
+  await idle(bed);
+});
+
+t.test('a client that has ended its side waits in no queue, and not for long', async (t) => {
+  const [one, other] = [await instance(t, 'a'), await instance(t, 'b')];
+  const { bed, clock } = await before(t, [one, other], { maxRequests: 1, tryTimeoutMs: 30_000, retries: 2 });
+  const first = new Client(t, bed, ask('/slow1'));
+  await arrived(1, one, other);
+  const second = new Client(t, bed, ask('/slow2', 'POST', 'Content-Length: 0\r\n'));
+  await waitFor('one waits', async () => (await bed.metric('legate_http_queued_count{service="db"}')) === 1);
+  second.socket.end();
+  t.equal(await second.over, 'ECONNRESET');
+  t.equal(await bed.metric('legate_http_queued_count{service="db"}'), 0);
+  first.socket.end();
+  for (let passed = 0; passed < 9000; passed += 250) await clock.advance(250);
+  t.equal(one.aborted + other.aborted, 0, 'it may still wait for its answer');
+  for (let passed = 0; passed < 2000; passed += 250) await clock.advance(250);
+  t.equal(await first.over, 'ECONNRESET');
+  await waitFor('the instance is told', () => one.aborted + other.aborted === 1);
+  t.equal(one.requests.length + other.requests.length, 1, 'and nobody else was asked');
+  t.equal(await bed.metric('legate_http_requests_total{service="db",instance="",end="client gone"}'), 2);
   await idle(bed);
 });
 
