@@ -54,7 +54,7 @@ export class HttpConnection implements CarriedConnection {
       account,
       budget,
       environment,
-      over: (keepAlive) => this.#exchangeOver(keepAlive),
+      over: (keepAlive, nowMs) => this.#exchangeOver(keepAlive, nowMs),
       takeAhead: () => this.#takeAhead(),
     });
     environment.clientReads.attach(socket, (chunk) => this.#onData(chunk));
@@ -116,9 +116,9 @@ export class HttpConnection implements CarriedConnection {
     }
   }
 
-  #enter(phase: Phase): void {
+  #enter(phase: Phase, nowMs = this.#options.environment.clock.monotonicMs()): void {
     this.#phase = phase;
-    this.#sinceMs = this.#options.environment.clock.monotonicMs();
+    this.#sinceMs = nowMs;
   }
 
   #onData(chunk: Buffer): void {
@@ -178,9 +178,10 @@ export class HttpConnection implements CarriedConnection {
       return false;
     }
     this.#ahead = undefined;
-    this.#enter('exchange');
+    const nowMs = this.#options.environment.clock.monotonicMs();
+    this.#enter('exchange', nowMs);
     const own = this.#borrowed && body < chunk.length ? this.#own(chunk) : chunk;
-    const used = this.#exchange.begin(own, body);
+    const used = this.#exchange.begin(own, body, nowMs);
     if (this.#leaving) this.#exchange.lastOne();
     if (used < own.length) this.#keepAhead(own.subarray(used));
     // It said so while an earlier request ran: if this one is not all there, the rest will not come.
@@ -197,13 +198,13 @@ export class HttpConnection implements CarriedConnection {
   }
 
   /** The answer is written, and nothing of the request is left to come if the connection is to be kept. */
-  #exchangeOver(keepAlive: boolean): void {
+  #exchangeOver(keepAlive: boolean, nowMs: number): void {
     if (this.#phase !== 'exchange') return;
     if (!keepAlive || (this.#clientEnded && this.#ahead === undefined)) {
       this.#closeGently();
       return;
     }
-    this.#enter('idle');
+    this.#enter('idle', nowMs);
     const { accepts } = this.#options.environment;
     if (this.#ahead === undefined && accepts.holding) this.#hold(accepts);
     else if (this.#socket.isPaused()) this.#socket.resume();

@@ -40,7 +40,7 @@ export interface ExchangeOptions {
   /** Takes what the client has sent behind its request, once the connection is another protocol's. */
   readonly takeAhead: () => Buffer | undefined;
   /** The answer has left this process, or the client is gone; whether the connection may carry another request. */
-  readonly over: (keepAlive: boolean) => void;
+  readonly over: (keepAlive: boolean, nowMs: number) => void;
 }
 
 /**
@@ -129,11 +129,11 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
 
   // The request
 
-  /** Takes the request over whose head the environment has just read; gives where it ends in `chunk`. */
-  begin(chunk: Buffer, at: number): number {
+  /** Takes the request over whose head the environment has just read, at `nowMs`; gives where it ends in `chunk`. */
+  begin(chunk: Buffer, at: number, nowMs: number): number {
     const { environment, peer } = this.#options;
     const head = environment.requestHead;
-    const ownAnswer = this.#reset(head);
+    const ownAnswer = this.#reset(head, nowMs);
     const to = this.#to;
     const refusal = ownAnswer === undefined ? refusalOf(head, to.settings) : undefined;
     if (refusal !== undefined) {
@@ -149,7 +149,7 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     this.#request.head = environment.composer.request(head, {
       lines: to.lines,
       host: to.route.service,
-      newId: this.#report.newId,
+      putId: this.#report.putId,
       upgrade,
       target: to.target,
       edits: to.edits,
@@ -157,17 +157,17 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     if (!upgrade && to.mirror !== undefined) this.#request.beginCopy(to.mirror, head.contentLength, this.#options);
     const used = this.#readBody(chunk, at);
     if (!this.#running) return used;
-    if (ownAnswer === undefined) this.#turn.enter();
+    if (ownAnswer === undefined) this.#turn.enter(nowMs);
     else this.#answer(ownAnswer);
     this.#request.sendCopy();
     return used;
   }
 
   /** Gives what to answer where the request goes nowhere. */
-  #reset(head: Head): OwnAnswer | undefined {
+  #reset(head: Head, nowMs: number): OwnAnswer | undefined {
     const to = this.#to;
     this.#running = true;
-    this.#report.begin(head, this.#options.route.service);
+    this.#report.begin(head, this.#options.route.service, nowMs);
     const ownAnswer = to.choose(head);
     this.#report.service = to.route.service;
     this.#report.lane = to.lane;
@@ -292,8 +292,8 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
 
   // Its turn, and its time
 
-  itsTurn(): void {
-    if (this.#running) this.#tries.attempt();
+  itsTurn(nowMs: number): void {
+    if (this.#running) this.#tries.attempt(nowMs);
   }
 
   rejected(reason: string): void {
@@ -385,7 +385,7 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     const kept = takeKept(this.#options, route, backend, this.#tries.attemptMs - maxIdleMs, this);
     if (kept !== undefined) {
       this.#upstream = kept;
-      this.#send(kept);
+      this.#send(kept, this.#tries.attemptMs);
       return;
     }
     const dialled = dialFor(this.#options, route, backend, this);
@@ -395,7 +395,7 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     }
     this.#upstream = dialled;
     this.#tries.connecting(backend, Math.min(limitMs, this.#to.settings.tryTimeoutMs));
-    if (dialled.flows) this.#send(dialled);
+    if (dialled.flows) this.#send(dialled, this.#tries.attemptMs);
   }
 
   connectTimedOut(failure: UpstreamFailure): void {
@@ -409,16 +409,15 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     this.#tries.connected(backend);
     if (backend.dial.via === 'direct') {
       if (this.#to.route.announcesClient) upstream.announce(this.#options.peer);
-      this.#send(upstream);
+      this.#send(upstream, this.#nowMs());
     } else this.#letGo(upstream);
   }
 
   /** The head, and what is there of the body. */
-  #send(upstream: HttpUpstream): void {
+  #send(upstream: HttpUpstream, nowMs: number): void {
     upstream.requests += 1;
-    const sentMs = this.#nowMs();
-    this.#tries.sentMs = sentMs;
-    if (this.#request.done) this.#turn.times.asked(this.#tries.attemptMs, sentMs);
+    this.#tries.sentMs = nowMs;
+    if (this.#request.done) this.#turn.times.asked(this.#tries.attemptMs, nowMs);
     upstream.write(this.#request.whole());
     if (upstream.full) this.#client.pause();
     if (upstream.open) this.#letGo(upstream);
@@ -577,9 +576,9 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
     this.#finish(keepAlive);
   }
 
-  #end(end: RequestEnd): void {
+  #end(end: RequestEnd, nowMs = this.#nowMs()): void {
     this.#report.retries = this.#tries.retries;
-    this.#report.end(end);
+    this.#report.end(end, nowMs);
   }
 
   /** The client has half an answer: a reset is the only way to say so. */
@@ -612,23 +611,24 @@ export class Exchange implements ClientRequestUser, UpstreamUser, ResponseEvents
 
   #finish(keepAlive: boolean): void {
     const { environment, over } = this.#options;
+    const nowMs = this.#nowMs();
     this.#running = false;
     this.#lastKeepsClient = undefined;
     this.#tries.stopWaiting();
     const upstream = this.#upstream;
     this.#upstream = undefined;
-    this.#end(endOf(this.#report.status));
+    this.#end(endOf(this.#report.status), nowMs);
     this.#forgetRequest();
     if (upstream !== undefined) {
       if (this.#upstreamStays && this.#request.done && !this.#upstreamHasEnded && !this.#to.route.announcesClient) {
-        environment.pool.give(upstream, this.#nowMs());
+        environment.pool.give(upstream, nowMs);
       } else upstream.destroy();
     }
     this.#tries.done();
     this.#raw = false;
     this.#upstreamHasEnded = false;
     this.#turn.leave();
-    over(keepAlive);
+    over(keepAlive, nowMs);
   }
 }
 

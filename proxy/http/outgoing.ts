@@ -1,5 +1,6 @@
 import type { Endpoint } from '../../src/model/address.ts';
 import type { Forwarding } from '../../src/model/service-settings.ts';
+import { TraceIds } from '../trace-ids.ts';
 import { fields, saysForWhom } from './fields.ts';
 import type { Head } from './head.ts';
 import type { HeaderEdits } from './routing/header-edits.ts';
@@ -25,13 +26,17 @@ const upgradeLine = Buffer.from('Connection: Upgrade\r\n', 'latin1');
 const trailersLine = Buffer.from('TE: trailers\r\nConnection: TE\r\n', 'latin1');
 const closeLine = Buffer.from('Connection: close\r\n', 'latin1');
 const keepAliveLine = Buffer.from('Connection: keep-alive\r\n', 'latin1');
+const idBegin = Buffer.from('X-Request-Id: ', 'latin1');
+const traceBegin = Buffer.from('traceparent: 00-', 'latin1');
+const dash = Buffer.from('-', 'latin1');
+const traceEnd = Buffer.from('-01\r\n', 'latin1');
 const forwardedForName = 'X-Forwarded-For: ';
 /** What is written at most beside what came. */
 const ownBytes = 2048;
 /** Heads are written one behind another into blocks of so many bytes. */
 const blockBytes = 16_384;
 /** Fewer bytes are copied faster one by one than by the runtime, which makes an object for each copy. */
-const fewBytes = 64;
+const fewBytes = 160;
 
 export function clientLines(
   client: Endpoint | undefined,
@@ -50,8 +55,8 @@ export interface RequestChanges {
   readonly lines: ClientLines;
   /** The `Host` of a request that has none (HTTP/1.0). */
   readonly host: string;
-  /** 32 lower-case hexadecimal digits, for what the client has not named itself. */
-  readonly newId: () => string;
+  /** Writes the id of a request whose client has named none (see `TraceIds`). */
+  readonly putId: (out: Buffer, at: number) => void;
   /** Whether the connection may become another protocol's. */
   readonly upgrade: boolean;
   /** What a route makes of the target and of the fields; undefined: they stay. */
@@ -147,9 +152,20 @@ export class HeadComposer {
       if (lines.forwarding !== 'leave') this.#client(head, from, lines, hasProto, undefined);
     }
     if (!hasId || !hasTrace) {
-      const id = changes.newId();
-      const trace = hasTrace ? '' : `traceparent: 00-${id}-${id.slice(16)}-01\r\n`;
-      this.#text(hasId ? trace : `X-Request-Id: ${id}\r\n${trace}`);
+      this.#put(hasId ? traceBegin : idBegin);
+      const id = this.#at;
+      changes.putId(this.#out, id);
+      this.#at += TraceIds.length;
+      if (!hasId) this.#put(lineEnd);
+      if (!hasTrace) {
+        if (!hasId) {
+          this.#put(traceBegin);
+          this.#copy(this.#out, id, id + TraceIds.length);
+        }
+        this.#put(dash);
+        this.#copy(this.#out, id + TraceIds.length / 2, id + TraceIds.length);
+        this.#put(traceEnd);
+      }
     }
     if (changes.upgrade && head.upgrades) this.#put(upgradeLine);
     else if (head.takesTrailers) this.#put(trailersLine);

@@ -39,11 +39,11 @@ export class RequestReport {
     this.#options = options;
   }
 
-  begin(head: Head, service: string): void {
+  begin(head: Head, service: string, nowMs: number): void {
     this.service = service;
     this.lane = undefined;
-    const { clock, accessLog, traceIds } = this.#options.environment;
-    this.startedMs = clock.monotonicMs();
+    const { accessLog, traceIds } = this.#options.environment;
+    this.startedMs = nowMs;
     this.status = 0;
     this.received = head.end - head.start;
     this.sent = 0;
@@ -60,15 +60,16 @@ export class RequestReport {
     };
   }
 
-  /** The id of a request that brings none: the one that the log will say. */
-  readonly newId = (): string => {
+  /** Writes the id of a request that brings none: the one that the log will say. */
+  readonly putId = (out: Buffer, at: number): void => {
     const { accessLog, traceIds } = this.#options.environment;
-    return accessLog === undefined ? traceIds.next() : this.#line.traceId;
+    if (accessLog === undefined) traceIds.put(out, at);
+    else out.write(this.#line.traceId, at, 'latin1');
   };
 
-  end(end: RequestEnd): void {
+  end(end: RequestEnd, nowMs: number): void {
     const { environment, consumer, client } = this.#options;
-    const durationMs = environment.clock.monotonicMs() - this.startedMs;
+    const durationMs = nowMs - this.startedMs;
     const { status, retries, answeredBy, service } = this;
     environment.metrics.ended(service, answeredBy, end, durationMs / 1000);
     this.lane?.finished(answeredBy, end, end === '5xx' || end === 'broken', durationMs / 1000);

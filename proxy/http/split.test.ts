@@ -57,7 +57,13 @@ function readRequest(bytes: Buffer, cuts: readonly number[]): Reading {
       isInBody = true;
       body.begin(head.chunked ? chunkedBody : { kind: 'length', bytes: head.contentLength ?? 0 });
       const lines = clientLines({ address: '127.0.0.1', port: 1 }, 'http', 'append');
-      const own = { lines, host: 'db', newId: () => 'id', target: undefined, edits: undefined };
+      const own = {
+        lines,
+        host: 'db',
+        putId: (out: Buffer, at: number) => void out.fill('a', at, at + 32),
+        target: undefined,
+        edits: undefined,
+      };
       passed += composer.request(head, { ...own, upgrade: head.upgrades });
       if (body.done) end = 'whole';
       return !body.done && readBody(chunk, from);

@@ -69,22 +69,22 @@ export class Tries {
   }
 
   /** Asks the next one, at once or as soon as there is one. */
-  attempt(): void {
+  attempt(nowMs = this.#clock.monotonicMs()): void {
     const { route } = this.#user;
-    this.#attempts ??= this.#search();
-    const next = this.#attempts.next();
+    this.#attempts ??= this.#search(nowMs);
+    const next = this.#attempts.next(nowMs);
     if (next !== undefined) {
-      this.to(next.backend, next.limitMs);
+      this.to(next.backend, next.limitMs, nowMs);
       return;
     }
     const problem = route.problemToPick;
     if (!this.#goOn('pick', problem)) this.#user.nobody(problem ?? 'no instance is usable');
   }
 
-  to(backend: Backend, limitMs: number): void {
+  to(backend: Backend, limitMs: number, nowMs = this.#clock.monotonicMs()): void {
     backend.active += 1;
     this.backend = backend;
-    this.attemptMs = this.#clock.monotonicMs();
+    this.attemptMs = nowMs;
     this.#user.ask(backend, limitMs);
   }
 
@@ -205,8 +205,8 @@ export class Tries {
     return next;
   }
 
-  #search(): Attempts {
-    return new Attempts(this.#user.route, this.#clock, this.key);
+  #search(nowMs?: number): Attempts {
+    return new Attempts(this.#user.route, this.#clock, this.key, nowMs);
   }
 
   #countRetry(): void {

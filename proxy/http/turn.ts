@@ -12,8 +12,8 @@ export interface TurnUser {
   readonly route: Route;
   /** What held for the service when it came. */
   readonly settings: HttpSettings;
-  /** It runs from now on. */
-  itsTurn(): void;
+  /** It runs from now on; monotonic. */
+  itsTurn(nowMs: number): void;
   /** It never had its turn. */
   rejected(reason: string): void;
   /** Whoever is asked takes so long that another one may be asked as well. */
@@ -51,7 +51,7 @@ export class Turn implements Waiting, TimesUser {
   }
 
   /** Asks an instance at once, or when it is its turn. */
-  enter(): void {
+  enter(nowMs: number): void {
     const { route, settings } = this.#user;
     const { admission } = route;
     const entry = admission.enter(this);
@@ -60,17 +60,17 @@ export class Turn implements Waiting, TimesUser {
       return;
     }
     this.#admission = admission;
-    if (entry === 'runs') this.#user.itsTurn();
+    if (entry === 'runs') this.#user.itsTurn(nowMs);
     else {
       this.#queues = true;
-      this.times.queued(settings.queueTimeoutMs, this.#clock.monotonicMs());
+      this.times.queued(settings.queueTimeoutMs, nowMs);
     }
   }
 
   admitted(): void {
     this.#queues = false;
     this.times.admitted();
-    this.#user.itsTurn();
+    this.#user.itsTurn(this.#clock.monotonicMs());
   }
 
   /** It is over: lets others have its turn. */

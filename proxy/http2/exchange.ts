@@ -192,7 +192,7 @@ export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, He
       });
     }
     this.#tries.key = this.#route.hashKey?.ofHeaders(headers, this.#options.peer);
-    this.#turn.enter();
+    this.#turn.enter(this.#startedMs);
     this.#sendCopy();
   }
 
@@ -293,8 +293,8 @@ export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, He
     this.#turn.times.begin(this.#startedMs, this.#requestMs, this.#tryMs, settings.hedgeAfterMs);
   }
 
-  itsTurn(): void {
-    if (this.#reply.isOpen) this.#tries.attempt();
+  itsTurn(nowMs: number): void {
+    if (this.#reply.isOpen) this.#tries.attempt(nowMs);
   }
 
   rejected(reason: string): void {

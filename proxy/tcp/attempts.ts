@@ -22,12 +22,12 @@ export class Attempts {
   #rounds = 0;
   #holds = false;
 
-  /** `key`: see `Route.pick`. */
-  constructor(route: Route, clock: Clock, key: number | undefined) {
+  /** `key`: see `Route.pick`; `nowMs`: monotonic, when it begins. */
+  constructor(route: Route, clock: Clock, key: number | undefined, nowMs = clock.monotonicMs()) {
     this.#route = route;
     this.#clock = clock;
     this.#key = key;
-    this.#startedMs = clock.monotonicMs();
+    this.#startedMs = nowMs;
   }
 
   get elapsedMs(): number {
@@ -53,9 +53,9 @@ export class Attempts {
   }
 
   /** The next instance to try, and how long it has; undefined when there is none, or no time. */
-  next(): { readonly backend: Backend; readonly limitMs: number } | undefined {
+  next(nowMs = this.#clock.monotonicMs()): { readonly backend: Backend; readonly limitMs: number } | undefined {
     const totalMs = this.#holds ? Math.max(connectTotalMs, this.#route.holdMs) : connectTotalMs;
-    const leftMs = totalMs - this.elapsedMs;
+    const leftMs = totalMs - (nowMs - this.#startedMs);
     const backend = leftMs > 0 ? this.#route.pick(this.#tried, this.#key) : undefined;
     if (backend === undefined) return undefined;
     this.#tried.push(backend);

@@ -17,7 +17,10 @@ interface Places {
  */
 export class SharedReads {
   static readonly bytes = 65_536;
+  static readonly shortBytes = 2048;
   readonly #buffer = Buffer.allocUnsafeSlow(SharedReads.bytes);
+  /** Its beginnings by their length, as far as they are short and were seen: most requests have few lengths. */
+  readonly #beginnings: (Buffer | undefined)[] = new Array(SharedReads.shortBytes).fill(undefined);
   readonly #places = placesOf(new Socket());
 
   /** For a socket that does not read yet. Gives whether the buffer is used. */
@@ -32,8 +35,18 @@ export class SharedReads {
     const buffer = this.#buffer;
     handle.useUserBuffer(buffer);
     Reflect.set(socket, places.buffer, buffer);
-    Reflect.set(socket, places.callback, (bytes: number) => sink(buffer.subarray(0, bytes)));
+    Reflect.set(socket, places.callback, (bytes: number) => sink(this.#beginning(bytes)));
     return true;
+  }
+
+  #beginning(bytes: number): Buffer {
+    if (bytes >= SharedReads.shortBytes) return this.#buffer.subarray(0, bytes);
+    let beginning = this.#beginnings[bytes];
+    if (beginning === undefined) {
+      beginning = this.#buffer.subarray(0, bytes);
+      this.#beginnings[bytes] = beginning;
+    }
+    return beginning;
   }
 }
 
