@@ -529,8 +529,7 @@ t.test('exit statuses, and one line that says what, where, why and what to do', 
       /service.port: "54 32" is not a port .*; service.balance/,
     ],
     [['service', 'set', 'db', 'blance=random'], 2, /unknown key `blance`; did you mean `balance`/],
-    [['service', 'set', 'db', 'port=default'], 2, /service\.port: it is always something/],
-    [['service', 'set', 'db', 'split=default'], 2, /service\.split: it is ended by an empty map/],
+    [['service', 'set', 'db', 'split_guard=on'], 2, /service\.split_guard: "on" is not a number or off \(0 to 100\)/],
     [['service', 'set', 'DB', 'port=1'], 2, /the service's name "DB" has characters/],
     [['service', 'forget', '..'], 2, /the service's name "\.\." has characters/],
     [['service', 'forget', 'db', '--admin', address], 1, /^legate service forget: there is no \/api\/services\/db/],
@@ -768,6 +767,9 @@ t.test('service set and forget say what holds now', async (t) => {
   await go('set', 'db', 'timeout=5s', 'max_body=2MiB', 'retries=default', 'split={a: 1}');
   const mixed = { timeout: '5s', max_body: '2MiB', retries: null, split: { a: 1 } };
   t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), mixed, 'null takes one back');
+  await go('set', 'db', 'balance=default', 'port=default', 'split=default', 'split_guard=off', 'sticky=off');
+  const taken = { balance: null, port: null, split: {}, split_guard: '0', sticky: 'off' };
+  t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), taken);
   const idle = await go('set', 'db', 'timeout=5s', 'park=1s', 'routes=[]');
   t.match(idle, { status: 0, stderr: ' - db is of protocol tcp: timeout, routes only concern HTTP services\n' });
   const forgotten = await go('forget', 'db');
