@@ -52,7 +52,7 @@ function typeOf(field: FurtherField): ValueType<unknown> {
 function numberType(field: FurtherField, { min, max, off }: NumberForm): ValueType<number> {
   const values = furtherValues(field);
   if (off !== true) return integerType('whole number', min, max, values);
-  const number = integerType('whole number or off', min, max, values);
+  const number = integerType('whole number', min, max, values);
   return {
     ...number,
     parse: (tree, path, faults) =>

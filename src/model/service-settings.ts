@@ -141,7 +141,7 @@ export const furtherKinds = {
   forwarding: { word: 'forwarding', form: choice(forwardings) },
   upgrade: { word: 'upgrade', form: choice(switches) },
   connect: { word: 'connect', form: choice(switches) },
-  ejectSlow: { word: 'eject_slow', form: factor(100), note: 'so many times as slow as the others; 0: never' },
+  ejectSlow: { word: 'eject_slow', form: factor(100), note: 'so many times as slow as the others; 0 or off: never' },
   split: { word: 'split', form: { kind: 'weights' } },
   sticky: {
     word: 'sticky',
@@ -150,7 +150,7 @@ export const furtherKinds = {
   splitGuard: {
     word: 'split_guard',
     form: factor(100),
-    note: 'so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0: no guard',
+    note: 'so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0 or off: no guard',
   },
   routes: { word: 'routes', form: { kind: 'routes' } },
 } as const satisfies Readonly<Record<keyof FurtherSettings, SettingKind>>;
@@ -208,7 +208,7 @@ function valuesOf(form: SettingForm): string {
     case 'duration':
       return `${formatDuration(form.minMs)} to ${formatDuration(form.maxMs)}`;
     case 'number':
-      return `${form.min} to ${form.max}${form.off === true ? ', or off' : ''}`;
+      return `${form.min} to ${form.max}`;
     case 'size':
       return `0 to ${formatSize(form.max)}`;
     case 'weights':
