@@ -776,6 +776,22 @@ t.test('service set and forget say what holds now', async (t) => {
   t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), taken);
   const idle = await go('set', 'db', 'timeout=5s', 'park=1s', 'routes=[]');
   t.match(idle, { status: 0, stderr: ' - db is of protocol tcp: timeout, routes only concern HTTP services\n' });
+  const split = { ...db, timeoutMs: 5000, split: {}, sticky: 'off', splitGuard: 0 };
+  const splits = await fakeAdmin(t, (): Answer => ({ json: split }));
+  const said = async (...words: string[]): Promise<string> =>
+    (await run(['service', 'set', 'db', ...words, '--admin', splits.address])).stdout;
+  t.match(await said('retries=default'), /least-connections, timeout 5s, at /, 'what only a split needs is not told');
+  t.match(
+    await said('split={}', 'split_guard=off'),
+    /, timeout 5s, split none, split_guard 0, at /,
+    'if not asked for',
+  );
+  Object.assign(split, { split: { a: 1 } });
+  t.match(await said('retries=default'), /, timeout 5s, split a=1, sticky off, split_guard 0, at /);
+  const routes = [{ match: {}, service: 'b' }, { match: { path: '/x' } }];
+  Object.assign(split, { protocol: 'http', routes });
+  const noted = await run(['service', 'set', 'db', `routes=${JSON.stringify(routes)}`, '--admin', splits.address]);
+  t.equal(noted.stderr, ' - routes[1]: no request gets to it: routes[0] is for all that it is for\n');
   const forgotten = await go('forget', 'db');
   t.match(forgotten, { status: 0, stdout: ' ok db is forgotten; 240.77.118.4 may go to another service\n' });
   t.match(admin.seen.at(-1), { method: 'DELETE', url: '/api/services/db' });

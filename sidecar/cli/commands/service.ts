@@ -9,7 +9,13 @@ import { idleSettings } from '../../../src/model/idle-settings.ts';
 import { nameFault } from '../../../src/model/names.ts';
 import type { Weights } from '../../../src/model/routes.ts';
 import { serviceFields, settingText, settingWord } from '../../../src/model/service.ts';
-import { furtherDefault, furtherFields, furtherKinds, furtherText } from '../../../src/model/service-settings.ts';
+import {
+  furtherDefault,
+  furtherFields,
+  furtherKinds,
+  furtherText,
+  sameSetting,
+} from '../../../src/model/service-settings.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
 import {
@@ -53,7 +59,7 @@ export function addServiceCommands({ program, session, register }: CommandTools)
     );
     if (options.json) printJson(terminal, document);
     else {
-      terminal.lines([done(session, setText(document))]);
+      terminal.lines([done(session, setText(document, Object.keys(json)))]);
       tellNotes(session, { notes: notesOf(document, Object.keys(json)) });
     }
     return exitStatus.done;
@@ -139,12 +145,16 @@ export function done({ terminal: { style } }: Session, text: string): string {
   return ` ${style.paint(style.good, 'green')} ${text}`;
 }
 
-function setText(document: ServiceDocument): string {
+/** `given`: the words just set, which are told in any case. */
+function setText(document: ServiceDocument, given: readonly string[]): string {
   const { name, port, protocol, balance, vip, ...settings } = clean(document);
   const words = [`port ${port}/${protocol}`, balance];
+  const isSplit = Object.keys(settings.split ?? {}).length > 0;
   for (const field of furtherFields) {
     const value = settings[field];
     if (value === undefined || isUsual.get(field) === value) continue;
+    const isUnused = !isSplit && sameSetting(ofNoSplit.get(field), value);
+    if (isUnused && !given.includes(settingWord(field))) continue;
     if (field === 'routes') words.push(`${settings.routes?.length} routes`);
     else if (field === 'split') words.push(`split ${splitText(settings.split ?? {})}`);
     else words.push(`${furtherKinds[field].word} ${furtherText(field, value)}`);
@@ -165,6 +175,13 @@ function notesOf({ name, protocol, routes }: ServiceDocument, words: readonly st
 const isUsual = new Map<string, unknown>(
   (['prefer', 'parkMs', 'proxyProtocol'] as const).map((field) => [field, furtherDefault(field)]),
 );
+
+/** What a service that is not split may have kept from when it was. */
+const ofNoSplit = new Map<string, unknown>([
+  ['split', {}],
+  ['sticky', furtherDefault('sticky')],
+  ['splitGuard', furtherDefault('splitGuard')],
+]);
 
 function splitText(weights: Weights): string {
   const parts = Object.entries(weights).map(([tag, weight]) => `${tag}=${weight}`);
