@@ -283,6 +283,9 @@ t.test('curl and nghttp', { skip: unless('command:curl', 'command:nghttp') }, as
   const run = promisify(execFile);
   const curl = await run('curl', ['-s', '--http2-prior-knowledge', '-d', 'hello', '-w', ' %{http_version}', url]);
   t.equal(curl.stdout, 'hello 2');
+  // It does not wait for what it is told of limits.
+  const large = ['-s', '--http2-prior-knowledge', '-H', `x-a: ${'y'.repeat(33_000)}`, '-w', '%{http_code}', url];
+  t.equal((await run('curl', large)).stdout, 'legate: a head that is too large\n431');
   const nghttp = await run('nghttp', ['-v', '-d', '/etc/hostname', url]);
   t.notMatch(nghttp.stdout, /RST_STREAM/);
   t.match(nghttp.stdout, /recv .*DATA frame .*\n.*END_STREAM/);
