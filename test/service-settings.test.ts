@@ -154,7 +154,7 @@ t.test('settings of requests hold from the next request of a running connection 
     t.equal(refused.status, 400);
     t.match(
       refused.text,
-      /split_guard: .* is not a whole number \(0 to 100; .* 1, the least: .*; 0: no guard\)/,
+      /split_guard: .* is not a whole number \(0 to 100; .* 1, the least: .*; 0 or off: no guard\)/,
       `${guard}`,
     );
   }

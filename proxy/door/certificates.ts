@@ -31,7 +31,10 @@ interface Slot {
   readonly condition: string;
   /** By which a file that was written anew is told from the one that was read. */
   stamp: string;
+  /** The one that is shown. */
   certificate: Certificate | undefined;
+  /** What the files have instead, while it is not its time and that of the one that is shown is. */
+  untimely: Certificate | undefined;
   fault: unknown;
   /** What the condition says now. */
   told: string;
@@ -39,7 +42,8 @@ interface Slot {
 
 /**
  * The certificates of a door, as their files are: what is written anew is shown from the next handshake on, and connections
- * that run are not touched. Files with a fault change nothing, and raise a condition.
+ * that run are not touched. Files with a fault change nothing, and raise a condition; so does a certificate that has ended
+ * or not begun, while the one of before holds.
  */
 export class Certificates {
   readonly #options: CertificatesOptions;
@@ -57,6 +61,7 @@ export class Certificates {
       condition: `${options.condition}.${index}`,
       stamp: '',
       certificate: undefined,
+      untimely: undefined,
       fault: undefined,
       told: '',
     }));
@@ -108,10 +113,11 @@ export class Certificates {
     for (const slot of this.#slots) {
       const stamp = await stampOf(slot.files);
       if (this.#closed) return;
-      if (stamp === slot.stamp) continue;
       // At the first look it is not known what the files were when they were read.
+      if (stamp !== slot.stamp) this.#read(slot);
+      else if (slot.untimely === undefined) continue;
+      else this.#use(slot, slot.untimely);
       slot.stamp = stamp;
-      this.#read(slot);
       changed = true;
     }
     if (changed) this.#changed();
@@ -120,12 +126,21 @@ export class Certificates {
 
   #read(slot: Slot): void {
     try {
-      slot.certificate = readCertificate(slot.files);
+      this.#use(slot, readCertificate(slot.files));
       slot.fault = undefined;
     } catch (error) {
       slot.fault = error;
+      slot.untimely = undefined;
     }
     this.#review(slot);
+  }
+
+  /** Shows it, unless it is out of its time and the one that is shown is not. */
+  #use(slot: Slot, certificate: Certificate): void {
+    const nowMs = this.#options.clock.nowMs();
+    const stays = slot.certificate !== undefined && holds(slot.certificate, nowMs) && !holds(certificate, nowMs);
+    slot.untimely = stays ? certificate : undefined;
+    if (!stays) slot.certificate = certificate;
   }
 
   #changed(): void {
@@ -144,13 +159,13 @@ export class Certificates {
 
   /** Says what is wrong with a certificate, the worst of it. */
   #review(slot: Slot): void {
-    const { fault, certificate, files } = slot;
+    const { fault, certificate, untimely, files } = slot;
     const { what, clock } = this.#options;
     const again = `they are read again within ${lookEveryMs / 1000} s`;
+    const stays = certificate && `; ${formerStays}, until ${dateOf(certificate.notAfterMs)}`;
     if (fault !== undefined) {
       const problem = isLegateError(fault) ? fault.message : describeError(fault);
       const hint = (isLegateError(fault) && fault.hint) || 'check the path and the files';
-      const stays = certificate && `; ${formerStays}, until ${dateOf(certificate.notAfterMs)}`;
       this.#tell(slot, {
         severity: 'error',
         message: `a certificate of ${what} cannot be used: ${problem}${stays ?? ''}`,
@@ -162,12 +177,14 @@ export class Certificates {
     const nowMs = clock.nowMs();
     const its = `the certificate of ${what} in ${printable(files.cert)}`;
     const hint = `replace certificate and key; ${again}`;
-    const { notBeforeMs, notAfterMs } = certificate;
+    const { notBeforeMs, notAfterMs } = untimely ?? certificate;
     if (nowMs >= notAfterMs) {
-      const message = `${its} has ended at ${dateOf(notAfterMs)}: clients refuse it`;
+      const effect = untimely === undefined ? ': clients refuse it' : stays;
+      const message = `${its} has ended at ${dateOf(notAfterMs)}${effect}`;
       this.#tell(slot, { severity: 'error', message, hint });
     } else if (nowMs < notBeforeMs) {
-      const message = `${its} holds only from ${dateOf(notBeforeMs)}: clients refuse it until then`;
+      const effect = untimely === undefined ? ': clients refuse it until then' : stays;
+      const message = `${its} holds only from ${dateOf(notBeforeMs)}${effect}`;
       this.#tell(slot, { severity: 'error', message, hint: `check this host's clock, or ${hint}` });
     } else if (nowMs >= notAfterMs - warnBeforeMs) {
       this.#tell(slot, { severity: 'warning', message: `${its} ends at ${dateOf(notAfterMs)}`, hint });
@@ -183,6 +200,10 @@ export class Certificates {
     if (said === undefined) conditions.clear(slot.condition);
     else conditions.raise(slot.condition, said.severity, said.message, said.hint);
   }
+}
+
+function holds({ notBeforeMs, notAfterMs }: Certificate, nowMs: number): boolean {
+  return notBeforeMs <= nowMs && nowMs < notAfterMs;
 }
 
 async function stampOf({ cert, key }: CertificateFiles): Promise<string> {

@@ -20,7 +20,11 @@ const folder = temporaryFolder(t);
 const authority: TestAuthority = await makeTestAuthority();
 const dayMs = 86_400_000;
 
-function issue(name: string, names: readonly string[], more: { notAfterMs?: number } = {}): Promise<CertificateFiles> {
+function issue(
+  name: string,
+  names: readonly string[],
+  more: { notBeforeMs?: number; notAfterMs?: number } = {},
+): Promise<CertificateFiles> {
   return writeDoorFiles(authority, folder, name, { names, notAfterMs: Date.now() + 90 * dayMs, ...more });
 }
 
@@ -487,6 +491,48 @@ t.test('certificates are read again', async (t) => {
   t.match(faults(bed), [/^error .*side\.crt has ended at .*: clients refuse it/]);
   await bed.plane.close();
   t.strictSame(faults(bed), []);
+});
+
+t.test('a certificate out of its time replaces none that holds', async (t) => {
+  const startMs = Date.now();
+  const clock = new ManualClock(startMs);
+  const { port } = await startBackend(t, (socket) => socket.destroy());
+  const used = await issue('used', ['use.example'], { notAfterMs: startMs + 20 * dayMs });
+  const { bed, port: door } = await house(t, { port, tls: [used], clock });
+  const put = async (name: string, life: { notBeforeMs?: number; notAfterMs?: number }): Promise<void> => {
+    const fresh = await issue(name, ['use.example'], life);
+    copyFileSync(fresh.cert, used.cert);
+    copyFileSync(fresh.key, used.key);
+  };
+  /** What is shown once something else is said of it. */
+  const shown = async (fault: RegExp | undefined): Promise<string> => {
+    await waitFor(`it is said: ${fault}`, async () => {
+      await clock.advance(lookEveryMs);
+      return fault === undefined ? faults(bed).length === 0 : faults(bed).some((each) => fault.test(each));
+    });
+    // The clock of this test is not the client's.
+    const socket = await client(t, door, { servername: 'use.example', rejectUnauthorized: false });
+    const { CN } = socket.getPeerCertificate().subject;
+    socket.destroy();
+    return String(CN);
+  };
+  const day = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
+  t.equal(await shown(undefined), 'used');
+  await put('ended', { notBeforeMs: startMs - 9 * dayMs, notAfterMs: startMs - dayMs });
+  const stays = `; the certificate of before stays, until ${day(startMs + 20 * dayMs)}`;
+  t.equal(await shown(new RegExp(`^error .* has ended at ${day(startMs - dayMs)}.*${stays}`)), 'used');
+  await put('early', { notBeforeMs: startMs + 2 * dayMs, notAfterMs: startMs + 30 * dayMs });
+  t.equal(await shown(new RegExp(`^error .* holds only from ${day(startMs + 2 * dayMs)}.*${stays}`)), 'used');
+  clock.jumpWall(3 * dayMs);
+  t.equal(await shown(undefined), 'early', 'once it is its time it is taken, though the files have not changed');
+  await put('late', { notBeforeMs: startMs + 90 * dayMs, notAfterMs: startMs + 99 * dayMs });
+  t.equal(await shown(/holds only from .*stays/), 'early');
+  clock.jumpWall(40 * dayMs);
+  t.equal(
+    await shown(/holds only from .*: clients refuse it until then$/),
+    'late',
+    'where none holds, the files decide',
+  );
 });
 
 t.test('a door that cannot open', async (t) => {

@@ -1,3 +1,14 @@
+import { maxFields, maxHeadBytes } from '../http/head.ts';
+
+/**
+ * What the runtime reads of a head, and what clients are told that it does: more than is allowed, so that it is here that
+ * they are refused, in words. What is beyond is the runtime's, and cannot be changed: it resets the stream with
+ * ENHANCE_YOUR_CALM, and where one field alone has more than 64 KiB, or a head more than nine frames, it says goodbye to the
+ * client (COMPRESSION_ERROR and INTERNAL_ERROR). Names and values, and 32 for each field (RFC 9113 section 6.5.2).
+ */
+export const maxReadHeadBytes = 2 * maxHeadBytes;
+/** The same in fields, with those that begin with a colon. */
+export const maxReadFields = 2 * maxFields;
 /** Streams that one client may have at a time; the rest are refused, and may be repeated (RFC 9113 section 5.1.2). */
 export const maxClientStreams = 256;
 /** Streams beyond that until the client is cut off. */

@@ -1,9 +1,14 @@
-import { constants, performServerHandshake, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
+import {
+  constants,
+  type IncomingHttpHeaders,
+  performServerHandshake,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2';
 import type { Socket } from 'node:net';
 import { systemCode } from '../../src/base/errors.ts';
 import type { Endpoint } from '../../src/model/address.ts';
 import { headMs, idleClientMs, lingerMs } from '../http/bounds.ts';
-import { maxFields, maxHeadBytes } from '../http/head.ts';
 import type { RetryBudget } from '../http/retry-budget.ts';
 import type { Account, CarriedConnection } from '../tcp/carried.ts';
 import { keepAliveMs } from '../tcp/relay-bounds.ts';
@@ -14,6 +19,8 @@ import {
   cutMs,
   maxClientStreams,
   maxInvalidFrames,
+  maxReadFields,
+  maxReadHeadBytes,
   maxRejectedStreams,
   sessionMemoryMib,
   streamWindowBytes,
@@ -89,20 +96,23 @@ export class Http2Connection implements CarriedConnection {
     if (socket.destroyed) return;
     const session = performServerHandshake(socket, {
       maxSessionMemory: sessionMemoryMib,
-      maxHeaderListPairs: maxFields,
+      maxHeaderListPairs: maxReadFields,
       maxSessionInvalidFrames: maxInvalidFrames,
       maxSessionRejectedStreams: maxRejectedStreams,
       settings: {
         maxConcurrentStreams: maxClientStreams,
         initialWindowSize: streamWindowBytes,
-        maxHeaderListSize: maxHeadBytes,
+        maxHeaderListSize: maxReadHeadBytes,
         // Who may use it is decided request by request.
         enableConnectProtocol: true,
       },
     });
     this.#session = session;
     session.setLocalWindowSize(connectionWindowBytes);
-    session.on('stream', (stream, headers) => this.#onStream(stream, headers));
+    // The types of Node 20 leave out the last argument.
+    session.on('stream', (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _flags: number, raw: string[]) =>
+      this.#onStream(stream, headers, raw),
+    );
     session.on('remoteSettings', () => {
       this.#greeted = true;
       this.#allow('settings');
@@ -197,7 +207,7 @@ export class Http2Connection implements CarriedConnection {
     return this.#options.environment.clock.monotonicMs();
   }
 
-  #onStream(stream: ServerHttp2Stream, headers: Parameters<Exchange['begin']>[0]): void {
+  #onStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, raw: readonly string[]): void {
     const isBack = stream.closed || stream.destroyed;
     if (isBack || this.#leaving || this.#flooded) {
       stream.on('error', () => undefined);
@@ -208,7 +218,7 @@ export class Http2Connection implements CarriedConnection {
     }
     const exchange = new Exchange(stream, this.#exchangeOptions);
     this.#exchanges.add(exchange);
-    exchange.begin(headers);
+    exchange.begin(headers, raw);
   }
 
   #over(exchange: Exchange, reset: boolean): void {

@@ -27,11 +27,11 @@ import type { Http2Environment } from './environment.ts';
 import type { Failure } from './failures.ts';
 import { isGrpcFault } from './grpc.ts';
 import { HeadersView } from './headers-view.ts';
-import { type ClientMarks, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
+import { type ClientMarks, checkSize, isIdempotentMethod, passedOn, type RequestHead, requestHead } from './heads.ts';
 import { type Answering, Hedge, type HedgeEvents } from './hedge.ts';
 import type { InstanceSession, SessionUser } from './instance-session.ts';
 import { resetStream } from './outside-parser.ts';
-import { bodyTooLarge, type Refusal, refusalOf } from './refusals.ts';
+import { bodyTooLarge, failureOf, type Refusal, refusalOf } from './refusals.ts';
 import { Reply, type ReplyUser } from './reply.ts';
 import { type Asker, sessionFor } from './session-ways.ts';
 import { headAlone, withMore } from './stream-options.ts';
@@ -149,7 +149,8 @@ export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, He
 
   // The request
 
-  begin(headers: IncomingHttpHeaders): void {
+  /** `raw`: names and values in turn, as they came. */
+  begin(headers: IncomingHttpHeaders, raw: readonly string[]): void {
     const { route, environment, marks } = this.#options;
     const client = this.#client;
     client.on('error', () => undefined);
@@ -158,6 +159,7 @@ export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, He
     client.on('drain', () => this.#instance?.resume());
     this.#tries.begin();
     try {
+      checkSize(headers, raw);
       const { forwarding } = route.http;
       this.#request = requestHead(headers, marks, forwarding, route.service, () => environment.traceIds.next());
       // A plain CONNECT names no resource that a route could be about.
@@ -168,7 +170,7 @@ export class Exchange implements SessionUser, ReplyUser, TurnUser, TriesUser, He
     } catch (error) {
       if (!(error instanceof HttpFault)) throw error;
       environment.metrics.refused(error.kind);
-      this.#fail({ kind: error.kind === 'loop' ? 'loop' : 'malformed', reason: error.message });
+      this.#fail(failureOf(error));
       return;
     }
     this.#received = this.#request.bytes;

@@ -21,6 +21,8 @@ const kinds = {
   'slow body': { status: 408, grpc: grpcStatus.deadlineExceeded, reset: NGHTTP2_CANCEL },
   denied: { status: 403, grpc: grpcStatus.permissionDenied, reset: NGHTTP2_CANCEL },
   'too large': { status: 413, grpc: grpcStatus.resourceExhausted, reset: NGHTTP2_CANCEL },
+  'long target': { status: 414, grpc: grpcStatus.resourceExhausted, reset: NGHTTP2_CANCEL },
+  'large head': { status: 431, grpc: grpcStatus.resourceExhausted, reset: NGHTTP2_CANCEL },
   unsupported: { status: 501, grpc: grpcStatus.unimplemented, reset: NGHTTP2_CANCEL },
   malformed: { status: 400, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },
   loop: { status: 508, grpc: grpcStatus.internal, reset: NGHTTP2_INTERNAL_ERROR },

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import { ManualClock } from '../../src/base/clock.ts';
 import { waitFor } from '../../test/support/wait.ts';
 import { type Bed, dial, instanceOf, serviceOf, startBed } from '../link-plane.fixture.ts';
-import { maxClientStreams } from './bounds.ts';
+import { maxClientStreams, maxReadFields } from './bounds.ts';
 
 const { NGHTTP2_ENHANCE_YOUR_CALM } = constants;
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
@@ -35,6 +35,14 @@ function field(name: string, value: string): Buffer {
     Buffer.from([value.length]),
     Buffer.from(value),
   ]);
+}
+
+/** A value of 127 bytes and more (RFC 7541 section 5.1). */
+function wide(value: string): Buffer {
+  const length = [0x7f];
+  let rest = value.length - 0x7f;
+  for (; rest >= 0x80; rest = Math.floor(rest / 0x80)) length.push((rest % 0x80) + 0x80);
+  return Buffer.concat([Buffer.from([...length, rest]), Buffer.from(value)]);
 }
 
 class Raw {
@@ -157,30 +165,52 @@ for (const [name, { frames, counted, code }] of Object.entries(floods)) {
   });
 }
 
-t.test('heads that are too large, and too many streams', async (t) => {
+/** A head in as many frames as it takes. */
+function headers(id: number, block: Buffer): Buffer {
+  const size = 16_384;
+  const pieces = many(Math.ceil(block.length / size), (at) => block.subarray(at * size, (at + 1) * size));
+  return Buffer.concat(
+    pieces.map((piece, at) => {
+      const flags = (at === 0 ? endStream : 0) | (at === pieces.length - 1 ? endHeaders : 0);
+      return frame(at === 0 ? types.headers : types.continuation, flags, id, piece);
+    }),
+  );
+}
+
+const fieldsOf = (count: number, bytes: number): Buffer =>
+  Buffer.concat([get, ...many(count, (at) => field(`x-${at}`, 'y'.repeat(bytes)))]);
+
+t.test('heads far beyond what is allowed', async (t) => {
   const instance = await holding(t);
   const bed = await before(t, instance.port);
   const large = new Raw(dial(t, bed.port));
-  const head = Buffer.concat([get, ...many(120, (at) => field(`x-${at}`, 'y'.repeat(126)))]);
-  for (const [at, fits] of [true, false, true].entries()) {
-    const block = fits ? get : Buffer.concat([head, head, head]).subarray(0, 16_384 - 9);
-    const id = 2 * at + 1;
-    const whole = fits ? [block] : [head, Buffer.concat(many(120, (each) => field(`z-${each}`, 'y'.repeat(126))))];
-    large.send(
-      ...whole.map((piece, index) =>
-        frame(
-          index === 0 ? types.headers : types.continuation,
-          (index === 0 ? endStream : 0) | (index === whole.length - 1 ? endHeaders : 0),
-          id,
-          piece,
-        ),
-      ),
-    );
-  }
-  await waitFor('one is refused', () => large.resets.length === 1 && instance.streams.size === 2);
-  t.same(large.resets, [NGHTTP2_ENHANCE_YOUR_CALM]);
-  large.socket.destroy();
-  await waitFor('nothing is left', () => instance.streams.size === 0);
+  // The limit of size is the runtime's from the moment that the client has read of it.
+  await waitFor('it is greeted', () => large.socket.bytesRead > 9);
+  large.send(frame(types.settings, 1, 0));
+  large.send(headers(1, get), headers(3, fieldsOf(maxReadFields, 1)), headers(5, fieldsOf(600, 100)), headers(7, get));
+  await waitFor('they are reset', () => large.resets.length === 2 && instance.streams.size === 2);
+  t.same(large.resets, [NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_ENHANCE_YOUR_CALM]);
+  t.notOk(large.closed, 'the others are not concerned');
+});
+
+t.test('a field of more than the runtime ever reads', async (t) => {
+  const clock = new ManualClock();
+  const bed = await startBed(t, { services: [serviceOf([], { protocol: 'http2' })], clock });
+  const raw = new Raw(dial(t, bed.port));
+  raw.send(headers(1, Buffer.concat([get, Buffer.from([0, 1, 0x61]), wide('y'.repeat(70_000))])));
+  await waitFor('it is told to go', () => raw.goaway !== undefined);
+  t.equal(raw.goaway, constants.NGHTTP2_COMPRESSION_ERROR);
+  // The runtime reads no more then, and does not see that the client is gone either.
+  raw.socket.destroy();
+  await waitFor('nothing is left', async () => {
+    await clock.advance(5000);
+    return bed.plane.activeConnections() === 0;
+  });
+});
+
+t.test('too many streams', async (t) => {
+  const instance = await holding(t);
+  const bed = await before(t, instance.port);
   const crowd = new Raw(dial(t, bed.port));
   crowd.send(...many(maxClientStreams + 20, (at) => frame(types.headers, endHeaders | endStream, 2 * at + 1, get)));
   await waitFor('the rest is refused', () => crowd.resets.length === 20);

@@ -2,7 +2,7 @@ import { type IncomingHttpHeaders, type OutgoingHttpHeaders, sensitiveHeaders } 
 import type { Forwarding } from '../../src/model/service-settings.ts';
 import { HttpFault } from '../http/fault.ts';
 import { isAuthority, isTarget } from '../http/grammar.ts';
-import { maxTargetBytes } from '../http/head.ts';
+import { maxFields, maxHeadBytes, maxTargetBytes } from '../http/head.ts';
 import { loops, maxTimesThrough } from '../http/refusals.ts';
 import { grpcTimeoutMs, isGrpc } from './grpc.ts';
 
@@ -53,6 +53,25 @@ function isSaid(name: string): boolean {
 
 export function isIdempotentMethod(method: string): boolean {
   return idempotent.has(method);
+}
+
+/**
+ * Throws an HttpFault if a head has more than is allowed: of its path, its fields, or its size, where each field counts 32
+ * bytes more than its name and value (RFC 9113 section 6.5.2). `raw`: names and values in turn, each a byte a character.
+ */
+export function checkSize(headers: IncomingHttpHeaders, raw: readonly string[]): void {
+  const path = headers[':path'];
+  if (path !== undefined && path.length > maxTargetBytes)
+    throw new HttpFault('too-large', 'a target that is too long', 414);
+  let fields = 0;
+  let bytes = 0;
+  for (let index = 0; index < raw.length; index += 2) {
+    const name = raw[index] ?? '';
+    if (!name.startsWith(':')) fields += 1;
+    bytes += name.length + (raw[index + 1]?.length ?? 0) + 32;
+  }
+  if (fields > maxFields) throw new HttpFault('too-large', `more than ${maxFields} fields`, 431);
+  if (bytes > maxHeadBytes) throw new HttpFault('too-large', 'a head that is too large', 431);
 }
 
 /**
@@ -158,7 +177,6 @@ function authorityOf(headers: IncomingHttpHeaders): string | undefined {
 }
 
 function checkPath(method: string, path: string): void {
-  if (path.length > maxTargetBytes) throw new HttpFault('too-large', 'a path that is too long');
   if (!consistsOf(path, isTarget)) throw new HttpFault('target', 'a path with bytes that have no place there');
   if (!path.startsWith('/') && !(path === '*' && method === 'OPTIONS'))
     throw new HttpFault('target', 'a path that does not begin with a slash');

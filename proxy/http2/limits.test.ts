@@ -21,6 +21,7 @@ import type { Policy } from '../../src/model/policy.ts';
 import { unless } from '../../test/support/needs.ts';
 import { intents, policyOf } from '../../test/support/policies.ts';
 import { waitFor } from '../../test/support/wait.ts';
+import { maxFields, maxHeadBytes, maxTargetBytes } from '../http/head.ts';
 import { type Bed, instanceOf, serviceOf, startBackend, startBed } from '../link-plane.fixture.ts';
 import { Permission } from '../permission.ts';
 
@@ -28,7 +29,8 @@ type Serve = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
 
 async function served(t: Test, serve: Serve): Promise<{ port: number; streams: Set<ServerHttp2Stream> }> {
   const streams = new Set<ServerHttp2Stream>();
-  const server = createServer();
+  // What is added on the way to an instance has to have room there too.
+  const server = createServer({ maxHeaderListPairs: 2 * maxFields });
   server.on('stream', (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
     streams.add(stream);
     stream.on('error', () => undefined);
@@ -118,6 +120,42 @@ t.test('what takes too long', async (t) => {
   t.equal(one.streams.size, 1, 'calls may be silent for long');
   session.destroy();
   await call;
+});
+
+t.test('heads of more than is allowed', async (t) => {
+  const one = await served(t, (stream) => {
+    stream.respond({ ':status': 200 });
+    stream.end();
+  });
+  const bed = await startBed(t, { services: services([one.port]) });
+  const fields = (count: number, bytes = 1): OutgoingHttpHeaders =>
+    Object.fromEntries(Array.from({ length: count }, (_, at) => [`x-${at}`, 'y'.repeat(bytes)]));
+  // GET, http, / and an authority such as 127.0.0.1:12345, each with 32 more.
+  const own = ':methodGET:schemehttp:path/:authority'.length + `127.0.0.1:${bed.port}`.length + 4 * 32;
+  const whole = maxHeadBytes - own - 'x-0'.length - 32;
+  const path = (bytes: number): OutgoingHttpHeaders => ({ ':path': '/'.padEnd(bytes, 'a') });
+  const cases: readonly (readonly [string, OutgoingHttpHeaders, number, string?])[] = [
+    ['as large as it may be', fields(1, whole), 200],
+    ['a byte more', fields(1, whole + 1), 431, 'a head that is too large'],
+    ['60000 bytes in one field', fields(1, 60_000), 431, 'a head that is too large'],
+    ['and in three', fields(3, 20_000), 431, 'a head that is too large'],
+    ['as many fields as it may have', fields(maxFields), 200],
+    ['one more', fields(maxFields + 1), 431, `more than ${maxFields} fields`],
+    ['as long a path as it may be', path(maxTargetBytes), 200],
+    ['a byte more', path(maxTargetBytes + 1), 414, 'a target that is too long'],
+    ['a path larger than a head', path(40_000), 414, 'a target that is too long'],
+    ['with a body', { ...fields(1, 40_000), ':method': 'POST' }, 431, 'a head that is too large'],
+  ];
+  const session = client(t, bed);
+  await once(session, 'remoteSettings');
+  for (const [name, headers, status, reason] of cases) {
+    const answer = await ask(session, headers, headers[':method'] === undefined);
+    t.equal(answer.headers[':status'], status, name);
+    t.equal(answer.headers['legate-reason'], reason, name);
+  }
+  const refused = cases.filter(([, , status]) => status !== 200).length;
+  t.equal(await bed.metric('legate_http_refused_total{reason="too-large"}'), refused);
+  t.notOk(session.closed, 'all of that over one connection');
 });
 
 t.test('an idle connection is closed in order', async (t) => {
@@ -245,6 +283,9 @@ t.test('curl and nghttp', { skip: unless('command:curl', 'command:nghttp') }, as
   const run = promisify(execFile);
   const curl = await run('curl', ['-s', '--http2-prior-knowledge', '-d', 'hello', '-w', ' %{http_version}', url]);
   t.equal(curl.stdout, 'hello 2');
+  // It does not wait for what it is told of limits.
+  const large = ['-s', '--http2-prior-knowledge', '-H', `x-a: ${'y'.repeat(33_000)}`, '-w', '%{http_code}', url];
+  t.equal((await run('curl', large)).stdout, 'legate: a head that is too large\n431');
   const nghttp = await run('nghttp', ['-v', '-d', '/etc/hostname', url]);
   t.notMatch(nghttp.stdout, /RST_STREAM/);
   t.match(nghttp.stdout, /recv .*DATA frame .*\n.*END_STREAM/);

@@ -1,4 +1,4 @@
-import type { HttpFaultKind } from '../http/fault.ts';
+import type { HttpFault, HttpFaultKind } from '../http/fault.ts';
 import { noUpgrades, tooLarge } from '../http/refusals.ts';
 import type { HttpSettings } from '../http/settings.ts';
 import type { Failure } from './failures.ts';
@@ -12,6 +12,12 @@ export interface Refusal {
 
 const notPassedOn: Refusal = { kind: 'method', failure: { kind: 'method', reason: 'this method is not passed on' } };
 const notUpgraded: Refusal = { kind: 'upgrade', failure: { kind: 'denied', reason: noUpgrades } };
+
+/** The answer to a head that is not passed on. */
+export function failureOf({ kind: fault, status, message }: HttpFault): Failure {
+  const size = status === 414 ? 'long target' : status === 431 ? 'large head' : 'malformed';
+  return { kind: fault === 'loop' ? 'loop' : size, reason: message };
+}
 
 /** Why a request goes nowhere, as far as its head tells; undefined: it is passed on. */
 export function refusalOf(request: RequestHead, settings: HttpSettings): Refusal | undefined {

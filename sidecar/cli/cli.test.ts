@@ -529,8 +529,11 @@ t.test('exit statuses, and one line that says what, where, why and what to do', 
       /service.port: "54 32" is not a port .*; service.balance/,
     ],
     [['service', 'set', 'db', 'blance=random'], 2, /unknown key `blance`; did you mean `balance`/],
-    [['service', 'set', 'db', 'port=default'], 2, /service\.port: it is always something/],
-    [['service', 'set', 'db', 'split=default'], 2, /service\.split: it is ended by an empty map/],
+    [
+      ['service', 'set', 'db', 'split_guard=on'],
+      2,
+      /service\.split_guard: "on" is not a whole number \(0 to 100; .*or off: no guard\)/,
+    ],
     [['service', 'set', 'DB', 'port=1'], 2, /the service's name "DB" has characters/],
     [['service', 'forget', '..'], 2, /the service's name "\.\." has characters/],
     [['service', 'forget', 'db', '--admin', address], 1, /^legate service forget: there is no \/api\/services\/db/],
@@ -768,8 +771,27 @@ t.test('service set and forget say what holds now', async (t) => {
   await go('set', 'db', 'timeout=5s', 'max_body=2MiB', 'retries=default', 'split={a: 1}');
   const mixed = { timeout: '5s', max_body: '2MiB', retries: null, split: { a: 1 } };
   t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), mixed, 'null takes one back');
+  await go('set', 'db', 'balance=default', 'port=default', 'split=default', 'split_guard=off', 'sticky=off');
+  const taken = { balance: null, port: null, split: {}, split_guard: '0', sticky: 'off' };
+  t.strictSame(JSON.parse(String(admin.seen.at(-1)?.body)), taken);
   const idle = await go('set', 'db', 'timeout=5s', 'park=1s', 'routes=[]');
   t.match(idle, { status: 0, stderr: ' - db is of protocol tcp: timeout, routes only concern HTTP services\n' });
+  const split = { ...db, timeoutMs: 5000, split: {}, sticky: 'off', splitGuard: 0 };
+  const splits = await fakeAdmin(t, (): Answer => ({ json: split }));
+  const said = async (...words: string[]): Promise<string> =>
+    (await run(['service', 'set', 'db', ...words, '--admin', splits.address])).stdout;
+  t.match(await said('retries=default'), /least-connections, timeout 5s, at /, 'what only a split needs is not told');
+  t.match(
+    await said('split={}', 'split_guard=off'),
+    /, timeout 5s, split none, split_guard 0, at /,
+    'if not asked for',
+  );
+  Object.assign(split, { split: { a: 1 } });
+  t.match(await said('retries=default'), /, timeout 5s, split a=1, sticky off, split_guard 0, at /);
+  const routes = [{ match: {}, service: 'b' }, { match: { path: '/x' } }];
+  Object.assign(split, { protocol: 'http', routes });
+  const noted = await run(['service', 'set', 'db', `routes=${JSON.stringify(routes)}`, '--admin', splits.address]);
+  t.equal(noted.stderr, ' - routes[1]: no request gets to it: routes[0] is for all that it is for\n');
   const forgotten = await go('forget', 'db');
   t.match(forgotten, { status: 0, stdout: ' ok db is forgotten; 240.77.118.4 may go to another service\n' });
   t.match(admin.seen.at(-1), { method: 'DELETE', url: '/api/services/db' });

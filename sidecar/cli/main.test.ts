@@ -108,6 +108,30 @@ t.test('config check is content with a good file, config options lists every opt
     stdout: `${good}: no faults\n`,
     stderr: '',
   });
+  const idle = [
+    'services:',
+    '  db: {port: 5432, protocol: tcp, timeout: 5s, park: 1s}',
+    '  api: {protocol: grpc}',
+    '  web:',
+    '    protocol: http',
+    '    routes:',
+    '      - {match: {path: /loop}, redirect: /loop/*}',
+    '      - {match: {}, service: api}',
+    '      - {match: {path: /x}, service: other}',
+  ];
+  writeFileSync(good, idle.join('\n'));
+  const told = await spawnLegate(t, ['config', 'check', good]).finished;
+  t.equal(told.status, 0, told.stderr);
+  t.strictSame(told.stdout.split('\n'), [
+    `${good}:2:7: warning: services.db: db is of protocol tcp: timeout only concerns HTTP services`,
+    `${good}:7:42: warning: services.web.routes[0].redirect: it leads back to itself: a request for /loop/* is redirected again and again`,
+    `${good}:8:30: warning: services.web.routes[1].service: a route of web leads to api, which speaks grpc, and not http`,
+    `${good}:9:9: warning: services.web.routes[2]: no request gets to it: routes[1] is for all that it is for`,
+    `${good}: no faults, 4 warnings`,
+    '',
+  ]);
+  const warned = JSON.parse((await spawnLegate(t, ['config', 'check', good, '--json']).finished).stdout);
+  t.match(warned, { count: 0, faults: [], warnings: [{ path: 'services.db', place: `${good}:2:7` }, {}, {}, {}] });
   const files = '{cert: /nowhere/crt, key: /nowhere/key}';
   const door = `links: [{service: a, listen: 127.0.0.1:1, tls: ${files}}]`;
   writeFileSync(good, `tls: {ca: /nowhere/ca, cert: /nowhere/crt, key: /nowhere/key}\n${door}\n`);

@@ -133,7 +133,7 @@ t.test('wrong usage, and what cannot be done', async (t) => {
     [
       ['web', '--guard', '0.5'],
       2,
-      /split_guard: 0\.5 is not a whole number \(0 to 100; .* 1, the least: .*; 0: no guard\)/,
+      /split_guard: 0\.5 is not a whole number \(0 to 100; .* 1, the least: .*; 0 or off: no guard\)/,
     ],
     [['web', '--guard=-1'], 2, /split_guard: -1 is not a whole number/],
     [['WEB'], 2, /the service's name "WEB"/],

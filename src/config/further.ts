@@ -6,12 +6,15 @@ import {
   furtherKinds,
   furtherValues,
   pickFurther,
+  type SettingForm,
   type SettingKind,
 } from '../model/service-settings.ts';
 import type { Place } from './fault.ts';
 import type { FieldReader } from './fields.ts';
 import { placeIn, plainValue } from './tree.ts';
 import { choiceType, durationType, integerType, textType, type ValueType } from './value-types.ts';
+
+type NumberForm = Extract<SettingForm, { readonly kind: 'number' }>;
 
 /** The settings of a service that one may choose and need not, as they are written in an entry of `services:`. */
 export function furtherOf(fields: FieldReader): FurtherSettings {
@@ -26,7 +29,7 @@ function typeOf(field: FurtherField): ValueType<unknown> {
     case 'duration':
       return durationType(form.minMs, form.maxMs);
     case 'number':
-      return integerType('whole number', form.min, form.max, furtherValues(field));
+      return numberType(field, form);
     case 'size':
       return textType('size', (text) => {
         const bytes = parseSize(text);
@@ -43,6 +46,18 @@ function typeOf(field: FurtherField): ValueType<unknown> {
     case 'routes':
       return modelType('list of routes', readRoutes);
   }
+}
+
+/** A whole number, or `off` for 0 where that is a word for it. */
+function numberType(field: FurtherField, { min, max, off }: NumberForm): ValueType<number> {
+  const values = furtherValues(field);
+  if (off !== true) return integerType('whole number', min, max, values);
+  const number = integerType('whole number', min, max, values);
+  return {
+    ...number,
+    parse: (tree, path, faults) =>
+      tree.kind === 'scalar' && tree.text === 'off' ? 0 : number.parse(tree, path, faults),
+  };
 }
 
 /** What the model reads itself; its faults get the places of the parts that they are about. */

@@ -284,9 +284,9 @@ t.test('each fault names its place, path, value and what was expected', async (t
     ],
     [
       'services:\n  a: {split_guard: 0.5, retries: -1, eject_slow: 101}',
-      '2:20: services.a.split_guard: 0.5 is not a whole number (0 to 100; so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0: no guard)',
+      '2:20: services.a.split_guard: 0.5 is not a whole number (0 to 100; so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0 or off: no guard)',
       '2:34: services.a.retries: -1 is not a whole number (0 to 10)',
-      '2:50: services.a.eject_slow: 101 is not a whole number (0 to 100; so many times as slow as the others; 0: never)',
+      '2:50: services.a.eject_slow: 101 is not a whole number (0 to 100; so many times as slow as the others; 0 or off: never)',
     ],
     ['services: {a: {split: {x: -1}}}', '1:27: services.a.split.x: "-1" is not a whole number from 0 to 1000000'],
     ['services: {a: {split: {x: 0}}}', '1:23: services.a.split: has no weight above 0: requests would go nowhere'],

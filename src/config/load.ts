@@ -18,9 +18,15 @@ import {
 import { checkSurroundings, type FileFault } from './surroundings.ts';
 import { parseTree, type Tree } from './tree.ts';
 
+/** A file that was read: `path` is only for messages. */
+export interface ConfigFile {
+  readonly path: string;
+  readonly text: string;
+}
+
 export interface ConfigSources {
-  /** The YAML file, where there is one: `path` is only for messages. */
-  readonly file?: { readonly path: string; readonly text: string };
+  /** The YAML file, where there is one. */
+  readonly file?: ConfigFile;
   readonly env: Readonly<Record<string, string | undefined>>;
   /** By option key: `{'dns.listen': '127.0.0.1:0'}`. */
   readonly flags: Readonly<Record<string, string | undefined>>;
@@ -147,13 +153,18 @@ function textTree(option: Option<unknown>, text: string, at: Place, faults: Faul
   return parseTree(text, at.text, () => at, faults);
 }
 
-function readFile(file: { path: string; text: string }, values: Values, faults: Faults): void {
+function readFile(file: ConfigFile, values: Values, faults: Faults): void {
+  const tree = readTree(file, faults);
+  if (tree !== undefined) readGroup(tree, '', values, faults);
+}
+
+/** What is written where in a configuration file; undefined where it is no YAML, which is a fault then. */
+export function readTree(file: ConfigFile, faults: Faults): Tree | undefined {
   const placeAt = (line: number, column: number, offset: number): Place => ({
     text: `${file.path}:${line}:${column}`,
     order: offset,
   });
-  const tree = parseTree(file.text, file.path, placeAt, faults);
-  if (tree !== undefined) readGroup(tree, '', values, faults);
+  return parseTree(file.text, file.path, placeAt, faults);
 }
 
 /** Reads the keys below `prefix`: each is an option or a group of options. */

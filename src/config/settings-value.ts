@@ -1,5 +1,4 @@
-import { derivedFields, type ServiceSettings } from '../model/service.ts';
-import { type FurtherField, furtherFields, furtherKinds } from '../model/service-settings.ts';
+import { type ServiceField, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
 import { settingsOf } from './assemble.ts';
 import { serviceDraft } from './entries.ts';
 import { type Fault, Faults } from './fault.ts';
@@ -8,14 +7,14 @@ import { treeOfValue } from './tree.ts';
 export interface GivenSettings {
   readonly settings: ServiceSettings;
   /** Those that are to be as where nobody chose. */
-  readonly unset: readonly FurtherField[];
+  readonly unset: readonly ServiceField[];
 }
 
 export type SettingsResult = GivenSettings | { readonly faults: readonly Fault[] };
 
 /**
  * Reads the settings of one service that came as JSON or as words of a command line, with the rules of an entry of
- * `services:`; null takes a setting back. Faults have no place, only paths such as `service.port`.
+ * `services:`; null takes a setting back, and ends a split. Faults have no place, only paths such as `service.port`.
  */
 export function parseSettingsValue(value: unknown): SettingsResult {
   const faults = new Faults();
@@ -26,20 +25,15 @@ export function parseSettingsValue(value: unknown): SettingsResult {
     const place = { text: '', order: 0 };
     faults.add(place, 'service.external', 'is only taken from a configuration file: `services:` there');
   }
-  const unset = unsetIn(value);
-  for (const field of derivedFields) {
-    if (Reflect.get(Object(value), field) === null) {
-      faults.add({ text: '', order: 0 }, `service.${field}`, 'it is always something: give another one instead');
-    }
-  }
-  if (unset.includes('split')) {
-    faults.add({ text: '', order: 0 }, 'service.split', 'it is ended by an empty map (`legate split NAME --off`)');
-  }
-  return faults.count > 0 ? { faults: faults.list() } : { settings: settingsOf(draft), unset };
+  if (faults.count > 0) return { faults: faults.list() };
+  const nulls = unsetIn(value);
+  // A split that ends is the one to go back to, as it is before any other.
+  const ended = nulls.includes('split') ? { split: {} } : {};
+  return { settings: { ...settingsOf(draft), ...ended }, unset: nulls.filter((field) => field !== 'split') };
 }
 
-function unsetIn(value: unknown): readonly FurtherField[] {
+function unsetIn(value: unknown): readonly ServiceField[] {
   if (typeof value !== 'object' || value === null) return [];
   const entries = new Map(Object.entries(value));
-  return furtherFields.filter((field) => entries.get(furtherKinds[field].word) === null);
+  return serviceFields.filter((field) => entries.get(settingWord(field)) === null);
 }

@@ -93,7 +93,8 @@ const defaults: FurtherSettings = {
 export type SettingForm =
   | { readonly kind: 'choice'; readonly words: readonly string[] }
   | { readonly kind: 'duration'; readonly minMs: number; readonly maxMs: number }
-  | { readonly kind: 'number'; readonly min: number; readonly max: number }
+  /** `off`: the word for 0. */
+  | { readonly kind: 'number'; readonly min: number; readonly max: number; readonly off?: boolean }
   /** Bytes. */
   | { readonly kind: 'size'; readonly max: number }
   | {
@@ -118,6 +119,7 @@ const dayMs = 86_400_000;
 const choice = (words: readonly string[]): SettingForm => ({ kind: 'choice', words });
 const duration = (minMs: number, maxMs: number): SettingForm => ({ kind: 'duration', minMs, maxMs });
 const number = (min: number, max: number): SettingForm => ({ kind: 'number', min, max });
+const factor = (max: number): SettingForm => ({ kind: 'number', min: 0, max, off: true });
 
 /** Each of the further settings: the file, the command line, the API and the store read and write them by this table. */
 export const furtherKinds = {
@@ -139,7 +141,7 @@ export const furtherKinds = {
   forwarding: { word: 'forwarding', form: choice(forwardings) },
   upgrade: { word: 'upgrade', form: choice(switches) },
   connect: { word: 'connect', form: choice(switches) },
-  ejectSlow: { word: 'eject_slow', form: number(0, 100), note: 'so many times as slow as the others; 0: never' },
+  ejectSlow: { word: 'eject_slow', form: factor(100), note: 'so many times as slow as the others; 0 or off: never' },
   split: { word: 'split', form: { kind: 'weights' } },
   sticky: {
     word: 'sticky',
@@ -147,8 +149,8 @@ export const furtherKinds = {
   },
   splitGuard: {
     word: 'split_guard',
-    form: number(0, 100),
-    note: 'so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0: no guard',
+    form: factor(100),
+    note: 'so many times the error rate of the heaviest side; 1, the least: any rate that is clearly higher; 0 or off: no guard',
   },
   routes: { word: 'routes', form: { kind: 'routes' } },
 } as const satisfies Readonly<Record<keyof FurtherSettings, SettingKind>>;

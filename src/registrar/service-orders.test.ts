@@ -239,6 +239,28 @@ t.test('what is taken back is as where nobody chose', async (t) => {
   t.equal(store.writes.length, since, 'nothing to write');
 });
 
+t.test('a balance, a port and a protocol that are taken back are those of nobody', async (t) => {
+  const store = await opened();
+  const b = host(t, store, 1, { settings: { web: { balance: 'hash' } } });
+  b.have(instanceRecord({ name: 'a', port: 8080 }), instanceRecord({ name: 'b', port: 8080 }));
+  await b.clock.advance(0);
+  await b.done(b.orders.set('db', { port: 80, protocol: 'http', balance: 'random' }));
+  t.equal(stored(store, 'db')?.derived, undefined);
+  t.match(await b.done(b.orders.set('db', {}, ['balance'])), { port: 80, protocol: 'http', balance: 'round-robin' });
+  t.same(stored(store, 'db')?.derived, ['balance']);
+  const after = await b.done(b.orders.set('db', { retries: 1 }, ['port', 'protocol']));
+  t.match(after, { port: 8080, protocol: 'tcp', retries: 1 }, 'those of all of its instances');
+  t.same(stored(store, 'db')?.derived, ['port', 'protocol', 'balance']);
+  const since = store.writes.length;
+  await b.done(b.orders.set('db', {}, ['port', 'balance']));
+  t.equal(store.writes.length, since, 'nothing to write');
+  t.match(await b.done(b.orders.set('web', { port: 80, balance: 'random' })), { balance: 'random' });
+  t.match(await b.done(b.orders.set('web', {}, ['port'])), { port: 80 }, 'where there is no other it stays');
+  b.done(b.orders.set('web', {}, ['balance'])).catch(() => undefined);
+  await b.clock.advance(5000);
+  t.match(b.shown('web'), { balance: 'hash' }, 'what a configuration says holds again');
+});
+
 t.test('a split is set as a whole, and the one before is remembered', async (t) => {
   const store = await opened();
   const b = host(t, store, 1);

@@ -17,8 +17,14 @@ import { transportOf } from '../model/instance.ts';
 import type { DeclaredPorts, LinkListener } from '../model/link.ts';
 import { nameFault } from '../model/names.ts';
 import type { Weights } from '../model/routes.ts';
-import { type ServiceRecord, type ServiceSettings, serviceFields, settingWord } from '../model/service.ts';
-import { type FurtherField, httpDefaults, sameSetting } from '../model/service-settings.ts';
+import {
+  type ServiceField,
+  type ServiceRecord,
+  type ServiceSettings,
+  serviceFields,
+  settingWord,
+} from '../model/service.ts';
+import { httpDefaults, sameSetting } from '../model/service-settings.ts';
 import { mayTakeBack, type TakenBack } from '../model/taken-back.ts';
 import type { Keys } from '../store/keys.ts';
 import type { Entry, Guard, Store, Write } from '../store/store.ts';
@@ -65,7 +71,7 @@ export class ServiceOrders {
   }
 
   /** Sets what is given, and takes back what is `unset`; a service that does not exist yet is made. */
-  async set(name: string, settings: ServiceSettings, unset: readonly FurtherField[] = []): Promise<Service> {
+  async set(name: string, settings: ServiceSettings, unset: readonly ServiceField[] = []): Promise<Service> {
     checkName(name);
     if (unset.length === 0 && serviceFields.every((field) => settings[field] === undefined)) {
       throw new LegateError('E_INVALID', 'there is nothing to set', {
@@ -102,15 +108,19 @@ export class ServiceOrders {
   async #trySet(
     name: string,
     settings: ServiceSettings,
-    unset: readonly FurtherField[],
+    unset: readonly ServiceField[],
   ): Promise<ServiceRecord | undefined> {
     const { store, keys, snapshots, log } = this.#options;
     const entry = await store.get(keys.service(name));
     const before = readRecord(name, entry);
+    const { origin, services } = snapshots.value;
+    const service = services.get(name);
+    // Before the store has told of all instances, those of this host would seem to be all.
+    const instances = origin === 'store' ? (service?.instances ?? []) : [];
     const record =
       before === undefined
-        ? freshRecord(name, settings, { service: snapshots.value.services.get(name), isDamaged: entry !== undefined })
-        : withSettings(withoutSettings(before, unset), settings);
+        ? freshRecord(name, settings, { service, isDamaged: entry !== undefined })
+        : withSettings(withoutSettings(before, unset, instances), settings);
     if (record === undefined) {
       throw new LegateError('E_INVALID', `there is no service ${name} yet, so it needs a port`, {
         hint: `legate service set ${name} port=NUMBER`,

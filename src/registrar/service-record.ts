@@ -9,7 +9,7 @@ import {
   type ServiceSettings,
   serviceFields,
 } from '../model/service.ts';
-import { type FurtherField, furtherSettings, sameSetting } from '../model/service-settings.ts';
+import { furtherFields, furtherSettings, sameSetting } from '../model/service-settings.ts';
 import { type TakenBack, withoutSide } from '../model/taken-back.ts';
 
 /** How a service's stored record comes to be and changes. Pure: an unchanged record is the same object. */
@@ -68,12 +68,22 @@ export function withTakenBack(record: ServiceRecord, split: Weights, takenBack: 
   return { ...record, split: withoutSide(split, takenBack.tag), formerSplit: split, takenBack };
 }
 
-/** The record as if nobody had chosen these. */
-export function withoutSettings(record: ServiceRecord, fields: readonly FurtherField[]): ServiceRecord {
-  if (fields.every((field) => record[field] === undefined)) return record;
-  const rest: Partial<Record<keyof ServiceRecord, unknown>> & ServiceRecord = { ...record };
-  for (const field of fields) delete rest[field];
-  return rest;
+/**
+ * The record as if nobody had chosen these: port and protocol are those that all instances have, and stay where they have
+ * not one.
+ */
+export function withoutSettings(
+  record: ServiceRecord,
+  fields: readonly ServiceField[],
+  instances: readonly Instance[],
+): ServiceRecord {
+  const chosen = fields.filter((field) => !isDerived(record, field));
+  if (chosen.length === 0) return record;
+  const derived = derivedFields.filter((field) => chosen.includes(field) || isDerived(record, field));
+  const balance = chosen.includes('balance') ? defaultBalance : record.balance;
+  const rest: Partial<Record<keyof ServiceRecord, unknown>> & ServiceRecord = { ...record, balance };
+  for (const field of furtherFields) if (chosen.includes(field)) delete rest[field];
+  return followingInstances({ ...rest, ...(derived.length > 0 && { derived }) }, instances);
 }
 
 /** The record with those of the settings that nobody has chosen yet. */

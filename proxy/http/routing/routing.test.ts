@@ -9,6 +9,7 @@ import { cookieText } from './cookies.ts';
 import { HeadView } from './head-view.ts';
 import { isBelow, locationOf, readPath, rewritten } from './paths.ts';
 import type { RequestView } from './request-view.ts';
+import { routesAdvice } from './route-advice.ts';
 import { Rule, Rules } from './rules.ts';
 import { type Choosable, Sides } from './sides.ts';
 
@@ -170,6 +171,135 @@ t.test('the first of many rules is found as one would by hand', async (t) => {
       t.same([one, two], [expected, expected], JSON.stringify({ matches, asked }));
   }
   t.ok(decided > 1000, `${decided} of 3000 requests had a rule`);
+});
+
+t.test('what is said of routes that have no effect', (t) => {
+  const off = { service: 'x' };
+  const unreached = (before: number, at = 1): string =>
+    `[${at}] no request gets to it: routes[${before}] is for all that it is for`;
+  const idle = (at: number): string => `[${at}] it does nothing: its requests go where they would go without it`;
+  const loop = (to: string, at = 0): string =>
+    `[${at}].redirect it leads back to itself: a request for ${to} is redirected again and again`;
+  const to = (target: string) => ({ redirect: { to: target, status: 308 } });
+  const cases: readonly (readonly [string, readonly RouteRule[], readonly string[]])[] = [
+    ['none', [], []],
+    [
+      'all after one another',
+      [
+        { match: { path: '/a' }, ...off },
+        { match: {}, ...off },
+      ],
+      [],
+    ],
+    [
+      'behind one for everything',
+      [
+        { match: {}, ...off },
+        { match: { host: 'a' }, ...off },
+      ],
+      [unreached(0)],
+    ],
+    [
+      'behind the root',
+      [
+        { match: { path: '/' }, ...off },
+        { match: {}, ...off },
+      ],
+      [unreached(0)],
+    ],
+    [
+      'behind a wider path',
+      [
+        { match: { path: '/a' }, ...off },
+        { match: { exact: '/a/b' }, ...off },
+      ],
+      [unreached(0)],
+    ],
+    [
+      'behind one like it',
+      [
+        { match: { path: '/a' }, ...off },
+        { match: { path: '/ab' }, ...off },
+      ],
+      [],
+    ],
+    [
+      'behind a narrower path',
+      [
+        { match: { path: '/a/' }, ...off },
+        { match: { path: '/a' }, ...off },
+      ],
+      [],
+    ],
+    [
+      'behind all hosts below',
+      [
+        { match: { host: '*.a' }, ...off },
+        { match: { host: 'b.a' }, ...off },
+      ],
+      [unreached(0)],
+    ],
+    [
+      'the domain is none below it',
+      [
+        { match: { host: '*.a' }, ...off },
+        { match: { host: 'a' }, ...off },
+      ],
+      [],
+    ],
+    [
+      'behind its methods',
+      [
+        { match: { method: ['GET', 'PUT'] }, ...off },
+        { match: { method: ['PUT'] }, ...off },
+        { match: { method: ['PUT', 'POST'] }, ...off },
+      ],
+      [unreached(0)],
+    ],
+    [
+      'behind its headers',
+      [
+        { match: { header: { a: '*' } }, ...off },
+        { match: { header: { a: '1', b: '2' } }, ...off },
+        { match: { header: { b: '2' } }, ...off },
+      ],
+      [unreached(0)],
+    ],
+    ['without an action', [{ match: { path: '/a' } }], [idle(0)]],
+    ['kept from one behind it', [{ match: { path: '/a/b' } }, { match: { path: '/a' }, ...off }], []],
+    ['from none behind it', [{ match: { path: '/a' } }, { match: { path: '/b' }, ...off }], [idle(0)]],
+    ['to itself', [{ match: { path: '/loop' }, ...to('/loop/*') }], [loop('/loop/*')]],
+    ['everything, to a path', [{ match: {}, ...to('/app/*') }], [loop('/app/*')]],
+    ['from a path to the one below', [{ match: { exact: '/' }, ...to('/app') }], []],
+    ['to below itself', [{ match: { path: '/a' }, ...to('/a/b') }], [loop('/a/b')]],
+    [
+      'kept from that by one before it',
+      [
+        { match: { path: '/app' }, ...off },
+        { match: {}, ...to('/app/*') },
+      ],
+      [],
+    ],
+    [
+      'to and fro',
+      [
+        { match: { path: '/a' }, ...to('/b/*') },
+        { match: { path: '/b' }, ...to('/a/*') },
+      ],
+      [loop('/b/*'), loop('/a/*', 1)],
+    ],
+    ['to another scheme or host', [{ match: { host: 'a' }, ...to('https://a/*') }], []],
+    ['with its own headers', [{ match: { host: '*.a', header: { x: '*' } }, ...to('/x') }], [loop('/x')]],
+    ['a path that has two readings', [{ match: { path: '/a%2Fb' }, ...to('/c') }], []],
+  ];
+  for (const [name, rules, expected] of cases) {
+    t.same(
+      routesAdvice(rules).map(({ path, message }) => `${path} ${message}`),
+      expected,
+      name,
+    );
+  }
+  t.end();
 });
 
 t.test('paths', async (t) => {

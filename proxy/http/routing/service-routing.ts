@@ -1,6 +1,7 @@
 import { parseSticky, type RouteRule, type Sticky } from '../../../src/model/routes.ts';
 import type { LinkTarget } from '../../link-target.ts';
 import type { Permission } from '../../permission.ts';
+import { speaksOtherwise } from './route-advice.ts';
 import { Rule, Rules } from './rules.ts';
 import { Sides } from './sides.ts';
 
@@ -92,10 +93,9 @@ export class ServiceRouting {
     const { name, version, service } = this.target;
     const faults: string[] = [];
     for (const other of others) {
-      const leads = `a route of ${name} ${does} to ${other.name}`;
-      if (other.service === undefined) faults.push(`${leads}, which nobody offers`);
+      if (other.service === undefined) faults.push(`a route of ${name} ${does} to ${other.name}, which nobody offers`);
       else if (other.version !== version) {
-        faults.push(`${leads}, which speaks ${other.service.protocol}, and not ${service?.protocol}`);
+        faults.push(speaksOtherwise(`${name} ${does} to ${other.name}`, other.service.protocol, service?.protocol));
       }
     }
     return faults;

@@ -2,9 +2,12 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
-import { loadConfig } from '../../../src/config/load.ts';
+import type { Config } from '../../../src/config/config.ts';
+import { type Fault, Faults } from '../../../src/config/fault.ts';
+import { loadConfig, readTree } from '../../../src/config/load.ts';
 import { optionDocuments, optionsMarkdown, optionsText } from '../../../src/config/options-document.ts';
-import { treeLimits } from '../../../src/config/tree.ts';
+import { placeIn, treeLimits } from '../../../src/config/tree.ts';
+import { servicesAdvice } from '../../config-advice.ts';
 import { exitStatus } from '../failure.ts';
 import { defaultAddress } from '../machine.ts';
 import { type CommandTools, examples, type GlobalOptions, printJson } from '../session.ts';
@@ -27,7 +30,10 @@ export function addConfigCommands({ program, session, register }: CommandTools):
     .description('checks a configuration file, or lists the options')
     .addHelpText('after', examples('legate config check legate.yaml', 'legate config options'));
 
-  const check = config.command('check').description('prints every fault of a configuration file').argument('<file>');
+  const check = config
+    .command('check')
+    .description('prints every fault of a configuration file, and what in it has no effect')
+    .argument('<file>');
   check.addHelpText('after', examples('legate config check legate.yaml', 'legate config check legate.yaml --json'));
   register<GlobalOptions>(check, async (options, path = '') => {
     const { terminal } = session;
@@ -40,12 +46,21 @@ export function addConfigCommands({ program, session, register }: CommandTools):
       defaults: { hostname: hostname(), advertise: addressOrLoopback },
     };
     const result = loadConfig({ ...sources, fileFault });
-    const starts = 'config' in loadConfig(sources);
+    const loaded = loadConfig(sources);
+    const starts = 'config' in loaded;
     const faults = 'faults' in result ? result.faults : [];
     const count = 'faults' in result ? result.count : 0;
-    if (options.json) printJson(terminal, { file: path, count, faults });
-    else if (count === 0) terminal.lines([`${printable(path)}: no faults`]);
-    else
+    const warnings = 'config' in loaded ? warningsOf(loaded.config, file) : [];
+    if (options.json) {
+      printJson(terminal, { file: path, count, faults, warnings });
+      return count === 0 ? exitStatus.done : exitStatus.usage;
+    }
+    terminal.lines(warnings.map(({ place, path: at, message }) => `${place}: warning: ${at}: ${message}`));
+    if (count === 0) {
+      const also =
+        warnings.length === 0 ? '' : `, ${warnings.length} ${warnings.length === 1 ? 'warning' : 'warnings'}`;
+      terminal.lines([`${printable(path)}: no faults${also}`]);
+    } else
       printFaults(
         (line) => terminal.lines([line]),
         faults,
@@ -64,6 +79,16 @@ export function addConfigCommands({ program, session, register }: CommandTools):
     else session.terminal.write(optionsText());
     return exitStatus.done;
   });
+}
+
+/** What is no fault, and will not do what it seems to, with its place in the file. */
+function warningsOf({ services }: Config, file: { readonly path: string; readonly text: string }): readonly Fault[] {
+  const warnings = new Faults();
+  const tree = readTree(file, warnings);
+  for (const { path, message } of servicesAdvice(services)) {
+    warnings.add(tree === undefined ? { text: file.path, order: 0 } : placeIn(tree, path), path, message);
+  }
+  return warnings.list();
 }
 
 function fileFault(path: string): string | undefined {

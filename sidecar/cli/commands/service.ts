@@ -1,16 +1,32 @@
 import { readFileSync } from 'node:fs';
+import { routesAdvice } from '../../../proxy/http/routing/route-advice.ts';
 import { describeError, LegateError } from '../../../src/base/errors.ts';
 import { printable } from '../../../src/base/text.ts';
 import { Faults } from '../../../src/config/fault.ts';
 import { parseSettingsValue } from '../../../src/config/settings-value.ts';
 import { parseTree, plainValue } from '../../../src/config/tree.ts';
+import { idleSettings } from '../../../src/model/idle-settings.ts';
 import { nameFault } from '../../../src/model/names.ts';
 import type { Weights } from '../../../src/model/routes.ts';
 import { serviceFields, settingText, settingWord } from '../../../src/model/service.ts';
-import { furtherDefault, furtherFields, furtherKinds, furtherText } from '../../../src/model/service-settings.ts';
+import {
+  furtherDefault,
+  furtherFields,
+  furtherKinds,
+  furtherText,
+  sameSetting,
+} from '../../../src/model/service-settings.ts';
 import type { ForgottenDocument, ServiceDocument } from '../../admin/documents.ts';
 import { exitStatus } from '../failure.ts';
-import { type CommandTools, examples, type GlobalOptions, printJson, type Session, withClient } from '../session.ts';
+import {
+  type CommandTools,
+  examples,
+  type GlobalOptions,
+  printJson,
+  type Session,
+  tellNotes,
+  withClient,
+} from '../session.ts';
 import { settingsHelp } from '../views/settings.ts';
 import { clean } from '../words.ts';
 
@@ -43,9 +59,8 @@ export function addServiceCommands({ program, session, register }: CommandTools)
     );
     if (options.json) printJson(terminal, document);
     else {
-      terminal.lines([done(session, setText(document))]);
-      const note = idleNote(document, Object.keys(json));
-      if (note !== undefined) terminal.error(note);
+      terminal.lines([done(session, setText(document, Object.keys(json)))]);
+      tellNotes(session, { notes: notesOf(document, Object.keys(json)) });
     }
     return exitStatus.done;
   });
@@ -130,12 +145,16 @@ export function done({ terminal: { style } }: Session, text: string): string {
   return ` ${style.paint(style.good, 'green')} ${text}`;
 }
 
-function setText(document: ServiceDocument): string {
+/** `given`: the words just set, which are told in any case. */
+function setText(document: ServiceDocument, given: readonly string[]): string {
   const { name, port, protocol, balance, vip, ...settings } = clean(document);
   const words = [`port ${port}/${protocol}`, balance];
+  const isSplit = Object.keys(settings.split ?? {}).length > 0;
   for (const field of furtherFields) {
     const value = settings[field];
     if (value === undefined || isUsual.get(field) === value) continue;
+    const isUnused = !isSplit && sameSetting(ofNoSplit.get(field), value);
+    if (isUnused && !given.includes(settingWord(field))) continue;
     if (field === 'routes') words.push(`${settings.routes?.length} routes`);
     else if (field === 'split') words.push(`split ${splitText(settings.split ?? {})}`);
     else words.push(`${furtherKinds[field].word} ${furtherText(field, value)}`);
@@ -144,25 +163,25 @@ function setText(document: ServiceDocument): string {
   return `${name} is set: ${words.join(', ')}`;
 }
 
-/** Which of the words just set have no effect, since the service is not one of HTTP. */
-function idleNote({ name, protocol }: ServiceDocument, words: readonly string[]): string | undefined {
-  if (protocol === 'http' || protocol === 'http2' || protocol === 'grpc') return undefined;
-  const idle = words.filter((word) => requestWords.has(word));
-  if (idle.length === 0) return undefined;
-  return ` - ${printable(name)} is of protocol ${protocol}: ${idle.join(', ')} only ${idle.length === 1 ? 'concerns' : 'concern'} HTTP services`;
+/** What of the words just set has no effect, or another one than it seems to. */
+function notesOf({ name, protocol, routes }: ServiceDocument, words: readonly string[]): readonly string[] {
+  const idle = idleSettings(name, protocol, words);
+  if (idle !== undefined) return [idle];
+  if (!words.includes(settingWord('routes'))) return [];
+  return routesAdvice(routes ?? []).map(({ path, message }) => `routes${path}: ${message}`);
 }
-
-/** The settings that only requests have. */
-const requestWords: ReadonlySet<string> = new Set(
-  furtherFields
-    .filter((field) => !['prefer', 'parkMs', 'proxyProtocol', 'hashOn'].includes(field))
-    .map((field) => furtherKinds[field].word),
-);
 
 /** What the API says also where nobody chose it. */
 const isUsual = new Map<string, unknown>(
   (['prefer', 'parkMs', 'proxyProtocol'] as const).map((field) => [field, furtherDefault(field)]),
 );
+
+/** What a service that is not split may have kept from when it was. */
+const ofNoSplit = new Map<string, unknown>([
+  ['split', {}],
+  ['sticky', furtherDefault('sticky')],
+  ['splitGuard', furtherDefault('splitGuard')],
+]);
 
 function splitText(weights: Weights): string {
   const parts = Object.entries(weights).map(([tag, weight]) => `${tag}=${weight}`);
