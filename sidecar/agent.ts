@@ -9,12 +9,14 @@ import { ownVersion } from './version.ts';
 
 /** How long a sidecar that was asked to let another one take its place may take to do so. */
 const handOverLimitMs = 30_000;
+/** Whoever signals a process and then its group means one stop; somebody who has lost patience comes later. */
+const sameSignalMs = 500;
 
 /** Reads the configuration again for SIGHUP: it, or its faults. */
 export type Reload = () => { readonly config: Config } | ReloadFaults;
 
 /**
- * Runs the sidecar in the foreground until SIGTERM or SIGINT, which drain and leave; a second one ends at once. SIGHUP
+ * Runs the sidecar in the foreground until SIGTERM or SIGINT, which drain and leave; another one later ends at once. SIGHUP
  * reloads the configuration file. The exit status: 0 after a clean stop, 1 when it could not start.
  */
 export async function runAgent(
@@ -28,13 +30,15 @@ export async function runAgent(
 ): Promise<number> {
   const log = createLog(config.log.level);
   const stopping = new Promise<NodeJS.Signals>((resolve) => {
+    let firstMs: number | undefined;
     const onSignal = (signal: NodeJS.Signals): void => {
+      const nowMs = systemClock.monotonicMs();
+      firstMs ??= nowMs;
+      if (nowMs - firstMs >= sameSignalMs) process.exit(1);
       resolve(signal);
-      process.once('SIGTERM', () => process.exit(1));
-      process.once('SIGINT', () => process.exit(1));
     };
-    process.once('SIGTERM', onSignal);
-    process.once('SIGINT', onSignal);
+    process.on('SIGTERM', onSignal);
+    process.on('SIGINT', onSignal);
   });
   let sidecar: Awaited<ReturnType<typeof startSidecar>>;
   // A clock's timers do not keep a process alive, and while it waits to begin there is nothing else.
